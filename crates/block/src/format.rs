@@ -1,0 +1,85 @@
+//! What every image format can do, so that nothing else needs to know which formats exist.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::{Budget, Layer, OptionSpec, Options, Result, Sink, Storage, StorageMut};
+
+/// An image format.
+pub trait Format: Send + Sync {
+    /// The name used on the command line and in JSON; qemu-img's where it has one.
+    fn name(&self) -> &'static str;
+
+    /// Other names people use for it.
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether a file with these bytes is of this format. Looks at nothing but the probe.
+    fn probe(&self, probe: &Probe<'_>) -> Match;
+
+    /// Opens the image in `storage`, checking every header.
+    ///
+    /// Opens nothing else, whatever the image names.
+    ///
+    /// # Errors
+    /// `Corrupt` if a header breaks a rule of the format, `Unsupported` if the image uses something
+    /// goldsmith cannot read, `Limit` if its tables are over `budget`, `Io` if they cannot be read.
+    fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>>;
+
+    /// The creation options that [`create`](Self::create) understands.
+    fn options(&self) -> &'static [OptionSpec];
+
+    /// The virtual size is a multiple of this many bytes in images that every reader of the format
+    /// reads whole.
+    fn size_unit(&self) -> u64;
+
+    /// Begins a new image in `storage`, whose content so far is worth nothing.
+    ///
+    /// # Errors
+    /// `Usage` if the format cannot hold `spec`, `Io` if the storage cannot be prepared.
+    fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>>;
+}
+
+/// The bytes that a format is recognised by.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe<'a> {
+    /// The first bytes of the file: [`Probe::HEAD`], or all there are.
+    pub head: &'a [u8],
+    /// The last bytes of the file: [`Probe::TAIL`], or all there are.
+    pub tail: &'a [u8],
+}
+
+impl Probe<'_> {
+    /// Length of a full `head` in bytes.
+    pub const HEAD: usize = 4096;
+    /// Length of a full `tail` in bytes.
+    pub const TAIL: usize = 512;
+}
+
+/// How well a file fits a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Match {
+    /// It is something else.
+    No,
+    /// Any bytes whatever would fit.
+    Anything,
+    /// It carries the format's own mark.
+    Marked,
+}
+
+/// What a new image shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateSpec {
+    /// Size of the disk in bytes; exact.
+    pub virtual_size: u64,
+    /// The format's own options.
+    pub options: Options,
+    /// Whether to pack units of data (`-c`).
+    pub compress: bool,
+    /// The identity that formats with one give the image.
+    pub uuid: Uuid,
+    /// The time of creation for formats that keep it, in seconds since 1970-01-01 UTC.
+    pub timestamp: u64,
+}

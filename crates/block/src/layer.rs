@@ -1,0 +1,82 @@
+//! One image, speaking for itself.
+
+use std::sync::Arc;
+
+use crate::{Extent, Result, Storage};
+
+/// One open image: what it says about each guest byte, and the bytes themselves.
+///
+/// A layer never looks behind itself; [`Chain`](crate::Chain) composes layers. Everything that an
+/// image file claims was checked when it was opened, or is checked before it is used.
+/// Safe to use from many threads at once.
+pub trait Layer: Send + Sync {
+    /// The facts that hold for the whole image.
+    fn info(&self) -> &LayerInfo;
+
+    /// Where the image's bytes live. Host offsets of extents count in it.
+    fn storage(&self) -> &Arc<dyn Storage>;
+
+    /// What this layer says about the bytes from `offset`, up to `limit`.
+    ///
+    /// `offset < limit <= info().virtual_size`, in guest bytes; callers check, implementations may
+    /// assert. The extent starts at `offset`, holds at least one byte and ends at or before
+    /// `limit`. Neighbours with the same status may be merged or not; callers must not depend on
+    /// it. Runs without data are long: a whole empty table is one step.
+    ///
+    /// # Errors
+    /// `Corrupt` if a table entry breaks the format's rules or names bytes past the end of the
+    /// file; `Io` if a table cannot be read. Never cached.
+    ///
+    /// # Cost
+    /// At most one table read, none once the table is cached.
+    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent>;
+
+    /// Fills `buf` with the guest bytes from `offset`.
+    ///
+    /// The range may cross extents of any kind and ends at or before `info().virtual_size`;
+    /// unallocated bytes read as zeros. Units that stand next to each other in the file are read
+    /// together, so large buffers aligned to the unit are cheapest.
+    ///
+    /// # Errors
+    /// As [`extent_at`](Self::extent_at), and `Corrupt` if a packed unit does not unpack to exactly
+    /// one unit. Nothing can be said of `buf` then.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+}
+
+/// The facts about an image as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// The format's name, as in the registry.
+    pub format: &'static str,
+    /// Size of the disk that the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// Bytes of guest data that are allocated together (cluster, block), a power of two; `None`
+    /// where the format has no such unit.
+    pub unit: Option<u64>,
+    /// The image that shows through where this one holds nothing.
+    pub backing: Option<BackingReference>,
+    /// Whether the image was not closed properly; its guest data is readable all the same.
+    pub dirty: bool,
+    /// What only this format knows, in the order to show it.
+    pub details: Vec<(&'static str, Detail)>,
+}
+
+/// How an image names the one behind it. Untrusted: a name, never an order to open it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingReference {
+    /// The name as it stands in the image.
+    pub name: String,
+    /// The format that the image says the other one has.
+    pub format: Option<String>,
+}
+
+/// The value of a format's own fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Yes or no.
+    Flag(bool),
+    /// A count or a size in bytes.
+    Number(u64),
+    /// A word.
+    Text(String),
+}

@@ -1,0 +1,39 @@
+//! The words that formats, storage and engine share, and nothing else.
+//!
+//! ```text
+//! Storage ─► Layer (one image) ─► Chain (with those behind it) ─► Extent ─► engine
+//!                                                                            │
+//! StorageMut ◄─ Sink: reserve in guest order, write in any order, commit ◄───┘
+//! ```
+//!
+//! A format implements [`Format`], whose `open` gives a [`Layer`] and whose `create` gives a
+//! [`Sink`]. It sees bytes only through [`Storage`] and [`StorageMut`], spends memory only through
+//! a [`Budget`], and fails only with an [`Error`].
+//!
+//! A range of the disk is always in guest bytes ([`GuestRange`]), a range of an image file always
+//! in host bytes ([`HostRange`]); a bare `u64` is bytes from the start of the disk.
+#![forbid(unsafe_code)]
+
+mod chain;
+mod error;
+mod extent;
+mod format;
+mod layer;
+mod limits;
+mod options;
+mod sink;
+mod storage;
+mod units;
+mod zero;
+
+pub use chain::{Chain, ChainExtent};
+pub use error::{Error, ErrorKind, Result};
+pub use extent::{Codec, Extent, ExtentKind};
+pub use format::{CreateSpec, Format, Match, Probe};
+pub use layer::{BackingReference, Detail, Layer, LayerInfo};
+pub use limits::{Budget, Limits};
+pub use options::{OptionKind, OptionSpec, Options, parse_size};
+pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};
+pub use storage::{Span, Storage, StorageId, StorageMut, Zeroing, end_of_storage};
+pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
+pub use zero::is_zero;

@@ -1,0 +1,122 @@
+//! How much an image may ask for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, ErrorKind, Result};
+
+/// What a stranger's image may make us spend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of memory for the metadata of one chain of images. Default: 256 MiB.
+    pub metadata_bytes: u64,
+    /// Images in one chain, the topmost included. Default: 200.
+    pub chain_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            metadata_bytes: 256 << 20,
+            chain_depth: 200,
+        }
+    }
+}
+
+/// The part of [`Limits`] that is used up while images are opened.
+///
+/// Every allocation whose size a file decides goes through here first.
+#[derive(Debug)]
+pub struct Budget {
+    total: u64,
+    left: AtomicU64,
+}
+
+impl Budget {
+    /// The whole of `limits`, unspent.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            total: limits.metadata_bytes,
+            left: AtomicU64::new(limits.metadata_bytes),
+        }
+    }
+
+    /// Takes `bytes` for `what`, which reads well after "the" ("block table").
+    ///
+    /// # Errors
+    /// `Limit` if less is left; nothing is taken then.
+    pub fn reserve(&self, bytes: u64, what: &'static str) -> Result<()> {
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
+            .map(|_| ())
+            .map_err(|left| {
+                let total = self.total;
+                let over = OverBudget {
+                    what,
+                    bytes,
+                    left,
+                    total,
+                };
+                Error::new(ErrorKind::Limit, over)
+            })
+    }
+
+    /// `len` zeroed elements for `what`, paid for.
+    ///
+    /// # Errors
+    /// `Limit` if the budget does not cover them or the machine has no such memory.
+    pub fn zeroed<T: Copy + Default>(&self, len: u64, what: &'static str) -> Result<Vec<T>> {
+        let bytes = len.saturating_mul(size_of::<T>() as u64);
+        self.reserve(bytes, what)?;
+        let mut items = Vec::new();
+        // A length that passed the budget fits in usize or fails right here.
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        items
+            .try_reserve_exact(len)
+            .map_err(|error| Error::new(ErrorKind::Limit, error))?;
+        items.resize(len, T::default());
+        Ok(items)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the {what} takes {bytes} bytes of memory; {left} of the {total} allowed are left")]
+struct OverBudget {
+    what: &'static str,
+    bytes: u64,
+    left: u64,
+    total: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(bytes: u64) -> Budget {
+        Budget::new(&Limits {
+            metadata_bytes: bytes,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn spent_budget_refuses_with_the_numbers() {
+        let budget = budget(100);
+        budget.reserve(60, "block table").unwrap();
+        let error = budget.reserve(41, "L1 table").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        assert_eq!(
+            error.report(),
+            "over a limit: the L1 table takes 41 bytes of memory; 40 of the 100 allowed are left"
+        );
+        budget.reserve(40, "L1 table").unwrap();
+    }
+
+    #[test]
+    fn size_that_overflows_is_over_budget() {
+        assert!(budget(100).zeroed::<u64>(u64::MAX / 4, "L1 table").is_err());
+        assert_eq!(budget(100).zeroed::<u64>(3, "L1 table").unwrap(), [0, 0, 0]);
+    }
+}

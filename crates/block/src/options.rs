@@ -1,0 +1,261 @@
+//! Creation options: the `k=v` pairs of `-o`, declared by each format and checked in one place.
+
+use crate::{Error, Result};
+
+/// One creation option of a format.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// The key.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: OptionKind,
+    /// The value that holds if none is given, spelled as a user would.
+    pub default: &'static str,
+    /// One line for `-o help`.
+    pub help: &'static str,
+}
+
+/// What values an option takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionKind {
+    /// `on` or `off`.
+    Flag,
+    /// Bytes, with an optional suffix (see [`parse_size`]).
+    Size,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+/// Values for all options of one format, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    values: Vec<(&'static str, Value)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Flag(bool),
+    Size(u64),
+    Choice(&'static str),
+}
+
+impl Options {
+    /// Every option of `specs` at its default.
+    pub fn defaults(specs: &'static [OptionSpec]) -> Self {
+        let value = |spec: &OptionSpec| {
+            // A default is part of the program; the tests of each format run this for all of them.
+            spec.parse(spec.default)
+                .expect("the default of an option is one of its values")
+        };
+        Self {
+            values: specs.iter().map(|spec| (spec.name, value(spec))).collect(),
+        }
+    }
+
+    /// The defaults of `specs`, with `pairs` laid over them; the last one of a key wins.
+    ///
+    /// # Errors
+    /// `Usage` if a key is unknown or a value is none that its option takes.
+    pub fn parse<'a>(
+        specs: &'static [OptionSpec],
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
+        let mut options = Self::defaults(specs);
+        for (key, value) in pairs {
+            let Some(at) = specs.iter().position(|spec| spec.name == key) else {
+                let known: Vec<_> = specs.iter().map(|spec| spec.name).collect();
+                let known = if known.is_empty() {
+                    "none".into()
+                } else {
+                    known.join(", ")
+                };
+                return Err(Error::usage(format!(
+                    "'{key}' is no creation option of this format; it has: {known}"
+                )));
+            };
+            options.values[at].1 = specs[at].parse(value)?;
+        }
+        Ok(options)
+    }
+
+    /// The value of the flag `name`.
+    ///
+    /// # Panics
+    /// If the format declares no such flag: a bug of the format, not of an image or a user.
+    pub fn flag(&self, name: &str) -> bool {
+        match self.value(name) {
+            Value::Flag(on) => *on,
+            other => panic!("option {name} is no flag but {other:?}"),
+        }
+    }
+
+    /// The value of the size `name`, in bytes.
+    ///
+    /// # Panics
+    /// If the format declares no such size: a bug of the format, not of an image or a user.
+    pub fn size(&self, name: &str) -> u64 {
+        match self.value(name) {
+            Value::Size(bytes) => *bytes,
+            other => panic!("option {name} is no size but {other:?}"),
+        }
+    }
+
+    /// The word chosen for `name`, spelled as it was declared.
+    ///
+    /// # Panics
+    /// If the format declares no such choice: a bug of the format, not of an image or a user.
+    pub fn choice(&self, name: &str) -> &'static str {
+        match self.value(name) {
+            Value::Choice(word) => word,
+            other => panic!("option {name} is no choice but {other:?}"),
+        }
+    }
+
+    fn value(&self, name: &str) -> &Value {
+        match self.values.iter().find(|(key, _)| *key == name) {
+            Some((_, value)) => value,
+            None => panic!("option {name} is not declared"),
+        }
+    }
+}
+
+impl OptionSpec {
+    fn parse(&self, text: &str) -> Result<Value> {
+        let name = self.name;
+        match self.kind {
+            OptionKind::Flag => match text {
+                "on" | "yes" | "true" => Ok(Value::Flag(true)),
+                "off" | "no" | "false" => Ok(Value::Flag(false)),
+                _ => Err(Error::usage(format!(
+                    "option {name} is 'on' or 'off', not '{text}'"
+                ))),
+            },
+            OptionKind::Size => parse_size(text).map(Value::Size).ok_or_else(|| {
+                Error::usage(format!(
+                    "option {name} is a size such as 65536 or 64k, which '{text}' is not"
+                ))
+            }),
+            OptionKind::Choice(words) => match words.iter().find(|word| **word == text) {
+                Some(word) => Ok(Value::Choice(word)),
+                None => Err(Error::usage(format!(
+                    "option {name} is one of {}, not '{text}'",
+                    words.join(", ")
+                ))),
+            },
+        }
+    }
+}
+
+/// A size as qemu-img takes it: digits, perhaps a fraction, perhaps one of `b k M G T P E` (either
+/// case, base 1024). `None` if it is none, is no whole number of bytes or does not fit in 63 bits.
+/// [qemu]
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" | "b" | "B" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        "t" | "T" => 40,
+        "p" | "P" => 50,
+        "e" | "E" => 60,
+        _ => return None,
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all_digits = |s: &str| s.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > 18 || !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    let unit = 1u128 << shift;
+    let scale = 10u128.pow(fraction.len() as u32);
+    let fraction = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse::<u128>().ok()?
+    };
+    if !(fraction * unit).is_multiple_of(scale) {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?;
+    let bytes = u128::from(whole) * unit + fraction * unit / scale;
+    u64::try_from(bytes)
+        .ok()
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static SPECS: [OptionSpec; 3] = [
+        OptionSpec {
+            name: "lazy",
+            kind: OptionKind::Flag,
+            default: "off",
+            help: "",
+        },
+        OptionSpec {
+            name: "cluster_size",
+            kind: OptionKind::Size,
+            default: "64k",
+            help: "",
+        },
+        OptionSpec {
+            name: "compat",
+            kind: OptionKind::Choice(&["0.10", "1.1"]),
+            default: "1.1",
+            help: "",
+        },
+    ];
+
+    #[test]
+    fn last_value_of_a_key_wins_over_the_default() {
+        let pairs = [
+            ("cluster_size", "4k"),
+            ("cluster_size", "8K"),
+            ("lazy", "on"),
+        ];
+        let options = Options::parse(&SPECS, pairs).unwrap();
+        assert_eq!(options.size("cluster_size"), 8192);
+        assert!(options.flag("lazy"));
+        assert_eq!(options.choice("compat"), "1.1");
+    }
+
+    #[test]
+    fn wrong_pairs_are_refused_with_what_would_be_right() {
+        let refused = |key, value| Options::parse(&SPECS, [(key, value)]).unwrap_err().report();
+        assert_eq!(
+            refused("cluster", "4k"),
+            "'cluster' is no creation option of this format; it has: lazy, cluster_size, compat"
+        );
+        assert_eq!(
+            refused("lazy", "maybe"),
+            "option lazy is 'on' or 'off', not 'maybe'"
+        );
+        assert_eq!(
+            refused("compat", "2"),
+            "option compat is one of 0.10, 1.1, not '2'"
+        );
+        assert!(refused("cluster_size", "4q").contains("'4q' is not"));
+    }
+
+    #[test]
+    fn sizes_are_read_as_qemu_img_reads_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("64k", 65536),
+            ("1.5G", 3 << 29),
+            ("8M", 8 << 20),
+            ("7E", 7 << 60),
+            ("512b", 512),
+        ] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in [
+            "", "k", "-1", "1kk", "1.5", "8E", "1e3", ".5k", "0x10", "1 k",
+        ] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+}

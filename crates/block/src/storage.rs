@@ -1,0 +1,139 @@
+//! Where bytes live, as formats see it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Error, ErrorKind, HostRange, Result};
+
+/// Bytes that can be read at any offset: a file, a device, a buffer.
+///
+/// Safe to use from many threads at once.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// The name that people know this storage by, usually its path. For messages only.
+    fn name(&self) -> &str;
+
+    /// What this storage is, whatever it is called; two storages with one identity share bytes.
+    fn id(&self) -> StorageId;
+
+    /// Length in bytes when it was opened, or as last changed through this object.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` with the bytes from `offset`.
+    ///
+    /// # Errors
+    /// `Io` if a read fails or the bytes end before `buf` is full; nothing can be said of `buf` then.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Whether the bytes from `offset` are known to be zeros without reading them, and how far
+    /// that answer holds, at most up to `limit`.
+    ///
+    /// `offset < limit <= len()`. The span holds at least one byte. A storage that cannot know
+    /// answers "data" for the whole range, which is what the provided method does.
+    ///
+    /// # Errors
+    /// `Io` if the file system refuses to answer.
+    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
+        Ok(Span {
+            len: limit - offset,
+            hole: false,
+        })
+    }
+}
+
+/// Bytes that can also be changed.
+pub trait StorageMut: Storage {
+    /// Writes all of `data` at `offset`, growing the storage where it can grow.
+    ///
+    /// # Errors
+    /// `Io` if the write fails, the file system is full or a device ends before `data` does; any
+    /// part of `data` may then have been written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes the storage `len` bytes long; bytes that this adds read as zeros.
+    ///
+    /// On a storage of [fixed length](Self::fixed_len) it checks only that `len` fits.
+    ///
+    /// # Errors
+    /// `Io` if the file system refuses; `Usage` if a device is too small.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes `range`, which must lie below `len()`, read as zeros, in the cheapest way that keeps
+    /// the promise of `zeroing`.
+    ///
+    /// # Errors
+    /// `Io` if it can be done in no way, not even by writing zeros.
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()>;
+
+    /// Returns when everything written so far would survive a power cut.
+    ///
+    /// # Errors
+    /// `Io` if any earlier write was lost; the content is then unknown.
+    fn flush(&self) -> Result<()>;
+
+    /// The length that cannot be changed, for a device; `None` for what grows.
+    fn fixed_len(&self) -> Option<u64>;
+
+    /// Whether every byte that was not written through this object reads as zero.
+    ///
+    /// True for a file that this program has just created, false for a device or an old file.
+    fn is_blank(&self) -> bool;
+}
+
+/// What [`Storage::span_at`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// How many bytes from the offset asked for share the answer; at least one.
+    pub len: u64,
+    /// Whether they are a hole, that is, zeros that take no space.
+    pub hole: bool,
+}
+
+/// What becomes of the space behind zeroed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroing {
+    /// Give it back if possible.
+    Punch,
+    /// Keep it, so that a later write cannot run out of space.
+    Keep,
+}
+
+/// The identity of a storage, for finding cycles and targets that are also sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StorageId {
+    /// A file: the number of its file system and its inode.
+    File {
+        /// `st_dev`.
+        dev: u64,
+        /// `st_ino`.
+        ino: u64,
+    },
+    /// A block device, whichever node names it: `st_rdev`.
+    Device(u64),
+    /// Something that nothing else can be.
+    Unique(u64),
+}
+
+impl StorageId {
+    /// An identity that no other storage of this process has.
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self::Unique(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The error for a read of `range` in a storage that holds `len` bytes.
+///
+/// Formats check offsets before they read, so this means a bug of theirs or a file that became
+/// shorter since it was opened.
+pub fn end_of_storage(range: HostRange, len: u64) -> Error {
+    let text = format!("bytes {range} are past the end of the file ({len} bytes)");
+    Error::new(
+        ErrorKind::Io,
+        std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text),
+    )
+}

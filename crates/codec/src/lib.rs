@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! One compressed unit in, one unit out.

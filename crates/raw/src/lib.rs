@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! RAW disk images: the golden format, no metadata at all.

@@ -1,0 +1,5 @@
+//! Where image bytes live: files, devices, memory.
+
+mod memory;
+
+pub use memory::MemoryStorage;

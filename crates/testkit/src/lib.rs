@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! What goldsmith's tests share: patterns, model disks, conformance suites, the outside judge.

@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Microsoft's VHD images (vpc): fixed and dynamic.
