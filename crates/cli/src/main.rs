@@ -1,3 +1,51 @@
-//! stub
+//! The goldsmith command: disk image conversion in qemu-img's manners.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod commands;
+mod exit;
+mod options;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Convert disk images between RAW, qcow2 and VHD, without losing a byte.
+///
+/// RAW is the golden format: every cloud takes it and gives it. goldsmith turns it into the format
+/// that a cloud runs and back. A target appears under its name complete and safely stored, or not
+/// at all; a damaged or truncated source is an error, never silent zeros.
+#[derive(Parser)]
+#[command(
+    name = "goldsmith",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Convert(commands::convert::Convert),
+    Info(commands::info::Info),
+    Map(commands::map::Map),
+    Compare(commands::compare::Compare),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    let done = match cli.command {
+        Command::Convert(convert) => convert.run(),
+        Command::Info(info) => info.run(),
+        Command::Map(map) => map.run(),
+        Command::Compare(compare) => compare.run(),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}

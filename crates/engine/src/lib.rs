@@ -1,2 +1,32 @@
+//! Moves the bytes of a [`Chain`](goldsmith_block::Chain) into a
+//! [`Sink`](goldsmith_block::Sink), and compares two chains.
+//!
+//! ```text
+//!            claim          read, scan, pack      reserve            write          commit
+//! chain ──► next range ──► on any worker ─────► in guest order ──► in any order ──► once
+//!            (holes are     (holes cost           (sequencer)
+//!             stepped over)  nothing)
+//! ```
+//!
+//! Work is a few large positioned reads and writes plus CPU time, so it runs on threads of its own
+//! and nothing below is asynchronous. Workers claim ranges from one counter; each keeps one range
+//! in memory, so memory is bounded by the number of threads, never by the disk. Places are
+//! reserved in guest order, so the target's bytes do not depend on the number of threads. The
+//! first error stops everybody.
 #![forbid(unsafe_code)]
-//! Moves a chain of images into a sink: claims, workers, order, commit.
+
+mod cancel;
+mod claim;
+mod compare;
+mod convert;
+mod crew;
+mod digest;
+mod progress;
+mod sequencer;
+mod worker;
+
+pub use cancel::Cancel;
+pub use compare::{CompareError, CompareJob, Comparison, compare};
+pub use convert::{Job, Outcome, convert};
+pub use digest::Crc32;
+pub use progress::Progress;

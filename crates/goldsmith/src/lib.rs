@@ -1,2 +1,53 @@
+//! Convert disk images between RAW, qcow2 and VHD, fast, safely, and without losing a byte.
+//!
+//! ```text
+//!  golden.raw ─┐                                       ┌─► disk.qcow2   (KVM)
+//!  disk.qcow2 ─┼─► open ─► Chain ─► convert ─► publish ┼─► disk.vhd     (XenServer, Azure)
+//!  disk.vhd   ─┘    │                                  └─► golden.raw   (everybody)
+//!                   └─► info, map, compare
+//! ```
+//!
+//! ```
+//! use goldsmith::{Convert, Opener};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (golden, disk) = (folder.path().join("golden.raw"), folder.path().join("disk.qcow2"));
+//! std::fs::write(&golden, vec![7; 1 << 20])?;
+//! Convert::new(&golden, &disk)
+//!     .source_format("raw")
+//!     .target_format("qcow2")
+//!     .option("cluster_size", "4k")
+//!     .run()?;
+//!
+//! let disk = Opener::new().open(&disk, Some("qcow2"))?;
+//! assert_eq!(disk.virtual_size(), 1 << 20);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing that an image names is opened unless [`References`] allows it, memory for what an image
+//! claims is bounded by [`Limits`], and a target appears under its name complete or not at all.
+//!
+//! Not done yet: writing over a backing file, differencing VHDs, editing images in place.
 #![forbid(unsafe_code)]
-//! Convert disk images between RAW, qcow2 and VHD, without losing a byte.
+
+mod convert;
+mod info;
+mod map;
+mod open;
+mod registry;
+
+pub use convert::{Convert, Converted};
+pub use goldsmith_block::{
+    BackingReference, Chain, ChainExtent, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
+    GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, parse_size,
+};
+pub use goldsmith_engine::{
+    Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
+};
+pub use info::ImageInfo;
+pub use map::{MapEntry, map};
+pub use open::{Opener, References};
+pub use registry::{FORMATS, format_named, probe};
+pub use uuid::Uuid;

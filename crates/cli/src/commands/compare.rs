@@ -1,0 +1,100 @@
+//! `goldsmith compare`
+
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use goldsmith::{Chain, CompareError, CompareJob, Comparison};
+
+use crate::exit::Failure;
+use crate::options::Opening;
+use crate::progress::Display;
+
+/// Compare what a guest reads from two images, whatever their formats
+///
+/// Exit status: 0 the same, 1 different, 2 an image cannot be opened, 3 its tables cannot be read,
+/// 4 its data cannot be read.
+#[derive(Args)]
+pub(crate) struct Compare {
+    /// Format of the first image; without it the format is guessed
+    #[arg(short = 'f', long, value_name = "FMT")]
+    first_format: Option<String>,
+
+    /// Format of the second image; without it the format is guessed
+    #[arg(short = 'F', long, value_name = "FMT")]
+    second_format: Option<String>,
+
+    /// Sizes and allocation must be the same too
+    #[arg(short = 's', long)]
+    strict: bool,
+
+    /// Show progress
+    #[arg(short = 'p', long)]
+    progress: bool,
+
+    /// Say nothing but errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    opening: Opening,
+
+    /// One image
+    first: PathBuf,
+
+    /// The other image
+    second: PathBuf,
+}
+
+impl Compare {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let first = self.open(&self.first, self.first_format.as_deref())?;
+        let second = self.open(&self.second, self.second_format.as_deref())?;
+        let display = (self.progress && !self.quiet).then(Display::new);
+        let listener = |progress| {
+            if let Some(display) = &display {
+                display.show(progress);
+            }
+        };
+        let job = CompareJob {
+            strict: self.strict,
+            progress: Some(&listener),
+            ..CompareJob::default()
+        };
+        let found = goldsmith::compare(&first, &second, &job).map_err(|error| match error {
+            CompareError::Status(error) => Failure::with_status(3, error.report()),
+            CompareError::Read(error) => Failure::with_status(4, error.report()),
+            CompareError::Other(error) => error.into(),
+        })?;
+        if let Some(display) = display {
+            display.finish();
+        }
+
+        if !self.quiet {
+            let mut out = stdout().lock();
+            let sizes = [first.virtual_size(), second.virtual_size()];
+            let common = sizes[0].min(sizes[1]);
+            let past_the_end = !matches!(found, Comparison::Content(offset) if offset < common);
+            if !self.strict && sizes[0] != sizes[1] && past_the_end {
+                writeln!(out, "Warning: Image size mismatch!")?;
+            }
+            match found {
+                Comparison::Identical => writeln!(out, "Images are identical.")?,
+                Comparison::Content(offset) => {
+                    writeln!(out, "Content mismatch at offset {offset}!")?;
+                }
+                Comparison::Allocation(offset) => {
+                    writeln!(out, "Strict mode: Offset {offset} block status mismatch!")?;
+                }
+                Comparison::Size => writeln!(out, "Strict mode: Image size mismatch!")?,
+            }
+        }
+        Ok(ExitCode::from(u8::from(found != Comparison::Identical)))
+    }
+
+    fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
+        let opened = self.opening.opener().open(path, format);
+        opened.map_err(|error| Failure::with_status(2, error.report()))
+    }
+}

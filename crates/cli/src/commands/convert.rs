@@ -1,0 +1,186 @@
+//! `goldsmith convert`
+
+use std::io::stdout;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use goldsmith::{Cancel, Uuid};
+
+use crate::exit::Failure;
+use crate::options::{Opening, size};
+use crate::output::human;
+use crate::progress::Display;
+
+/// Convert an image from one format to another
+///
+/// The target is written beside its name and takes it only when it is complete and stored safely;
+/// an existing file stands until then. The same source gives the same target byte for byte,
+/// whatever the number of threads, given the same --uuid and --timestamp.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  A golden RAW disk for KVM, compressed:
+    goldsmith convert -p -c -O qcow2 golden.raw disk.qcow2
+  The same disk for XenServer and for Azure:
+    goldsmith convert -O vpc golden.raw disk.vhd
+    goldsmith convert -O vpc -o subformat=fixed golden.raw azure.vhd
+  And back:
+    goldsmith convert -f vpc -O raw disk.vhd golden.raw
+  What -o takes:
+    goldsmith convert -O qcow2 -o help")]
+pub(crate) struct Convert {
+    /// Format of the source; without it the format is guessed
+    #[arg(short = 'f', long, value_name = "FMT", visible_alias = "format")]
+    source_format: Option<String>,
+
+    /// Format of the target: raw, qcow2 or vpc (also called vhd)
+    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
+    target_format: String,
+
+    /// Creation options of the target; '-o help' lists them
+    #[arg(short = 'o', long, value_name = "K=V,...", visible_alias = "options")]
+    target_options: Vec<String>,
+
+    /// Compress the target (qcow2)
+    #[arg(short = 'c', long)]
+    compress: bool,
+
+    /// Show progress
+    #[arg(short = 'p', long)]
+    progress: bool,
+
+    /// Say nothing but errors; wins over -p
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    /// Shortest run of zeros that takes no space in the target; 0 stores every byte
+    #[arg(short = 'S', long, value_name = "SIZE", default_value = "4k", value_parser = size)]
+    sparse_size: u64,
+
+    /// Threads; by default one per core
+    #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
+    parallel: Option<NonZeroUsize>,
+
+    /// Add zero bytes to a disk whose size the target's format cannot hold
+    #[arg(long)]
+    round_up: bool,
+
+    /// Identity of the target (vpc); by default a random one, or one derived from the target's
+    /// name and size when SOURCE_DATE_EPOCH is set
+    #[arg(long, value_name = "UUID")]
+    uuid: Option<Uuid>,
+
+    /// Creation time of the target (vpc), in seconds since 1970; by default SOURCE_DATE_EPOCH,
+    /// or else now
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    timestamp: Option<u64>,
+
+    #[command(flatten)]
+    opening: Opening,
+
+    /// The image to read
+    #[arg(required_unless_present = "target_options")]
+    source: Option<PathBuf>,
+
+    /// The image to write
+    #[arg(required_unless_present = "target_options")]
+    target: Option<PathBuf>,
+}
+
+impl Convert {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let mut pairs = Vec::new();
+        for text in &self.target_options {
+            for pair in split_options(text) {
+                if matches!(&*pair, "help" | "?") {
+                    let format = goldsmith::format_named(&self.target_format)?;
+                    human::creation_options(&mut stdout().lock(), format.options())?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                let Some((key, value)) = pair.split_once('=') else {
+                    let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
+                    return Err(Failure::with_status(1, text));
+                };
+                pairs.push((key.to_owned(), value.to_owned()));
+            }
+        }
+        let (Some(source), Some(target)) = (&self.source, &self.target) else {
+            return Err(Failure::with_status(
+                1,
+                "convert takes a source and a target",
+            ));
+        };
+
+        let cancel = Cancel::new();
+        let raise = cancel.clone();
+        // Without a handler an interrupt would leave the temporary file behind; that the handler
+        // cannot be set is no reason not to convert.
+        let _ = ctrlc::set_handler(move || raise.cancel());
+        let display = (self.progress && !self.quiet).then(Display::new);
+        let listener = |progress| {
+            if let Some(display) = &display {
+                display.show(progress);
+            }
+        };
+
+        let mut convert = goldsmith::Convert::new(source, target)
+            .opener(self.opening.opener())
+            .target_format(&self.target_format)
+            .compress(self.compress)
+            .round_up(self.round_up)
+            .sparse(self.sparse_size)
+            .progress(&listener)
+            .cancel(&cancel);
+        for (key, value) in pairs {
+            convert = convert.option(key, value);
+        }
+        if let Some(format) = &self.source_format {
+            convert = convert.source_format(format);
+        }
+        if let Some(threads) = self.parallel {
+            convert = convert.threads(threads);
+        }
+        if let Some(seconds) = self.timestamp {
+            convert = convert.timestamp(seconds);
+        }
+        if let Some(uuid) = self.uuid {
+            convert = convert.uuid(uuid);
+        } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
+            convert = convert.uuid_from_name();
+        }
+        convert.run()?;
+        if let Some(display) = display {
+            display.finish();
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The pairs of one `-o`: separated by commas, of which a doubled one stands for itself. [qemu]
+fn split_options(text: &str) -> Vec<String> {
+    let mut pairs = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ',' && characters.next_if_eq(&',').is_none() {
+            pairs.push(String::new());
+        } else if let Some(last) = pairs.last_mut() {
+            last.push(character);
+        }
+    }
+    pairs.retain(|pair| !pair.is_empty());
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubled_comma_is_part_of_a_value() {
+        assert_eq!(split_options("a=1,b=x,,y,c=3"), ["a=1", "b=x,y", "c=3"]);
+        assert_eq!(split_options(""), [""; 0]);
+        assert_eq!(split_options("a=1,"), ["a=1"]);
+    }
+}

@@ -1,0 +1,53 @@
+//! How the command ends: what it says and the exit status. Nothing else prints an error.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// A command that did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: u8,
+    message: String,
+}
+
+impl Failure {
+    /// A failure with an exit status of its own.
+    pub(crate) fn with_status(status: u8, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    /// Says it on standard error and gives the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        // If standard error is gone there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "goldsmith: {}", self.message);
+        ExitCode::from(self.status)
+    }
+}
+
+impl From<goldsmith::Error> for Failure {
+    fn from(error: goldsmith::Error) -> Self {
+        // A stopped command ends as the shell expects of one that was interrupted.
+        let status = if error.kind() == goldsmith::ErrorKind::Cancelled {
+            130
+        } else {
+            1
+        };
+        Self::with_status(status, error.report())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::with_status(1, format!("cannot write to standard output: {error}"))
+    }
+}
+
+/// Ends after `--help`, `--version` or words that make no sense. [qemu] Those exit with 1, not
+/// with clap's 2, which `compare` and `check` use for something else.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::from(error.use_stderr()))
+}

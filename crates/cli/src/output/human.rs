@@ -1,0 +1,182 @@
+//! For people.
+
+use std::io::{Result, Write};
+
+use goldsmith::{Chain, Detail, ImageInfo, OptionKind, OptionSpec};
+
+use crate::exit::Failure;
+
+/// The facts about an image, as `qemu-img info` lays them out.
+pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
+    let layer = &info.layer;
+    writeln!(out, "image: {}", info.path.display())?;
+    writeln!(out, "file format: {}", layer.format)?;
+    let size = layer.virtual_size;
+    writeln!(out, "virtual size: {} ({size} bytes)", rounded(size))?;
+    writeln!(out, "disk size: {}", rounded(info.allocated))?;
+    if let Some(unit) = layer.unit {
+        writeln!(out, "cluster_size: {unit}")?;
+    }
+    if layer.dirty {
+        writeln!(out, "cleanly shut down: no")?;
+    }
+    if let Some(backing) = &layer.backing {
+        write!(out, "backing file: {}", shown(&backing.name))?;
+        let path = info
+            .backing_path()
+            .unwrap_or_default()
+            .display()
+            .to_string();
+        if path != backing.name {
+            write!(out, " (actual path: {})", shown(&path))?;
+        }
+        writeln!(out)?;
+        if let Some(format) = &backing.format {
+            writeln!(out, "backing file format: {}", shown(format))?;
+        }
+    }
+    if !layer.details.is_empty() {
+        writeln!(out, "Format specific information:")?;
+    }
+    for (name, detail) in &layer.details {
+        let name = name.replace('-', " ");
+        match detail {
+            Detail::Flag(on) => writeln!(out, "    {name}: {on}")?,
+            Detail::Number(number) => writeln!(out, "    {name}: {number}")?,
+            Detail::Text(text) => writeln!(out, "    {name}: {}", shown(text))?,
+        }
+    }
+    writeln!(out, "Child node '/file':")?;
+    writeln!(out, "    filename: {}", info.path.display())?;
+    writeln!(out, "    protocol type: file")?;
+    writeln!(
+        out,
+        "    file length: {} ({} bytes)",
+        rounded(info.file_len),
+        info.file_len
+    )?;
+    writeln!(out, "    disk size: {}", rounded(info.allocated))
+}
+
+/// The stored runs of a disk, as `qemu-img map` lays them out.
+pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<(), Failure> {
+    writeln!(
+        out,
+        "{:<16}{:<16}{:<16}File",
+        "Offset", "Length", "Mapped to"
+    )?;
+    for entry in goldsmith::map(chain) {
+        let entry = entry?;
+        if !entry.data {
+            continue;
+        }
+        let Some(offset) = entry.offset else {
+            out.flush()?;
+            let text = "the image has compressed clusters, which have no place of their own to \
+                        show; use --output=json";
+            return Err(Failure::with_status(1, text));
+        };
+        let file = chain.layers()[entry.depth].storage().name();
+        let (start, len) = (hex(entry.range.start), hex(entry.range.len()));
+        writeln!(
+            out,
+            "{start:<16}{len:<16}{:<16}{}",
+            hex(offset),
+            shown(file)
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// What `-o help` says.
+pub(crate) fn creation_options(out: &mut impl Write, options: &[OptionSpec]) -> Result<()> {
+    writeln!(out, "Supported options:")?;
+    for option in options {
+        let values = match option.kind {
+            OptionKind::Flag => "on|off".to_owned(),
+            OptionKind::Size => "size".to_owned(),
+            OptionKind::Choice(words) => words.join("|"),
+        };
+        let key = format!("{}=<{values}>", option.name);
+        writeln!(
+            out,
+            "  {key:<36} - {} (default: {})",
+            option.help, option.default
+        )?;
+    }
+    Ok(())
+}
+
+/// [qemu] C's `%#x` writes zero without a prefix.
+fn hex(number: u64) -> String {
+    if number == 0 {
+        "0".to_owned()
+    } else {
+        format!("{number:#x}")
+    }
+}
+
+/// Text from an image, safe to show on a terminal.
+fn shown(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// A size with three significant digits and a unit. [qemu] From 1000 of one unit on it shows the
+/// next one.
+fn rounded(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = match value {
+        value if value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        value if value >= 1.0 || value == 0.0 => 2,
+        _ => 3,
+    };
+    let number = format!("{value:.digits$}");
+    let number = if number.contains('.') {
+        number.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &number
+    };
+    format!("{number} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_as_qemu_img_rounds_them() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (512, "512 B"),
+            (999_936, "976 KiB"),
+            (1_023_999, "0.977 MiB"),
+            (1_079_296, "1.03 MiB"),
+            (1 << 20, "1 MiB"),
+            (10 << 30, "10 GiB"),
+            (328_192, "320 KiB"),
+        ] {
+            assert_eq!(rounded(bytes), text);
+        }
+    }
+
+    #[test]
+    fn control_characters_of_an_image_never_reach_the_terminal() {
+        assert_eq!(shown("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+}

@@ -1,0 +1,113 @@
+//! For programs: qemu-img's keys and types, in its order.
+
+use std::io::Write;
+
+use goldsmith::{Chain, Detail, ImageInfo};
+use serde_json::{Map, Value, json};
+
+use crate::exit::Failure;
+
+/// The facts about an image, as `qemu-img info --output=json` gives them.
+pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure> {
+    let filename = info.path.to_string_lossy();
+    let layer = &info.layer;
+    let mut facts = Map::new();
+    let mut say = |key: &str, value: Value| {
+        facts.insert(key.to_owned(), value);
+    };
+    say(
+        "children",
+        json!([{
+            "name": "file",
+            "info": {
+                "children": [],
+                "virtual-size": info.file_len,
+                "filename": filename,
+                "format": "file",
+                "actual-size": info.allocated,
+                "format-specific": { "type": "file", "data": {} },
+                "dirty-flag": false,
+            },
+        }]),
+    );
+    if let Some(format) = layer
+        .backing
+        .as_ref()
+        .and_then(|backing| backing.format.as_ref())
+    {
+        say("backing-filename-format", json!(format));
+    }
+    say("virtual-size", json!(layer.virtual_size));
+    say("filename", json!(filename));
+    if let Some(unit) = layer.unit {
+        say("cluster-size", json!(unit));
+    }
+    say("format", json!(layer.format));
+    say("actual-size", json!(info.allocated));
+    if !layer.details.is_empty() {
+        let data: Map<_, _> = layer
+            .details
+            .iter()
+            .map(|(key, detail)| ((*key).to_owned(), value(detail)))
+            .collect();
+        say(
+            "format-specific",
+            json!({ "type": layer.format, "data": data }),
+        );
+    }
+    if let Some(backing) = &layer.backing {
+        if let Some(path) = info.backing_path() {
+            say("full-backing-filename", json!(path.to_string_lossy()));
+        }
+        say("backing-filename", json!(backing.name));
+    }
+    say("dirty-flag", json!(layer.dirty));
+
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    serde::Serialize::serialize(&facts, &mut serializer)
+        .map_err(|error| Failure::with_status(1, format!("cannot write JSON: {error}")))?;
+    text.push(b'\n');
+    out.write_all(&text)?;
+    Ok(())
+}
+
+fn value(detail: &Detail) -> Value {
+    match detail {
+        Detail::Flag(on) => json!(on),
+        Detail::Number(number) => json!(number),
+        Detail::Text(text) => json!(text),
+    }
+}
+
+/// The runs of a disk, as `qemu-img map --output=json` gives them: one object to a line.
+pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> Result<(), Failure> {
+    let mut separator = "[";
+    for entry in goldsmith::map(chain) {
+        let entry = entry?;
+        write!(
+            out,
+            "{separator}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \
+             \"zero\": {}, \"data\": {}, \"compressed\": {}",
+            entry.range.start,
+            entry.range.len(),
+            entry.depth,
+            entry.present,
+            entry.zero,
+            entry.data,
+            entry.compressed,
+        )?;
+        if let Some(offset) = entry.offset {
+            write!(out, ", \"offset\": {offset}")?;
+        }
+        write!(out, "}}")?;
+        separator = ",\n";
+    }
+    if separator == "[" {
+        write!(out, "[")?;
+    }
+    writeln!(out, "]")?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! What the command says: for people, and for programs. The words are qemu-img's.
+
+pub(crate) mod human;
+pub(crate) mod json;

@@ -1,0 +1,135 @@
+//! Converting: every byte of a chain into a sink.
+
+use std::num::NonZeroUsize;
+
+use goldsmith_block::{Chain, Committed, Error, Result, Sink};
+
+use crate::cancel::Cancel;
+use crate::claim::{Claims, Status, claim_len};
+use crate::crew;
+use crate::digest::{Crc32, Mosaic};
+use crate::progress::{Meter, Progress};
+use crate::sequencer::Sequencer;
+use crate::worker::{Shared, Worker};
+
+/// How a conversion is to be done.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// Workers; by default one per core.
+    pub threads: Option<NonZeroUsize>,
+    /// Shortest run of zeros that takes no space in the target, in bytes; 0 stores every byte.
+    /// What the sink's grain cannot express is stored. Default: 4096.
+    pub sparse: u64,
+    /// Whether to compute the checksum of the guest's bytes on the way.
+    pub digest: bool,
+    /// Told after each claim, from any worker.
+    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// Stops the job when raised.
+    pub cancel: Option<&'a Cancel>,
+}
+
+impl Default for Job<'_> {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            sparse: 4096,
+            digest: false,
+            progress: None,
+            cancel: None,
+        }
+    }
+}
+
+impl Job<'_> {
+    pub(crate) fn thread_count(threads: Option<NonZeroUsize>) -> usize {
+        // A machine that does not say how many cores it has gets one worker.
+        threads
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// What a conversion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The finished target.
+    pub committed: Committed,
+    /// Bytes that had to be read from the source.
+    pub data: u64,
+    /// Checksum of the source's guest bytes, if the job asked for it.
+    pub crc32: Option<Crc32>,
+}
+
+/// Writes all of `source` into `sink` and commits it.
+///
+/// The sink may be larger than the source; the rest becomes zeros.
+///
+/// # Errors
+/// The first error of source or sink, after which the sink is dropped and so never commits;
+/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source.
+///
+/// # Cost
+/// Memory: per thread one claim (1 MiB or the largest unit, at most 2 MiB) and as much again for
+/// packed bytes. Holes of any length are single steps.
+pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
+    let len = sink.profile().virtual_size;
+    let source_len = source.virtual_size();
+    if len < source_len {
+        return Err(Error::usage(format!(
+            "the source has {source_len} bytes, the target only {len}"
+        )));
+    }
+
+    let profile = sink.profile();
+    let target_unit = profile
+        .packing
+        .map_or(profile.grain, |packing| packing.unit);
+    let step = claim_len([source]).max(target_unit);
+    let claims = Claims::<_>::new(len, step, job.cancel, |at, limit| -> Result<Status> {
+        if job.sparse == 0 {
+            return Ok(Status {
+                hole: false,
+                end: limit,
+            });
+        }
+        if at >= source_len {
+            return Ok(Status {
+                hole: true,
+                end: limit,
+            });
+        }
+        let found = source.extent_at(at, limit.min(source_len))?.extent;
+        Ok(Status {
+            hole: !found.kind.is_data(),
+            end: found.range.end,
+        })
+    });
+    let shared = Shared {
+        source,
+        sink: &*sink,
+        sequencer: Sequencer::default(),
+        meter: Meter::new(len, job.progress),
+        digest: job.digest.then(Mosaic::default),
+        sparse: job.sparse,
+    };
+
+    let stop = || {
+        claims.stop();
+        shared.sequencer.stop();
+    };
+    crew::run(Job::thread_count(job.threads), stop, || {
+        let mut worker = Worker::new(&shared, step as usize);
+        while let Some(claim) = claims.next()? {
+            worker.run(&claim)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+
+    let data = shared.meter.data();
+    let crc32 = shared.digest.and_then(|mosaic| mosaic.whole(source_len));
+    Ok(Outcome {
+        committed: sink.commit()?,
+        data,
+        crc32,
+    })
+}

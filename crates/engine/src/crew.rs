@@ -1,0 +1,52 @@
+//! A crew of workers: all do the same, the first error sends everybody home.
+
+use std::sync::{Mutex, PoisonError};
+
+use goldsmith_block::{Error, ErrorKind};
+
+/// Runs `work` on `threads` threads at once and returns when all are back.
+///
+/// When one fails or panics, `stop` is called at once, so that the others return too; the first
+/// failure in time is the result.
+///
+/// Threads come from a pool of our own, never from the global one: whoever links us may use that
+/// for something that waits for us.
+pub(crate) fn run<E: Send + From<Error>>(
+    threads: usize,
+    stop: impl Fn() + Sync,
+    work: impl Fn() -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|index| format!("goldsmith-{index}"))
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Io, error))?;
+    let first = Mutex::new(None);
+    // `broadcast` starts every worker right away; a parallel iterator would start them one by one
+    // as others fall idle.
+    pool.broadcast(|_| {
+        let _stop = StopOnPanic(&stop);
+        if let Err(error) = work() {
+            first
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(error);
+            stop();
+        }
+    });
+    match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Without this, workers would wait for ever for the turn of one that panicked.
+struct StopOnPanic<'a, F: Fn()>(&'a F);
+
+impl<F: Fn()> Drop for StopOnPanic<'_, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! One image into another, published only when it is whole.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use goldsmith_block::{Chain, CreateSpec, Error, Format, Options, Result};
+use goldsmith_engine::{Cancel, Crc32, Job, Progress};
+use goldsmith_storage::Target;
+use uuid::Uuid;
+
+use crate::{Opener, registry};
+
+/// A conversion, to be described and then [`run`](Self::run).
+#[derive(Clone)]
+pub struct Convert<'a> {
+    source: PathBuf,
+    target: PathBuf,
+    opener: Opener,
+    source_format: Option<String>,
+    target_format: String,
+    options: Vec<(String, String)>,
+    compress: bool,
+    round_up: bool,
+    identity: Identity,
+    timestamp: Option<u64>,
+    job: Job<'a>,
+}
+
+/// Where the target's UUID comes from.
+#[derive(Clone, Copy)]
+enum Identity {
+    Random,
+    Name,
+    Given(Uuid),
+}
+
+/// What a conversion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Converted {
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Length of the target file in bytes.
+    pub file_len: u64,
+    /// Bytes that had to be read from the source's data.
+    pub data: u64,
+    /// Checksum of the source's guest bytes, if it was asked for.
+    pub crc32: Option<Crc32>,
+}
+
+impl<'a> Convert<'a> {
+    /// The image at `source` into a RAW image at `target`, the source's format to be guessed.
+    pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        Self {
+            source: source.as_ref().to_owned(),
+            target: target.as_ref().to_owned(),
+            opener: Opener::new(),
+            source_format: None,
+            target_format: "raw".into(),
+            options: Vec::new(),
+            compress: false,
+            round_up: false,
+            identity: Identity::Random,
+            timestamp: None,
+            job: Job::default(),
+        }
+    }
+
+    /// Sets how the source is opened: its references, its limits.
+    #[must_use]
+    pub fn opener(mut self, opener: Opener) -> Self {
+        self.opener = opener;
+        self
+    }
+
+    /// States the source's format. Do so whenever you know it.
+    #[must_use]
+    pub fn source_format(mut self, name: impl Into<String>) -> Self {
+        self.source_format = Some(name.into());
+        self
+    }
+
+    /// Sets the target's format. Default: `raw`.
+    #[must_use]
+    pub fn target_format(mut self, name: impl Into<String>) -> Self {
+        self.target_format = name.into();
+        self
+    }
+
+    /// Sets one creation option of the target's format; the last value of a key wins.
+    #[must_use]
+    pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets whether the target is packed, where its format can be. Default: no.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
+    /// Sets whether the disk may grow by some zero bytes where the target's format holds only
+    /// multiples of a sector. Default: no, such a disk is refused.
+    #[must_use]
+    pub fn round_up(mut self, round_up: bool) -> Self {
+        self.round_up = round_up;
+        self
+    }
+
+    /// Sets the target's identity, for formats that have one. Default: a random one.
+    #[must_use]
+    pub fn uuid(mut self, uuid: Uuid) -> Self {
+        self.identity = Identity::Given(uuid);
+        self
+    }
+
+    /// Derives the target's identity from its file name, its format and the source's size, so that
+    /// the same build gives the same bytes.
+    #[must_use]
+    pub fn uuid_from_name(mut self) -> Self {
+        self.identity = Identity::Name;
+        self
+    }
+
+    /// Sets the target's time of creation, in seconds since 1970-01-01 UTC, for formats that keep
+    /// it. Default: now.
+    #[must_use]
+    pub fn timestamp(mut self, seconds: u64) -> Self {
+        self.timestamp = Some(seconds);
+        self
+    }
+
+    /// Sets the shortest run of zeros, in bytes, that takes no space in the target; 0 stores every
+    /// byte. Default: 4096.
+    #[must_use]
+    pub fn sparse(mut self, bytes: u64) -> Self {
+        self.job.sparse = bytes;
+        self
+    }
+
+    /// Sets the number of workers. Default: one per core. It never changes the target's bytes.
+    #[must_use]
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.job.threads = Some(threads);
+        self
+    }
+
+    /// Sets whether to compute the checksum of the guest's bytes on the way. Default: no.
+    #[must_use]
+    pub fn digest(mut self, digest: bool) -> Self {
+        self.job.digest = digest;
+        self
+    }
+
+    /// Sets whom to tell how far the work has come; called often, from any worker.
+    #[must_use]
+    pub fn progress(mut self, listener: &'a (dyn Fn(Progress) + Sync)) -> Self {
+        self.job.progress = Some(listener);
+        self
+    }
+
+    /// Sets the flag that stops the work.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &'a Cancel) -> Self {
+        self.job.cancel = Some(cancel);
+        self
+    }
+
+    /// Does it. On success the target stands complete and durable under its name; otherwise
+    /// whatever stood there still does. (A block device is the exception: it is written in place.)
+    ///
+    /// # Errors
+    /// Those of opening the source; `Usage` if the target's format cannot hold the disk, an option
+    /// is wrong, or the target is one of the source's files; `Io` if either side fails.
+    pub fn run(&self) -> Result<Converted> {
+        let format = registry::format_named(&self.target_format)?;
+        let options = self.options.iter().map(|(key, value)| (&**key, &**value));
+        let options = Options::parse(format.options(), options)?;
+        let source = self
+            .opener
+            .open(&self.source, self.source_format.as_deref())?;
+        let virtual_size = self.virtual_size(&source, format)?;
+        let spec = CreateSpec {
+            virtual_size,
+            options,
+            compress: self.compress,
+            uuid: self.new_uuid(virtual_size, format),
+            timestamp: self.timestamp.unwrap_or_else(now),
+        };
+
+        let name = self.target.to_string_lossy();
+        let target = Target::create(&self.target)?;
+        if let Some(id) = target.id()
+            && source
+                .layers()
+                .iter()
+                .any(|layer| layer.storage().id() == id)
+        {
+            let text = "the target is also a file of the source, which would be overwritten";
+            return Err(Error::usage(text).in_file(name));
+        }
+        let sink = format
+            .create(target.storage(), &spec)
+            .map_err(|error| error.in_file(name.clone()))?;
+        let outcome = goldsmith_engine::convert(&source, sink, &self.job)?;
+        target.publish()?;
+        Ok(Converted {
+            virtual_size: spec.virtual_size,
+            file_len: outcome.committed.file_len,
+            data: outcome.data,
+            crc32: outcome.crc32,
+        })
+    }
+
+    fn new_uuid(&self, virtual_size: u64, format: &dyn Format) -> Uuid {
+        match self.identity {
+            Identity::Random => Uuid::new_v4(),
+            Identity::Given(uuid) => uuid,
+            Identity::Name => {
+                let name = self
+                    .target
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy();
+                let text = format!("goldsmith:{}:{virtual_size}:{name}", format.name());
+                Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes())
+            }
+        }
+    }
+
+    /// The size of the target's disk: the source's, or rounded up if that is needed and allowed.
+    fn virtual_size(&self, source: &Chain, format: &dyn Format) -> Result<u64> {
+        let (size, unit) = (source.virtual_size(), format.size_unit());
+        if size.is_multiple_of(unit) {
+            return Ok(size);
+        }
+        let missing = unit - size % unit;
+        if self.round_up {
+            return Ok(size + missing);
+        }
+        Err(Error::usage(format!(
+            "the disk has {size} bytes, and {} images hold multiples of {unit} bytes; allow \
+             rounding up to add {missing} zero bytes",
+            format.name()
+        ))
+        .in_file(self.source.to_string_lossy()))
+    }
+}
+
+fn now() -> u64 {
+    // A clock before 1970 is wrong in any case.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

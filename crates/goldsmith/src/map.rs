@@ -1,0 +1,111 @@
+//! Where each part of a disk lies, with neighbours of one kind joined.
+
+use goldsmith_block::{Chain, ChainExtent, ExtentKind, GuestRange, Result};
+
+/// A run of guest bytes of one kind, in the words of `qemu-img map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapEntry {
+    /// The guest bytes.
+    pub range: GuestRange,
+    /// The layer that decides: 0 is the topmost.
+    pub depth: usize,
+    /// Whether any layer says something of these bytes.
+    pub present: bool,
+    /// Whether they read as zeros without being stored.
+    pub zero: bool,
+    /// Whether they are stored.
+    pub data: bool,
+    /// Whether they are stored packed.
+    pub compressed: bool,
+    /// Where they stand in that layer's file, unless they are packed or stand nowhere.
+    pub offset: Option<u64>,
+}
+
+/// The entries of the whole disk, in order.
+///
+/// # Errors
+/// Each item may be an error of [`Chain::extent_at`]; it is the last one.
+pub fn map(chain: &Chain) -> impl Iterator<Item = Result<MapEntry>> {
+    let mut extents = extents(chain).peekable();
+    std::iter::from_fn(move || {
+        let mut entry = match extents.next()? {
+            Ok(extent) => MapEntry::from(extent),
+            Err(error) => return Some(Err(error)),
+        };
+        while let Some(Ok(next)) = extents.peek() {
+            let next = MapEntry::from(*next);
+            if !entry.continues_in(&next) {
+                break;
+            }
+            entry.range.end = next.range.end;
+            extents.next();
+        }
+        Some(Ok(entry))
+    })
+}
+
+fn extents(chain: &Chain) -> impl Iterator<Item = Result<ChainExtent>> {
+    let size = chain.virtual_size();
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at == size {
+            return None;
+        }
+        let found = chain.extent_at(at, size);
+        at = found.as_ref().map_or(size, |found| found.extent.range.end);
+        Some(found)
+    })
+}
+
+impl From<ChainExtent> for MapEntry {
+    fn from(found: ChainExtent) -> Self {
+        let none = Self {
+            range: found.extent.range,
+            depth: found.depth,
+            present: true,
+            zero: false,
+            data: false,
+            compressed: false,
+            offset: None,
+        };
+        match found.extent.kind {
+            ExtentKind::Data { host } => Self {
+                data: true,
+                offset: host,
+                ..none
+            },
+            ExtentKind::Compressed { .. } => Self {
+                data: true,
+                compressed: true,
+                ..none
+            },
+            ExtentKind::Zero { allocated, host } => Self {
+                zero: true,
+                present: allocated,
+                offset: host,
+                ..none
+            },
+            ExtentKind::Unallocated => Self {
+                zero: true,
+                present: false,
+                ..none
+            },
+        }
+    }
+}
+
+impl MapEntry {
+    fn continues_in(&self, next: &Self) -> bool {
+        let nature = |entry: &Self| {
+            (
+                entry.depth,
+                entry.present,
+                entry.zero,
+                entry.data,
+                entry.compressed,
+            )
+        };
+        let offset = self.offset.map(|offset| offset + self.range.len());
+        nature(self) == nature(next) && offset == next.offset
+    }
+}
