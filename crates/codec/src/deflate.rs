@@ -8,6 +8,14 @@ use crate::CodecError;
 /// Base-2 logarithm of the farthest match: QEMU inflates with `inflateInit2(-12)`. [qemu]
 const WINDOW_BITS: u8 = 12;
 
+/// The only level at which zlib-rs looks for matches of three bytes, as zlib does at all levels.
+/// [ours]
+///
+/// In units of 64 KiB with this window, zlib at its level 6 (which is QEMU's) packs an executable
+/// of 6.8 MB to 2.79 MB at 26 MB/s; zlib-rs packs it to 2.78 MB at 26 to 30 MB/s at level 9, and
+/// to 2.96 MB at 52 to 62 MB/s at level 6.
+const LEVEL: u32 = 9;
+
 /// Two inflaters: libdeflate is two to three times as fast, but it answers only for a stream that
 /// ends exactly with the unit.
 pub(crate) struct Unpacker {
@@ -58,7 +66,7 @@ pub(crate) struct Packer(Compress);
 
 impl Packer {
     pub(crate) fn new() -> Self {
-        let level = Compression::new(6);
+        let level = Compression::new(LEVEL);
         Self(Compress::new_with_window_bits(level, false, WINDOW_BITS))
     }
 

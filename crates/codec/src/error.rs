@@ -6,14 +6,20 @@ use goldsmith_block::{Error, ErrorKind};
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The bytes are no deflate stream.
+    /// The bytes are no deflate stream. [RFC 1951]
     #[error("the packed data is not valid deflate data")]
     Deflate,
-    /// The bytes are no Zstandard frames, or such as need too much memory.
-    #[error("the packed data is not usable zstd data: {reason}")]
+    /// The bytes are no Zstandard frames. [RFC 8878]
+    #[error("the packed data is not valid zstd data: {reason}")]
     Zstd {
         /// The library's words.
         reason: &'static str,
+    },
+    /// A Zstandard frame asks for a larger window than a unit can need.
+    #[error("the packed zstd data needs a window of more than {limit} bytes")]
+    Window {
+        /// The largest window allowed, in bytes.
+        limit: u64,
     },
     /// The packed data ends before the unit is full.
     #[error("the packed data gives only {found} of the unit's {unit} bytes")]
@@ -24,7 +30,7 @@ pub enum CodecError {
         unit: usize,
     },
     /// A Zstandard frame goes on after the unit is full.
-    #[error("the packed data gives more than the unit's {unit} bytes")]
+    #[error("the packed data goes on after the unit's {unit} bytes")]
     Long {
         /// Bytes in the unit.
         unit: usize,
@@ -43,6 +49,7 @@ impl From<CodecError> for Error {
     fn from(error: CodecError) -> Self {
         let kind = match error {
             CodecError::Library { .. } => ErrorKind::Bug,
+            CodecError::Window { .. } => ErrorKind::Limit,
             _ => ErrorKind::Corrupt,
         };
         Self::new(kind, error)

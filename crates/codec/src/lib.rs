@@ -88,7 +88,7 @@ impl Unpacker {
     }
 }
 
-/// Packs units with one codec, at the level that qemu-img packs with.
+/// Packs units with one codec, about as tightly as qemu-img does.
 ///
 /// The same unit gives the same bytes, whatever was packed before.
 pub struct Packer(Kind);

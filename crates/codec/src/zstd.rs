@@ -2,7 +2,8 @@
 
 use zstd::zstd_safe::{
     CCtx, CParameter, DCtx, DParameter, ErrorCode, InBuffer, OutBuffer, ResetDirective,
-    get_error_name, zstd_sys::ZSTD_EndDirective,
+    get_error_name,
+    zstd_sys::{ZSTD_EndDirective, ZSTD_ErrorCode},
 };
 
 use crate::CodecError;
@@ -36,9 +37,7 @@ impl Unpacker {
         while output.pos() < len {
             let before = (input.pos(), output.pos());
             let open = self.0.decompress_stream(&mut output, &mut input);
-            let open = open.map_err(|code| CodecError::Zstd {
-                reason: get_error_name(code),
-            })?;
+            let open = open.map_err(damage)?;
             if output.pos() == len && open != 0 {
                 return Err(CodecError::Long { unit: len });
             }
@@ -76,6 +75,18 @@ impl Packer {
         let left = self.0.compress_stream2(&mut output, &mut input, end);
         Ok((left.map_err(library)? == 0).then(|| output.pos()))
     }
+}
+
+/// What is wrong with packed bytes that the library refuses.
+fn damage(code: ErrorCode) -> CodecError {
+    const TOO_LARGE: usize = ZSTD_ErrorCode::ZSTD_error_frameParameter_windowTooLarge as usize;
+    // The library returns its errors negated.
+    if code.wrapping_neg() == TOO_LARGE {
+        let limit = 1 << WINDOW_LOG_MAX;
+        return CodecError::Window { limit };
+    }
+    let reason = get_error_name(code);
+    CodecError::Zstd { reason }
 }
 
 fn no_context() -> CodecError {

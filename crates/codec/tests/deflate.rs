@@ -1,0 +1,209 @@
+//! Deflate units, judged by a decoder of our own and by zlib-rs with a window of 12 bits.
+
+mod support;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use goldsmith_block::{Codec, Error, ErrorKind};
+use goldsmith_codec::{CodecError, Packer, Unpacker};
+use proptest::prelude::*;
+use support::{any_unit, counters, noise, periodic, text, walk};
+
+/// The packed form, or nothing where there is none.
+fn pack(packer: &mut Packer, unit: &[u8]) -> Option<Vec<u8>> {
+    let mut out = b"before".to_vec();
+    let len = packer.pack(unit, &mut out).unwrap();
+    assert_eq!(&out[..6], b"before");
+    let packed = out.split_off(6);
+    assert_eq!(packed.len(), len.unwrap_or(0));
+    len.map(|_| packed)
+}
+
+fn unpack(packed: &[u8], len: usize) -> Result<Vec<u8>, CodecError> {
+    let mut unit = vec![0xee; len];
+    Unpacker::new().unpack(Codec::Deflate, packed, &mut unit)?;
+    Ok(unit)
+}
+
+/// Deflate with the full window, as a writer other than QEMU might.
+fn deflate_15(unit: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; unit.len() + 1000];
+    let mut deflate = Compress::new(Compression::new(6), false);
+    let status = deflate.compress(unit, &mut out, FlushCompress::Finish);
+    assert_eq!(status.unwrap(), Status::StreamEnd);
+    out.truncate(deflate.total_out() as usize);
+    out
+}
+
+/// Inflates in small pieces, so that every match must lie in a window of 12 bits.
+fn inflate_12(packed: &[u8], len: usize) -> Vec<u8> {
+    let mut inflate = Decompress::new_with_window_bits(false, 12);
+    let mut unit = vec![0; len];
+    for piece in unit.chunks_mut(100) {
+        let at = inflate.total_in() as usize;
+        let before = inflate.total_out();
+        inflate
+            .decompress(&packed[at..], piece, FlushDecompress::None)
+            .unwrap();
+        assert_eq!(inflate.total_out() - before, piece.len() as u64);
+    }
+    unit
+}
+
+proptest! {
+    #[test]
+    fn matches_reach_back_less_than_4096_bytes(units in prop::collection::vec(any_unit(), 1..4)) {
+        let mut packer = Packer::new(Codec::Deflate);
+        for unit in units {
+            if let Some(packed) = pack(&mut packer, &unit) {
+                prop_assert!(packed.len() < unit.len());
+                let walk = walk(&packed);
+                prop_assert!(walk.bytes == unit);
+                prop_assert!(walk.farthest < 4096, "{}", walk.farthest);
+                prop_assert!(inflate_12(&packed, unit.len()) == unit);
+                prop_assert!(unpack(&packed, unit.len()).unwrap() == unit);
+            }
+        }
+    }
+
+    #[test]
+    fn packed_bytes_do_not_depend_on_earlier_units(before in any_unit(), unit in any_unit()) {
+        let mut used = Packer::new(Codec::Deflate);
+        pack(&mut used, &before);
+        prop_assert_eq!(pack(&mut used, &unit), pack(&mut Packer::new(Codec::Deflate), &unit));
+    }
+
+    #[test]
+    fn any_bytes_get_an_answer(
+        packed in prop::collection::vec(any::<u8>(), 0..2000),
+        len in 0..5000usize,
+    ) {
+        let _ = unpack(&packed, len);
+    }
+
+    #[test]
+    fn flipped_bits_get_an_answer(unit in any_unit(), at: prop::sample::Index, bit in 0..8u32) {
+        let mut packed = deflate_15(&unit);
+        let at = at.index(packed.len());
+        packed[at] ^= 1u8 << bit;
+        let _ = unpack(&packed, unit.len());
+    }
+}
+
+#[test]
+fn matches_are_found_up_to_the_edge_of_the_window() {
+    let mut packer = Packer::new(Codec::Deflate);
+    for (period, found) in [(2000, true), (3800, true), (4096, false), (5000, false)] {
+        let unit = periodic(65536, period);
+        assert_eq!(pack(&mut packer, &unit).is_some(), found, "{period}");
+    }
+    let farthest = walk(&pack(&mut packer, &periodic(65536, 3800)).unwrap()).farthest;
+    assert_eq!(farthest, 3800, "the judge sees far matches");
+}
+
+#[test]
+fn judge_sees_matches_beyond_the_window() {
+    let unit = periodic(65536, 5000);
+    let walk = walk(&deflate_15(&unit));
+    assert!(walk.bytes == unit);
+    assert!(walk.farthest >= 5000, "{}", walk.farthest);
+}
+
+/// Lengths that python3 gives for the same units with
+/// `zlib.compressobj(6, zlib.DEFLATED, -12, 9)`, which is what QEMU does.
+#[test]
+fn units_are_packed_as_tightly_as_qemu_packs_them() {
+    for (name, unit, qemu) in [
+        ("text", text(65536), 17034),
+        ("counters", counters(65536), 22640),
+        ("periodic", periodic(65536, 1000), 1454),
+        ("zeros", vec![0; 65536], 78),
+    ] {
+        let len = pack(&mut Packer::new(Codec::Deflate), &unit).unwrap().len();
+        assert!(len <= qemu + qemu / 200, "{name}: {len}, QEMU {qemu}");
+    }
+}
+
+#[test]
+fn unit_that_does_not_shrink_is_left_alone() {
+    let mut packer = Packer::new(Codec::Deflate);
+    for len in [0, 1, 2, 512, 65536] {
+        assert_eq!(pack(&mut packer, &noise(len, 3)), None, "{len}");
+    }
+    assert!(pack(&mut packer, &text(65536)).is_some());
+}
+
+#[test]
+fn bytes_behind_the_stream_are_ignored() {
+    let unit = text(4096);
+    let mut packed = deflate_15(&unit);
+    packed.extend(noise(700, 1));
+    assert_eq!(unpack(&packed, 4096).unwrap(), unit);
+}
+
+#[test]
+fn stream_that_goes_on_is_cut_where_the_unit_is_full() {
+    let long = text(10_000);
+    let packed = deflate_15(&long);
+    for len in [0, 1, 4096, 9999] {
+        assert_eq!(unpack(&packed, len).unwrap(), &long[..len]);
+    }
+}
+
+#[test]
+fn far_matches_of_other_writers_are_read() {
+    let unit = periodic(65536, 20_000);
+    assert_eq!(unpack(&deflate_15(&unit), 65536).unwrap(), unit);
+}
+
+#[test]
+fn damage_behind_a_full_unit_is_no_damage() {
+    let long = noise(100_000, 5);
+    let mut packed = deflate_15(&long);
+    packed[90_000..].fill(0xff);
+    assert_eq!(unpack(&packed, 4096).unwrap(), &long[..4096]);
+}
+
+#[test]
+fn stream_that_ends_early_is_refused_at_every_length() {
+    let unit = text(3000);
+    let packed = deflate_15(&unit);
+    for len in 0..packed.len() {
+        // The last bits hold only the mark of the end, which QEMU does not miss either.
+        match unpack(&packed[..len], 3000) {
+            Ok(found) => {
+                assert!(found == unit, "{len} of {}", packed.len());
+                assert!(len + 2 >= packed.len(), "{len} of {}", packed.len());
+            }
+            Err(CodecError::Short { found, unit: 3000 }) => assert!(found < 3000),
+            Err(error) => panic!("{len}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn finished_stream_shorter_than_the_unit_is_refused_with_both_numbers() {
+    let error = unpack(&deflate_15(&text(4000)), 4096).unwrap_err();
+    let (found, unit) = (4000, 4096);
+    assert_eq!(error, CodecError::Short { found, unit });
+    assert_eq!(
+        Error::from(error).report(),
+        "corrupt image: the packed data gives only 4000 of the unit's 4096 bytes"
+    );
+}
+
+#[test]
+fn bytes_that_are_no_deflate_are_corrupt() {
+    let error = Error::from(unpack(&[0xff; 100], 4096).unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn unpacker_is_usable_after_damage() {
+    let unit = text(4096);
+    let mut unpacker = Unpacker::new();
+    let mut again = vec![0; 4096];
+    for packed in [vec![0xff; 9], deflate_15(&text(9000)), deflate_15(&unit)] {
+        let _ = unpacker.unpack(Codec::Deflate, &packed, &mut again);
+    }
+    assert_eq!(again, unit);
+}
