@@ -1,0 +1,138 @@
+//! What the fuzz targets do, as ordinary functions, so that stable tests replay every finding.
+
+use goldsmith_block::{Format, Layer, OptionKind};
+
+use crate::hostile::{
+    assert_blames_image, assert_extent, assert_zeros_are_zero, open, probe, walk,
+};
+use crate::image;
+use crate::model::{Fill, ModelDisk};
+use crate::pattern::noise;
+
+/// Memory that an image may want for its metadata.
+const METADATA: u64 = 16 << 20;
+/// Extents that are looked at.
+const EXTENTS: usize = 300;
+/// Extents whose bytes are read.
+const READS: usize = 40;
+
+/// Opens `data` as an image and looks around in it.
+///
+/// # Panics
+/// If the format panics, breaks the contract of [`Layer`], or blames anything but the image.
+pub fn open_read(format: &dyn Format, data: &[u8]) {
+    let _ = probe(format, data);
+    let layer = match open(format, data.to_vec(), METADATA) {
+        Ok(layer) => layer,
+        Err(error) => return assert_blames_image(&error),
+    };
+    let size = layer.info().virtual_size;
+    // Tables of different parts of the disk, whatever its size.
+    for start in [0, size / 3, size / 2, size.saturating_sub(1 << 20)] {
+        look_around(&*layer, start, size);
+    }
+    // Ranges that cross extents, at places that the image itself has no say in.
+    for seed in 0..4 {
+        let len = noise(seed) % 100_000;
+        let start = noise(seed ^ size) % size.max(1);
+        read(&*layer, start, len.min(size - start));
+    }
+}
+
+/// Walks over extents from `start`, past broken ones, and reads some.
+fn look_around(layer: &dyn Layer, start: u64, end: u64) {
+    let mut at = start;
+    for nth in 0..EXTENTS {
+        if at >= end {
+            return;
+        }
+        match layer.extent_at(at, end) {
+            Ok(extent) => {
+                assert_extent(layer, &extent, at, end);
+                let len = extent.range.len().min(1 << 16);
+                if nth < READS
+                    && let Some(bytes) = read(layer, at, len)
+                {
+                    let piece = layer.extent_at(at, at + len);
+                    let mut piece = piece.expect("the same range was fine before");
+                    assert_extent(layer, &piece, at, at + len);
+                    piece.range.end -= at;
+                    piece.range.start = 0;
+                    assert_zeros_are_zero(&[piece], &bytes);
+                }
+                at = extent.range.end;
+            }
+            Err(error) => {
+                assert_blames_image(&error);
+                let unit = layer.info().unit.unwrap_or(4096);
+                at = at.saturating_add(unit);
+            }
+        }
+    }
+}
+
+fn read(layer: &dyn Layer, start: u64, len: u64) -> Option<Vec<u8>> {
+    let mut bytes = vec![0xaa; len as usize];
+    match layer.read_at(start, &mut bytes) {
+        Ok(()) => Some(bytes),
+        Err(error) => {
+            assert_blames_image(&error);
+            None
+        }
+    }
+}
+
+/// Takes `data` as the description of a disk and of creation options, writes that image and reads
+/// it again.
+///
+/// # Panics
+/// If the image does not read as the disk.
+pub fn write_read(format: &dyn Format, data: &[u8]) {
+    let mut input = data;
+    let mut byte = || input.split_off_first().copied().unwrap_or(0);
+    let compress = byte() & 1 == 1;
+    let mut options = Vec::new();
+    for option in format.options() {
+        let pick = byte();
+        let value = match option.kind {
+            // Half of all inputs leave an option alone.
+            _ if pick & 1 == 0 => continue,
+            OptionKind::Flag if pick & 2 == 0 => "off".to_owned(),
+            OptionKind::Flag => "on".to_owned(),
+            OptionKind::Size => (512_u64 << ((pick >> 1) % 13)).to_string(),
+            OptionKind::Choice(words) => words[usize::from(pick >> 1) % words.len()].to_owned(),
+        };
+        options.push((option.name, value));
+    }
+    let pieces = input.chunks_exact(3).take(64).map(|piece| {
+        let steps = u64::from(u16::from_le_bytes([piece[1], piece[2]]) % 300);
+        let fill = match piece[0] % 4 {
+            0 => Fill::Hole,
+            1 => Fill::Zero,
+            2 => Fill::Data(b'A' + piece[0] / 4 % 26),
+            _ => Fill::Data(b'a' + piece[0] / 4 % 26),
+        };
+        (steps * format.size_unit(), fill)
+    });
+    let disk = ModelDisk::new(pieces);
+    let pairs: Vec<_> = options
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
+    let image = match image::write(format, &disk, &pairs, compress) {
+        Ok(image) => image,
+        Err(error) => {
+            let usage = goldsmith_block::ErrorKind::Usage;
+            assert_eq!(error.kind(), usage, "{error:?}");
+            return;
+        }
+    };
+    let layer = image::open(format, image).expect("an image of our own opens");
+    let bytes = image::read(&*layer).expect("an image of our own can be read");
+    assert!(
+        bytes == disk.bytes(),
+        "{disk:?} with {pairs:?} reads as something else"
+    );
+    let extents = walk(&*layer, 0, disk.len(), usize::MAX).expect("an image of our own is whole");
+    assert_zeros_are_zero(&extents, &bytes);
+}
