@@ -58,7 +58,7 @@ impl Unpacker {
     /// keep only an upper bound of the packed length.
     ///
     /// Zstandard data may be several frames. A deflate stream that goes on after the unit is full
-    /// is cut there. [qemu]
+    /// is cut there. Both as QEMU does it.
     ///
     /// # Errors
     /// If `packed` breaks the codec's rules or ends before the unit is full; nothing can be said
@@ -111,7 +111,7 @@ impl Packer {
     /// unit's; appends nothing and answers `None` if there is no such form.
     ///
     /// Deflate matches reach back less than 4096 bytes, because QEMU and others unpack with a
-    /// window of 12 bits. [qemu]
+    /// window of 12 bits.
     ///
     /// # Errors
     /// [`CodecError::Library`] if the codec fails, which no unit should make it do; `out` is as

@@ -1,4 +1,5 @@
 //! Deflate units, judged by a decoder of our own and by zlib-rs with a window of 12 bits.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 mod support;
 

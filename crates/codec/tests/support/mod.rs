@@ -1,5 +1,6 @@
 //! Units to pack, and a judge of deflate streams that shares no code with any codec.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 use proptest::prelude::*;
 
