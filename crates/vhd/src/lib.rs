@@ -1,2 +1,126 @@
+//! Microsoft's VHD images, which qemu-img calls vpc: fixed and dynamic, read and written.
+//!
+//! ```text
+//! fixed     data as the guest sees it ──────────────────────────────────────────────► footer
+//!
+//! dynamic   footer   dynamic   block      bitmap data    bitmap data                  footer
+//!           (copy)   header    table      block 3        block 0          ...
+//!                              [0] ───────────────────────►
+//!                              [1] unused
+//!                              [3] ────────►
+//! ```
+//!
+//! The disk has exactly the size that was asked for, and the geometry that the specification gives
+//! for it. In images of others the creator decides whether the size or the geometry counts.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use goldsmith_block::{Budget, CreateSpec, Demand, Format, GuestRange, Limits, Options, Storage};
+//! use goldsmith_storage::MemoryStorage;
+//! use goldsmith_vhd::VHD;
+//!
+//! # fn main() -> goldsmith_block::Result<()> {
+//! let storage = Arc::new(MemoryStorage::new("disk.vhd"));
+//! let sink = VHD.create(storage.clone(), &CreateSpec {
+//!     virtual_size: 10 << 20,
+//!     options: Options::parse(VHD.options(), [("block_size", "1M")])?,
+//!     compress: false,
+//!     uuid: uuid::Uuid::from_u128(1),
+//!     timestamp: 1_000_000_000,
+//! })?;
+//! let range = GuestRange::new(5 << 20, (5 << 20) + 4096);
+//! let mut slots = Vec::new();
+//! sink.reserve(&[Demand { range, packed: None }], &mut slots)?;
+//! for slot in slots {
+//!     sink.write(slot, &[0x6f; 4096])?;
+//! }
+//! sink.commit()?;
+//!
+//! // Head, one block behind its bitmap, footer.
+//! assert_eq!(storage.len(), 4096 + (1 << 20) + 512);
+//! let layer = VHD.open(storage, &Budget::new(&Limits::default()))?;
+//! let mut buf = [0; 4];
+//! layer.read_at((5 << 20) - 2, &mut buf)?;
+//! assert_eq!(buf, [0, 0, 0x6f, 0x6f]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Not supported
+//! - Differencing images: they are recognised and refused, with the name of the parent.
+//! - Images split into `.vhd`, `.v01`, `.v02` and so on, as Virtual PC did before 2005.
+//! - An image whose footer is lost is refused even if the copy at its start is intact: it may have
+//!   lost more than that.
+//! - Xen's batmap is not needed for reading and not written; early Xen tools that hid an image
+//!   without a new checksum left it broken.
+//! - Writing to a block device: the footer stands at the end of the file, and a device has its end
+//!   elsewhere.
+#![doc = ""]
+#![doc = include_str!("../FORMAT.md")]
 #![forbid(unsafe_code)]
-//! Microsoft's VHD images (vpc): fixed and dynamic.
+
+mod bitmap;
+mod error;
+mod geometry;
+mod layer;
+mod ondisk;
+mod sink;
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Probe, Result, SECTOR, Sink, Storage,
+    StorageMut,
+};
+
+pub use error::VhdError;
+
+/// The format's name, qemu-img's.
+const NAME: &str = "vpc";
+
+/// The VHD format.
+pub static VHD: Vhd = Vhd;
+
+/// The VHD format, as [`VHD`].
+#[derive(Clone, Copy, Debug)]
+pub struct Vhd;
+
+impl Format for Vhd {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &["vhd"]
+    }
+
+    /// By the cookie at the start, or by a whole footer at the end: a fixed image begins with
+    /// whatever the guest wrote there.
+    fn probe(&self, probe: &Probe<'_>) -> Match {
+        if probe.head.starts_with(&ondisk::FOOTER_COOKIE) {
+            return Match::Marked;
+        }
+        // Eight bytes at the end of a disk may be anything; a footer that adds up is one.
+        match geometry::footer_at_end(probe.tail) {
+            Some((raw, _)) if geometry::Footer::parse(&raw).is_ok() => Match::Marked,
+            _ => Match::No,
+        }
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
+        layer::open(storage, budget)
+    }
+
+    fn options(&self) -> &'static [OptionSpec] {
+        &sink::OPTIONS
+    }
+
+    fn size_unit(&self) -> u64 {
+        SECTOR
+    }
+
+    fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
+        sink::create(storage, spec)
+    }
+}

@@ -1,0 +1,138 @@
+//! Which sectors of a block hold data, and a small memory for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The sector bitmap of one block, one bit per sector, highest bit first.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Bitmap {
+    /// Every sector holds data: what nearly every writer says of every block.
+    Full,
+    /// At least one sector reads as zeros, whatever stands in the file.
+    Mixed(Box<[u8]>),
+}
+
+impl Bitmap {
+    /// The bitmap that stands in the file as `bytes`.
+    pub(crate) fn new(mut bytes: Vec<u8>, low_bit_first: bool) -> Self {
+        if low_bit_first {
+            for byte in &mut bytes {
+                *byte = byte.reverse_bits();
+            }
+        }
+        if bytes.iter().all(|byte| *byte == u8::MAX) {
+            Self::Full
+        } else {
+            Self::Mixed(bytes.into())
+        }
+    }
+
+    /// Whether `sector` holds data, and how many sectors from it on, up to `end`, share the
+    /// answer. Both count from the start of the block; `sector < end`.
+    pub(crate) fn run(&self, sector: u64, end: u64) -> (bool, u64) {
+        let Self::Mixed(bytes) = self else {
+            return (true, end - sector);
+        };
+        let bit = |at: u64| bytes[(at / 8) as usize] & (0x80 >> (at % 8)) != 0;
+        let set = bit(sector);
+        let whole = if set { u8::MAX } else { 0 };
+        let mut at = sector + 1;
+        while at < end {
+            if at.is_multiple_of(8) && at + 8 <= end && bytes[(at / 8) as usize] == whole {
+                at += 8;
+            } else if bit(at) == set {
+                at += 1;
+            } else {
+                break;
+            }
+        }
+        (set, at - sector)
+    }
+}
+
+/// The bitmaps of the blocks that were asked for last.
+#[derive(Debug)]
+pub(crate) struct BitmapCache {
+    slots: [Mutex<Slot>; Self::SLOTS],
+}
+
+/// A block and its bitmap.
+type Slot = Option<(u64, Arc<Bitmap>)>;
+
+impl BitmapCache {
+    /// How many there are at most: enough for as many readers, each in a block of its own.
+    pub(crate) const SLOTS: usize = 64;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: std::array::from_fn(|_| Mutex::new(None)),
+        }
+    }
+
+    /// The bitmap of `block`, which `load` gives if it is not at hand. What fails is not kept.
+    pub(crate) fn get<E>(
+        &self,
+        block: u64,
+        load: impl FnOnce() -> Result<Bitmap, E>,
+    ) -> Result<Arc<Bitmap>, E> {
+        let slot = &self.slots[(block % Self::SLOTS as u64) as usize];
+        // A slot is replaced as a whole, so a panic elsewhere cannot leave it half changed. It is
+        // not held while loading, which may read the same bitmap twice but never makes one wait.
+        let lock = || slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, bitmap)) = &*lock()
+            && *known == block
+        {
+            return Ok(bitmap.clone());
+        }
+        let bitmap = Arc::new(load()?);
+        *lock() = Some((block, bitmap.clone()));
+        Ok(bitmap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn highest_bit_is_the_first_sector_unless_blktap_0_1_wrote_it() {
+        let spec = Bitmap::new(vec![0b1000_0000, 0], false);
+        assert_eq!(spec.run(0, 16), (true, 1));
+        assert_eq!(spec.run(1, 16), (false, 15));
+        let tap = Bitmap::new(vec![0b0000_0001, 0], true);
+        assert_eq!(tap, spec);
+    }
+
+    #[test]
+    fn bitmap_without_zeros_is_not_kept() {
+        assert_eq!(Bitmap::new(vec![0xff; 512], false), Bitmap::Full);
+        assert_eq!(Bitmap::Full.run(7, 4096), (true, 4089));
+    }
+
+    #[test]
+    fn failed_load_is_asked_for_again() {
+        let cache = BitmapCache::new();
+        assert_eq!(cache.get(3, || Err("no")).unwrap_err(), "no");
+        let load = || Ok::<_, &str>(Bitmap::Full);
+        assert_eq!(*cache.get(3, load).unwrap(), Bitmap::Full);
+        assert!(cache.get(3, || Err("already at hand")).is_ok());
+        let other = 3 + BitmapCache::SLOTS as u64;
+        assert!(cache.get(other, || Err("another block")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_what_looking_at_each_bit_gives(
+            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 8),
+            start in 0u64..64,
+            len in 1u64..64,
+        ) {
+            let end = (start + len).min(64);
+            let bit = |at: u64| bytes[at as usize / 8] >> (7 - at % 8) & 1 == 1;
+            let run = (start..end).take_while(|at| bit(*at) == bit(start)).count() as u64;
+            let bitmap = Bitmap::new(bytes.clone(), false);
+            prop_assert_eq!(bitmap.run(start, end), (bit(start), run));
+        }
+    }
+}

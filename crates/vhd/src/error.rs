@@ -1,0 +1,219 @@
+//! What can be wrong with a VHD, or with the wish for one.
+
+use goldsmith_block::{Error, ErrorKind, HostRange};
+
+use crate::ondisk::MAX_DYNAMIC_SIZE;
+
+/// One broken rule, with its numbers. Sizes and offsets are in bytes unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VhdError {
+    /// No footer stands at either end.
+    #[error("no VHD footer stands at the end of the file ({file_len} bytes)")]
+    NoFooter {
+        /// Length of the file.
+        file_len: u64,
+    },
+    /// The copy of the footer at the start is intact, the footer itself is not there.
+    #[error(
+        "no footer stands at the end of the file ({file_len} bytes), only its copy at the start is \
+         intact; the file was truncated, or its last 512 bytes were overwritten"
+    )]
+    FooterLost {
+        /// Length of the file.
+        file_len: u64,
+    },
+    /// The footer's bytes do not add up.
+    #[error("footer checksum is {stored:#010x}; its bytes add up to {computed:#010x}")]
+    FooterChecksum {
+        /// What the footer says.
+        stored: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// The footer is of a version that we do not know.
+    #[error("footer version is {found:#010x}; only 1.x (0x0001....) is known")]
+    FooterVersion {
+        /// What the footer says.
+        found: u32,
+    },
+    /// The footer names none of the types that exist.
+    #[error("disk type is {found}; it must be 2 (fixed), 3 (dynamic) or 4 (differencing)")]
+    DiskType {
+        /// What the footer says.
+        found: u32,
+    },
+    /// The image holds only what differs from another one.
+    #[error("differencing image, which needs its parent {parent:?}")]
+    Differencing {
+        /// The parent's name as it stands in the image; empty if there is none.
+        parent: String,
+    },
+    /// The creator counts by a geometry that has no sectors.
+    #[error(
+        "geometry {cylinders}/{heads}/{sectors} gives the disk no sectors, but its size is \
+         {current_size} bytes"
+    )]
+    EmptyGeometry {
+        /// Cylinders.
+        cylinders: u16,
+        /// Heads.
+        heads: u8,
+        /// Sectors per track.
+        sectors: u8,
+        /// The other size that the footer gives.
+        current_size: u64,
+    },
+    /// A fixed image is longer than its file.
+    #[error("disk size is {virtual_size} bytes; the file holds {data_len} before its footer")]
+    FixedTruncated {
+        /// Size of the disk.
+        virtual_size: u64,
+        /// Bytes of data in the file.
+        data_len: u64,
+    },
+    /// A dynamic image is larger than the format allows.
+    #[error(
+        "disk size is {virtual_size} bytes; a dynamic image holds at most {max} (2040 GiB)",
+        max = MAX_DYNAMIC_SIZE
+    )]
+    DynamicTooLarge {
+        /// Size of the disk.
+        virtual_size: u64,
+    },
+    /// The dynamic header is not in the file.
+    #[error("dynamic header at {offset:#x} runs past the end of the data at {data_end:#x}")]
+    HeaderOutside {
+        /// Where the footer says that it is.
+        offset: u64,
+        /// Where the footer begins.
+        data_end: u64,
+    },
+    /// Something else stands where the dynamic header should be.
+    #[error("no dynamic header stands at {offset:#x}, where the footer says it is")]
+    HeaderCookie {
+        /// Where the footer says that it is.
+        offset: u64,
+    },
+    /// The dynamic header's bytes do not add up.
+    #[error("dynamic header checksum is {stored:#010x}; its bytes add up to {computed:#010x}")]
+    HeaderChecksum {
+        /// What the header says.
+        stored: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// The dynamic header is of a version that we do not know.
+    #[error("dynamic header version is {found:#010x}; only 1.x (0x0001....) is known")]
+    HeaderVersion {
+        /// What the header says.
+        found: u32,
+    },
+    /// The block size is none.
+    #[error("block size is {found} bytes; it must be a power of two from 4 KiB to 256 MiB")]
+    BlockSize {
+        /// What the header says.
+        found: u32,
+    },
+    /// The block allocation table does not cover the disk.
+    #[error("block table has {entries} entries; the disk size needs {need}")]
+    BatTooSmall {
+        /// What the header says.
+        entries: u32,
+        /// Blocks in the disk.
+        need: u64,
+    },
+    /// The block allocation table is not in the file.
+    #[error(
+        "block table of {entries} entries at {offset:#x} runs past the end of the data at \
+         {data_end:#x}"
+    )]
+    BatOutside {
+        /// Where the header says that it is.
+        offset: u64,
+        /// Entries that the header says it has.
+        entries: u32,
+        /// Where the footer begins.
+        data_end: u64,
+    },
+    /// A block is not in the file, or not all of it.
+    #[error(
+        "block {block} should fill {host} of the file, whose data ends at {data_end:#x}; the file \
+         was truncated, or entry {entry:#x} of the block table is wrong"
+    )]
+    BlockOutside {
+        /// Index of the block.
+        block: u64,
+        /// Its entry in the table, in sectors.
+        entry: u32,
+        /// Bitmap and data as far as the disk needs them.
+        host: HostRange,
+        /// Where the footer begins.
+        data_end: u64,
+    },
+    /// A block lies on one of the tables.
+    #[error("block {block} should fill {host} of the file, where the {what} stands")]
+    BlockOnMetadata {
+        /// Index of the block.
+        block: u64,
+        /// Bitmap and data as far as the disk needs them.
+        host: HostRange,
+        /// What it would overwrite.
+        what: &'static str,
+    },
+
+    /// The wanted size is no whole number of sectors.
+    #[error("size {virtual_size} is no multiple of 512; a VHD holds whole sectors of 512 bytes")]
+    SizeNotSectors {
+        /// The wanted size.
+        virtual_size: u64,
+    },
+    /// The wanted block size is one that some readers refuse.
+    #[error("block_size {found} is none of 512k, 1M, 2M, the sizes that every reader takes")]
+    BlockSizeOption {
+        /// The wanted size.
+        found: u64,
+    },
+    /// VHD has no compression.
+    #[error("vpc images cannot be compressed")]
+    Compressed,
+    /// The image would have no identity.
+    #[error("the uuid of a VHD must not be null")]
+    NullUuid,
+    /// The target's length cannot change.
+    #[error(
+        "a VHD ends with its footer, so it cannot be written to a device of {len} bytes; write it \
+         to a file"
+    )]
+    FixedLength {
+        /// Length of the device.
+        len: u64,
+    },
+    /// The next block would start where no entry can point to.
+    #[error("block {block} would start at sector {sector}; the block table counts to 4294967294")]
+    OutOfReach {
+        /// Index of the block.
+        block: u64,
+        /// Sector of its bitmap.
+        sector: u64,
+    },
+}
+
+impl From<VhdError> for Error {
+    fn from(error: VhdError) -> Self {
+        use VhdError as E;
+        let kind = match error {
+            E::FooterVersion { .. } | E::HeaderVersion { .. } | E::Differencing { .. } => {
+                ErrorKind::Unsupported
+            }
+            E::SizeNotSectors { .. }
+            | E::BlockSizeOption { .. }
+            | E::Compressed
+            | E::NullUuid
+            | E::FixedLength { .. } => ErrorKind::Usage,
+            E::OutOfReach { .. } => ErrorKind::Limit,
+            _ => ErrorKind::Corrupt,
+        };
+        Self::new(kind, error)
+    }
+}
