@@ -75,11 +75,13 @@ impl Case {
         layer.info().unit.unwrap_or(64 << 10)
     }
 
-    /// A disk of some units and a bit, with every fill, and borders on and off the units.
+    /// A disk of some units and a bit, with every fill, borders on and off the units, and at least
+    /// one unit without data.
     fn mixed_disk(&self) -> ModelDisk {
-        let unit = self.unit().min(1 << 20);
+        let unit = self.unit().min(2 << 20);
+        let half = unit / 2;
         disk(&format!(
-            "4608:A 3584:- {unit}:- 512:b {unit}:C 1536:0 {unit}:0 {unit}:d 8k:- 512:E"
+            "4608:A 3584:- {unit}:- 512:b {half}:C 1536:0 {unit}:0 {unit}:- {half}:d 8k:- 512:E"
         ))
     }
 
