@@ -62,6 +62,11 @@ fn full(found: usize, unit: &[u8]) -> Result<(), CodecError> {
     Ok(())
 }
 
+const REFUSED: CodecError = CodecError::Library {
+    codec: "deflate",
+    reason: "it refuses to pack",
+};
+
 pub(crate) struct Packer(Compress);
 
 impl Packer {
@@ -80,11 +85,25 @@ impl Packer {
         match self.0.compress(unit, room, FlushCompress::Finish) {
             // At most `room.len()`, so it fits.
             Ok(Status::StreamEnd) => Ok(Some(self.0.total_out() as usize)),
-            Ok(Status::Ok | Status::BufError) => Ok(None),
-            Err(_) => Err(CodecError::Library {
-                codec: "deflate",
-                reason: "it refuses to pack",
-            }),
+            Ok(Status::Ok | Status::BufError) => self.drain(unit).map(|()| None),
+            Err(_) => Err(REFUSED),
+        }
+    }
+
+    /// Lets a stream that did not fit come to its end.
+    ///
+    /// zlib-rs forgets to rewind its output buffer when a stream is reset that still has bytes in
+    /// it, and panics when the buffer has crept to its end. Little of the unit is left by now.
+    fn drain(&mut self, unit: &[u8]) -> Result<(), CodecError> {
+        let mut rest = [0; 4096];
+        loop {
+            // At most `unit.len()`, so it fits.
+            let left = &unit[self.0.total_in() as usize..];
+            match self.0.compress(left, &mut rest, FlushCompress::Finish) {
+                Ok(Status::StreamEnd) => return Ok(()),
+                Ok(Status::Ok | Status::BufError) => {}
+                Err(_) => return Err(REFUSED),
+            }
         }
     }
 }

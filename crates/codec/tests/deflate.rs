@@ -134,6 +134,23 @@ fn unit_that_does_not_shrink_is_left_alone() {
 }
 
 #[test]
+fn packer_outlives_any_number_of_units_that_do_not_shrink() {
+    let mut packer = Packer::new(Codec::Deflate);
+    let mut state = 1u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(512)
+    .collect();
+    let zeros = pack(&mut Packer::new(Codec::Deflate), &[0; 512]);
+    for _ in 0..1000 {
+        assert_eq!(pack(&mut packer, &noise), None);
+    }
+    assert_eq!(pack(&mut packer, &[0; 512]), zeros);
+}
+
+#[test]
 fn bytes_behind_the_stream_are_ignored() {
     let unit = text(4096);
     let mut packed = deflate_15(&unit);
