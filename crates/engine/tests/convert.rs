@@ -1,0 +1,398 @@
+//! What a conversion promises, proved without any format.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use goldsmith_block::{
+    Chain, Codec, Demand, ErrorKind, Extent, Layer, LayerInfo, Packing, Placement, Result,
+    SinkProfile, Storage, ZeroPolicy,
+};
+use goldsmith_engine::{Cancel, Crc32, Job, Progress, convert};
+use goldsmith_testkit::fault::{FaultStorage, Op};
+use goldsmith_testkit::model::{ModelDisk, ModelLayer, ModelStorage, any_disk};
+use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::record::{Recording, Step};
+use goldsmith_testkit::trace::TraceLayer;
+use proptest::prelude::*;
+
+fn chain(disk: &ModelDisk) -> Chain {
+    Chain::new(Arc::new(ModelLayer::new(disk.clone())), [])
+}
+
+fn threads(count: usize) -> Job<'static> {
+    Job {
+        threads: NonZeroUsize::new(count),
+        ..Job::default()
+    }
+}
+
+fn demanded(recording: &Recording) -> Vec<(u64, u64)> {
+    recording
+        .reserves()
+        .iter()
+        .map(|demand| (demand.range.start, demand.range.end))
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+struct Shape {
+    grain: u64,
+    identity: bool,
+    written_zeroes: bool,
+    codec: Option<Codec>,
+    threads: usize,
+    sparse: u64,
+}
+
+fn any_shape() -> impl Strategy<Value = Shape> {
+    let codec = prop_oneof![
+        Just(None),
+        Just(Some(Codec::Deflate)),
+        Just(Some(Codec::Zstd))
+    ];
+    let sparse = prop::sample::select(vec![0u64, 512, 4096, 100_000]);
+    (
+        9u32..=21,
+        any::<bool>(),
+        any::<bool>(),
+        codec,
+        1usize..5,
+        sparse,
+    )
+        .prop_map(
+            |(grain_bits, identity, written_zeroes, codec, threads, sparse)| Shape {
+                grain: 1 << grain_bits,
+                identity: identity && codec.is_none(),
+                written_zeroes,
+                codec,
+                threads,
+                sparse,
+            },
+        )
+}
+
+impl Shape {
+    fn recording(&self, virtual_size: u64) -> Arc<Recording> {
+        let placement = if self.identity {
+            Placement::Identity
+        } else {
+            Placement::Allocated
+        };
+        let zeroes = if self.written_zeroes {
+            ZeroPolicy::Written
+        } else {
+            ZeroPolicy::Implied
+        };
+        let packing = self.codec.map(|codec| Packing {
+            codec,
+            unit: self.grain,
+        });
+        let profile = Recording::profile(virtual_size, self.grain);
+        Recording::new(SinkProfile {
+            placement,
+            zeroes,
+            packing,
+            ..profile
+        })
+    }
+
+    fn job(&self) -> Job<'static> {
+        Job {
+            sparse: self.sparse,
+            digest: true,
+            ..threads(self.threads)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The sink gets the guest's bytes, whatever it asks for and however many work.
+    #[test]
+    fn sink_gets_the_bytes_of_the_chain(
+        top in any_disk(6 << 20, 512),
+        back in any_disk(6 << 20, 512),
+        shape in any_shape(),
+        step in prop::sample::select(vec![512u64, 70_000, u64::MAX]),
+    ) {
+        let layer = ModelLayer::new(top.clone()).in_steps_of(step);
+        let source = Chain::new(Arc::new(layer), [Arc::new(ModelLayer::new(back)) as Arc<dyn Layer>]);
+        let mut expected = vec![0; top.len() as usize];
+        source.read_at(0, &mut expected).unwrap();
+
+        let recording = shape.recording(top.len());
+        let outcome = convert(&source, recording.sink(), &shape.job()).unwrap();
+        prop_assert!(recording.is_committed());
+        prop_assert!(recording.bytes() == expected);
+        prop_assert_eq!(outcome.crc32, Some(Crc32::of(&expected)));
+    }
+
+    /// What decides the target's bytes, the demands and their order, is the same for any crew.
+    #[test]
+    fn demands_do_not_depend_on_threads(disk in any_disk(6 << 20, 512), shape in any_shape()) {
+        let source = chain(&disk);
+        let demands = |threads| {
+            let shape = Shape { threads, identity: false, ..shape.clone() };
+            let recording = shape.recording(disk.len());
+            convert(&source, recording.sink(), &shape.job()).unwrap();
+            recording.reserves()
+        };
+        prop_assert_eq!(demands(1), demands(4));
+    }
+}
+
+#[test]
+fn zeros_are_left_out_to_the_grain() {
+    let source = chain(&disk("4k:A 4k:0 8k:B 64k:- 4k:0 4k:C"));
+    let recording = Recording::new(Recording::profile(source.virtual_size(), 4096));
+    convert(&source, recording.sink(), &threads(2)).unwrap();
+    assert_eq!(
+        demanded(&recording),
+        [(0, 4096), (8192, 16384), (86016, 90112)]
+    );
+}
+
+#[test]
+fn runs_of_zeros_below_the_sparse_size_are_stored() {
+    let source = chain(&disk("4k:A 8k:0 4k:B 8k:- 4k:C 12k:0 4k:D 12k:- 4k:E"));
+    let recording = Recording::new(Recording::profile(source.virtual_size(), 4096));
+    let job = Job {
+        sparse: 12 << 10,
+        ..threads(1)
+    };
+    convert(&source, recording.sink(), &job).unwrap();
+    let k = |kib: u64| kib << 10;
+    assert_eq!(
+        demanded(&recording),
+        [(0, k(28)), (k(40), k(44)), (k(56), k(60))]
+    );
+}
+
+#[test]
+fn sparse_size_zero_stores_every_byte() {
+    let source = chain(&disk("4k:A 3M:- 4k:0"));
+    let recording = Recording::new(Recording::profile(source.virtual_size(), 65536));
+    convert(
+        &source,
+        recording.sink(),
+        &Job {
+            sparse: 0,
+            ..threads(2)
+        },
+    )
+    .unwrap();
+    let stored: u64 = demanded(&recording)
+        .iter()
+        .map(|(start, end)| end - start)
+        .sum();
+    assert_eq!(stored, source.virtual_size());
+}
+
+#[test]
+fn unit_that_does_not_shrink_is_stored_as_it_is() {
+    // Lower-case letters are noise.
+    let source = chain(&disk("64k:A 64k:a"));
+    let packing = Some(Packing {
+        codec: Codec::Deflate,
+        unit: 65536,
+    });
+    let profile = Recording::profile(source.virtual_size(), 65536);
+    let recording = Recording::new(SinkProfile { packing, ..profile });
+    convert(&source, recording.sink(), &threads(1)).unwrap();
+    let packed: Vec<_> = recording
+        .reserves()
+        .iter()
+        .map(|Demand { packed, .. }| packed.is_some())
+        .collect();
+    assert_eq!(packed, [true, false]);
+}
+
+#[test]
+fn sink_larger_than_the_source_ends_in_zeros() {
+    let disk = disk("1000:A 1:B");
+    for written in [ZeroPolicy::Implied, ZeroPolicy::Written] {
+        let profile = SinkProfile {
+            zeroes: written,
+            ..Recording::profile(1 << 22, 512)
+        };
+        let recording = Recording::new(profile);
+        let job = Job {
+            digest: true,
+            ..threads(2)
+        };
+        let outcome = convert(&chain(&disk), recording.sink(), &job).unwrap();
+        let mut expected = disk.bytes().to_vec();
+        assert_eq!(
+            outcome.crc32,
+            Some(Crc32::of(&expected)),
+            "of the source alone"
+        );
+        expected.resize(1 << 22, 0);
+        assert!(recording.bytes() == expected);
+    }
+}
+
+#[test]
+fn sink_smaller_than_the_source_is_refused() {
+    let recording = Recording::new(Recording::profile(512, 512));
+    let error = convert(&chain(&disk("1k:A")), recording.sink(), &threads(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert_eq!(
+        error.report(),
+        "the source has 1024 bytes, the target only 512"
+    );
+    assert!(!recording.is_committed());
+}
+
+#[test]
+fn empty_disk_commits() {
+    let recording = Recording::new(Recording::profile(0, 512));
+    convert(&chain(&disk("")), recording.sink(), &threads(2)).unwrap();
+    assert!(recording.is_committed());
+}
+
+/// 64 TiB with 1 MiB of data must cost what the data costs.
+#[test]
+fn hole_of_any_length_is_one_step() {
+    let disk = disk("512k:A 32T:- 256k:B 31T:- 256k:C");
+    let layer = Arc::new(TraceLayer::new(Arc::new(ModelLayer::new(disk.clone()))));
+    let source = Chain::new(layer.clone(), []);
+    let recording = Recording::new(Recording::profile(disk.len(), 65536));
+    let outcome = convert(&source, recording.sink(), &threads(2)).unwrap();
+    assert_eq!(outcome.data, 1 << 20);
+    assert_eq!(layer.read_bytes(), 1 << 20);
+    assert!(
+        layer.extents() < 30,
+        "{} calls of extent_at",
+        layer.extents()
+    );
+    assert_eq!(recording.reserves().len(), 3);
+}
+
+#[test]
+fn source_that_fails_anywhere_stops_the_conversion() {
+    let disk = disk("3M:A 1M:- 3M:B 512:C");
+    for count in [1, 3] {
+        let mut nth = 0;
+        loop {
+            let storage: Arc<dyn Storage> = Arc::new(ModelStorage::new(disk.clone()));
+            let faulty = Arc::new(FaultStorage::new(storage, Op::Read, nth));
+            let layer = Arc::new(ModelLayer::over(disk.clone(), faulty.clone()));
+            let recording = Recording::new(Recording::profile(disk.len(), 65536));
+            let result = convert(&Chain::new(layer, []), recording.sink(), &threads(count));
+            if !faulty.fired() {
+                assert!(result.is_ok() && recording.is_committed());
+                break;
+            }
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
+            assert!(!recording.is_committed());
+            nth += 1;
+        }
+        assert!(nth >= 7, "only {nth} reads failed");
+    }
+}
+
+#[test]
+fn sink_that_fails_anywhere_stops_the_conversion() {
+    let disk = disk("3M:A 1M:- 3M:B 512:C");
+    for step in [Step::Reserve, Step::Write, Step::WriteZeroes, Step::Commit] {
+        for count in [1, 3] {
+            let profile = Recording::profile(disk.len(), 65536);
+            let profile = SinkProfile {
+                zeroes: ZeroPolicy::Written,
+                ..profile
+            };
+            let mut nth = 0;
+            loop {
+                let recording = Recording::failing(profile.clone(), step, nth);
+                let result = convert(&chain(&disk), recording.sink(), &threads(count));
+                if recording.calls(step) <= nth {
+                    assert!(result.is_ok() && recording.is_committed());
+                    break;
+                }
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
+                assert!(!recording.is_committed());
+                nth += 1;
+            }
+            assert!(nth >= 1, "{step:?} was never called");
+        }
+    }
+}
+
+/// A layer that has a bug.
+struct Panics(ModelLayer);
+
+impl Layer for Panics {
+    fn info(&self) -> &LayerInfo {
+        self.0.info()
+    }
+
+    fn storage(&self) -> &Arc<dyn Storage> {
+        self.0.storage()
+    }
+
+    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        self.0.extent_at(offset, limit)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        assert!(offset < 2 << 20, "as the test wants it");
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn panic_of_one_worker_does_not_leave_the_others_waiting() {
+    let source = Chain::new(Arc::new(Panics(ModelLayer::new(disk("8M:A")))), []);
+    let recording = Recording::new(Recording::profile(8 << 20, 65536));
+    let sink = recording.sink();
+    let result = catch_unwind(AssertUnwindSafe(|| convert(&source, sink, &threads(4))));
+    assert!(result.is_err());
+    assert!(!recording.is_committed());
+}
+
+#[test]
+fn cancelled_conversion_does_not_commit() {
+    let cancel = Cancel::new();
+    let progress = |_: Progress| cancel.cancel();
+    let job = Job {
+        cancel: Some(&cancel),
+        progress: Some(&progress),
+        ..threads(2)
+    };
+    let recording = Recording::new(Recording::profile(64 << 20, 65536));
+    let error = convert(&chain(&disk("64M:A")), recording.sink(), &job).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(!recording.is_committed());
+    assert!(recording.reserves().len() < 64, "it went on");
+}
+
+#[test]
+fn progress_ends_at_the_whole_disk() {
+    let disk = disk("1M:A 1G:- 3M:B");
+    let (most, data) = (AtomicU64::new(0), AtomicU64::new(0));
+    let totals = Mutex::new(Vec::new());
+    let progress = |progress: Progress| {
+        most.fetch_max(progress.done, Ordering::Relaxed);
+        data.fetch_max(progress.data, Ordering::Relaxed);
+        totals.lock().unwrap().push(progress.total);
+    };
+    let job = Job {
+        progress: Some(&progress),
+        ..threads(3)
+    };
+    let recording = Recording::new(Recording::profile(disk.len(), 65536));
+    convert(&chain(&disk), recording.sink(), &job).unwrap();
+    assert_eq!(most.into_inner(), disk.len());
+    assert_eq!(data.into_inner(), 4 << 20);
+    assert!(
+        totals
+            .into_inner()
+            .unwrap()
+            .iter()
+            .all(|total| *total == disk.len())
+    );
+}
