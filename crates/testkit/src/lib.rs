@@ -22,6 +22,7 @@
 //! # Ok::<(), goldsmith_block::Error>(())
 //! ```
 
+pub mod build;
 pub mod conformance;
 pub mod fault;
 pub mod fuzz;

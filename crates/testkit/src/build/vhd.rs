@@ -1,0 +1,330 @@
+//! VHD images. [VHD 1.0]
+
+use std::ops::Range;
+
+/// Length of a footer in bytes.
+pub const FOOTER: usize = 512;
+const HEADER: usize = 1024;
+/// Where [`Vhd::dynamic`] puts the dynamic header.
+const HEADER_AT: usize = FOOTER;
+/// Where [`Vhd::dynamic`] puts the block allocation table.
+const TABLE_AT: usize = HEADER_AT + HEADER;
+
+/// Byte offsets of the footer's fields, for [`Vhd::footer`].
+pub mod footer {
+    /// u32, `0x2` always set.
+    pub const FEATURES: usize = 8;
+    /// u32.
+    pub const VERSION: usize = 12;
+    /// u64, all ones in a fixed image.
+    pub const DATA_OFFSET: usize = 16;
+    /// Four letters.
+    pub const CREATOR: usize = 28;
+    /// u32.
+    pub const CREATOR_VERSION: usize = 32;
+    /// u64, bytes.
+    pub const ORIGINAL_SIZE: usize = 40;
+    /// u64, bytes.
+    pub const CURRENT_SIZE: usize = 48;
+    /// u16 cylinders, u8 heads, u8 sectors.
+    pub const CHS: usize = 56;
+    /// u32: 2 fixed, 3 dynamic, 4 differencing.
+    pub const DISK_TYPE: usize = 60;
+    pub(super) const CHECKSUM: usize = 64;
+    /// 16 bytes.
+    pub const UUID: usize = 68;
+    /// u8.
+    pub const SAVED_STATE: usize = 84;
+}
+
+/// Byte offsets of the dynamic header's fields, for [`Vhd::header`].
+pub mod header {
+    /// u64, byte offset of the table.
+    pub const TABLE_OFFSET: usize = 16;
+    /// u32.
+    pub const VERSION: usize = 24;
+    /// u32.
+    pub const MAX_TABLE_ENTRIES: usize = 28;
+    /// u32, bytes.
+    pub const BLOCK_SIZE: usize = 32;
+    pub(super) const CHECKSUM: usize = 36;
+}
+
+/// An image in the making. Checksums are computed in [`bytes`](Self::bytes), unless they were set.
+#[derive(Clone, Debug)]
+pub struct Vhd {
+    footer: Vec<u8>,
+    footer_len: usize,
+    keep_sums: bool,
+    dynamic: Option<Dynamic>,
+    data: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct Dynamic {
+    header: Vec<u8>,
+    table: Vec<u32>,
+    block_size: usize,
+    /// Where the first block's bitmap stands.
+    blocks_at: usize,
+}
+
+impl Vhd {
+    /// A fixed image that holds `content`.
+    pub fn fixed(content: &[u8]) -> Self {
+        Self {
+            footer: new_footer(content.len() as u64, 2, u64::MAX),
+            footer_len: FOOTER,
+            keep_sums: false,
+            dynamic: None,
+            data: content.to_vec(),
+        }
+    }
+
+    /// A dynamic image that holds `content` in blocks of `block_size` bytes. Blocks of zeros are
+    /// not allocated; allocated ones have every bit of their bitmap set.
+    pub fn dynamic(content: &[u8], block_size: usize) -> Self {
+        Self::with_blocks(content, block_size, |block| {
+            block.iter().any(|byte| *byte != 0)
+        })
+    }
+
+    /// As [`dynamic`](Self::dynamic), but every block is allocated, whatever it holds.
+    pub fn dynamic_full(content: &[u8], block_size: usize) -> Self {
+        Self::with_blocks(content, block_size, |_| true)
+    }
+
+    fn with_blocks(
+        content: &[u8],
+        block_size: usize,
+        is_allocated: impl Fn(&[u8]) -> bool,
+    ) -> Self {
+        let entries = content.len().div_ceil(block_size);
+        let blocks_at = (TABLE_AT + 4 * entries).next_multiple_of(512);
+        let mut header = vec![0; HEADER];
+        header[..8].copy_from_slice(b"cxsparse");
+        header[8..16].fill(0xff);
+        header[16..24].copy_from_slice(&(TABLE_AT as u64).to_be_bytes());
+        header[24..28].copy_from_slice(&0x0001_0000_u32.to_be_bytes());
+        header[28..32].copy_from_slice(&(entries as u32).to_be_bytes());
+        header[32..36].copy_from_slice(&(block_size as u32).to_be_bytes());
+        let mut image = Self {
+            footer: new_footer(content.len() as u64, 3, HEADER_AT as u64),
+            footer_len: FOOTER,
+            keep_sums: false,
+            dynamic: None,
+            data: Vec::new(),
+        };
+        let mut table = Vec::new();
+        for block in content.chunks(block_size) {
+            if !is_allocated(block) {
+                table.push(u32::MAX);
+                continue;
+            }
+            table.push(((blocks_at + image.data.len()) / 512) as u32);
+            image
+                .data
+                .resize(image.data.len() + bitmap_len(block_size), 0xff);
+            image.data.extend(block);
+            image
+                .data
+                .resize(image.data.len() + block_size - block.len(), 0);
+        }
+        image.dynamic = Some(Dynamic {
+            header,
+            table,
+            block_size,
+            blocks_at,
+        });
+        image
+    }
+
+    /// Puts `value` at offset `at` of the footer; see [`footer`].
+    #[must_use]
+    pub fn footer(mut self, at: usize, value: &[u8]) -> Self {
+        self.footer[at..at + value.len()].copy_from_slice(value);
+        self
+    }
+
+    /// Puts `value` at offset `at` of the dynamic header; see [`header`].
+    #[must_use]
+    pub fn header(mut self, at: usize, value: &[u8]) -> Self {
+        let dynamic = self.dynamic.as_mut().expect("a dynamic image");
+        dynamic.header[at..at + value.len()].copy_from_slice(value);
+        self
+    }
+
+    /// Changes the table entry of block `index`.
+    #[must_use]
+    pub fn entry(mut self, index: usize, sector: u32) -> Self {
+        self.dynamic.as_mut().expect("a dynamic image").table[index] = sector;
+        self
+    }
+
+    /// Appends unused entries to the table, as long as they fit into its last sector.
+    #[must_use]
+    pub fn spare_entries(mut self, count: usize) -> Self {
+        let dynamic = self.dynamic.as_mut().expect("a dynamic image");
+        let entries = dynamic.table.len() + count;
+        assert!(
+            TABLE_AT + 4 * entries <= dynamic.blocks_at,
+            "no room for {count} more entries"
+        );
+        dynamic.table.resize(entries, u32::MAX);
+        self.header(header::MAX_TABLE_ENTRIES, &(entries as u32).to_be_bytes())
+    }
+
+    /// Calls `change` with the bitmap of every allocated block.
+    #[must_use]
+    pub fn bitmaps(mut self, change: impl Fn(&mut [u8])) -> Self {
+        let block_size = self.dynamic.as_ref().expect("a dynamic image").block_size;
+        let bitmap_len = bitmap_len(block_size);
+        for block in self.data.chunks_mut(bitmap_len + block_size) {
+            change(&mut block[..bitmap_len]);
+        }
+        self
+    }
+
+    /// Drops all but the first `len` bytes of the footer at the end.
+    #[must_use]
+    pub fn footer_len(mut self, len: usize) -> Self {
+        self.footer_len = len;
+        self
+    }
+
+    /// Leaves the checksums zero, which is wrong.
+    #[must_use]
+    pub fn without_checksums(mut self) -> Self {
+        self.keep_sums = true;
+        self
+    }
+
+    /// The image file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut footer = self.footer.clone();
+        if !self.keep_sums {
+            seal(&mut footer, footer::CHECKSUM);
+        }
+        let mut file = Vec::new();
+        if let Some(dynamic) = &self.dynamic {
+            let mut header = dynamic.header.clone();
+            if !self.keep_sums {
+                seal(&mut header, header::CHECKSUM);
+            }
+            file.extend(&footer);
+            file.extend(&header);
+            file.extend(dynamic.table.iter().flat_map(|entry| entry.to_be_bytes()));
+            file.resize(dynamic.blocks_at, 0xff);
+        }
+        file.extend(&self.data);
+        file.extend(&footer[..self.footer_len]);
+        file
+    }
+}
+
+/// The bitmap of one block, one bit for each 512 bytes, in whole sectors.
+fn bitmap_len(block_size: usize) -> usize {
+    (block_size / 512).div_ceil(8).next_multiple_of(512)
+}
+
+fn new_footer(size: u64, disk_type: u32, data_offset: u64) -> Vec<u8> {
+    let mut footer = vec![0; FOOTER];
+    let mut put = |at: usize, value: &[u8]| footer[at..at + value.len()].copy_from_slice(value);
+    put(0, b"conectix");
+    put(footer::FEATURES, &2_u32.to_be_bytes());
+    put(footer::VERSION, &0x0001_0000_u32.to_be_bytes());
+    put(footer::DATA_OFFSET, &data_offset.to_be_bytes());
+    // An hour after the epoch of 2000-01-01.
+    put(24, &3600_u32.to_be_bytes());
+    put(footer::CREATOR, b"test");
+    put(footer::CREATOR_VERSION, &0x0001_0000_u32.to_be_bytes());
+    put(36, b"Wi2k");
+    put(footer::ORIGINAL_SIZE, &size.to_be_bytes());
+    put(footer::CURRENT_SIZE, &size.to_be_bytes());
+    // 4 heads of 17 sectors, the specification's choice for the smallest disks.
+    put(footer::CHS, &((size / 512 / 68) as u16).to_be_bytes());
+    put(footer::CHS + 2, &[4, 17]);
+    put(footer::DISK_TYPE, &disk_type.to_be_bytes());
+    put(footer::UUID, crate::image::UUID.as_bytes());
+    footer
+}
+
+/// Sets the checksum at `at`: the one's complement of the sum of all bytes, the field taken as zero.
+fn seal(structure: &mut [u8], at: usize) {
+    structure[at..at + 4].fill(0);
+    let sum: u32 = structure.iter().map(|byte| u32::from(*byte)).sum();
+    structure[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
+}
+
+/// Makes cookies and checksums right wherever there is room for them, so that a fuzzer reaches what
+/// lies behind them.
+///
+/// The last sector becomes a footer, the first one its copy unless the disk type says fixed, and
+/// what the footer points to becomes a dynamic header.
+pub fn fix_up(file: &mut [u8]) {
+    let Some(footer_at) = file.len().checked_sub(FOOTER) else {
+        return;
+    };
+    let footer = &mut file[footer_at..];
+    footer[..8].copy_from_slice(b"conectix");
+    footer[footer::VERSION..][..4].copy_from_slice(&0x0001_0000_u32.to_be_bytes());
+    footer[footer::DISK_TYPE..][..3].fill(0);
+    // Two of three are dynamic, where most of the code is.
+    let disk_type = match footer[footer::DISK_TYPE + 3] % 6 {
+        0 => 2,
+        1 => 4,
+        _ => 3,
+    };
+    footer[footer::DISK_TYPE + 3] = disk_type;
+    if disk_type != 2 && footer[footer::DATA_OFFSET] & 1 == 0 {
+        footer[footer::DATA_OFFSET..][..8].copy_from_slice(&(HEADER_AT as u64).to_be_bytes());
+    }
+    seal(footer, footer::CHECKSUM);
+    if disk_type == 2 {
+        return;
+    }
+    let data_offset = footer[footer::DATA_OFFSET..][..8].try_into().unwrap();
+    let header_at = usize::try_from(u64::from_be_bytes(data_offset)).unwrap_or(usize::MAX);
+    let header: Option<Range<usize>> = header_at.checked_add(HEADER).map(|end| header_at..end);
+    if let Some(header) = header.and_then(|range| file[..footer_at].get_mut(range)) {
+        header[..8].copy_from_slice(b"cxsparse");
+        header[header::VERSION..][..4].copy_from_slice(&0x0001_0000_u32.to_be_bytes());
+        seal(header, header::CHECKSUM);
+    }
+    if footer_at >= FOOTER {
+        file.copy_within(footer_at.., 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pattern, qemu};
+
+    #[test]
+    fn qemu_reads_what_was_built() {
+        let disk = pattern::disk("64k:A 128k:- 64k:0 68k:b");
+        for image in [
+            Vhd::fixed(disk.bytes()),
+            Vhd::dynamic(disk.bytes(), 64 << 10),
+            Vhd::dynamic_full(disk.bytes(), 128 << 10),
+        ] {
+            assert!(
+                qemu::read("vpc", &image.bytes()) == disk.bytes(),
+                "{image:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn fix_up_changes_nothing_that_is_right() {
+        let disk = pattern::disk("8k:A 8k:- 8k:b");
+        let image = Vhd::dynamic(disk.bytes(), 8 << 10).bytes();
+        let mut fixed = image.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == image);
+        for len in [0, 1, 511, 512, 513, 1600] {
+            fix_up(&mut fixed[..len]);
+        }
+    }
+}
