@@ -1,5 +1,48 @@
 //! Where image bytes live: files, devices, memory.
+//!
+//! ```text
+//!  FileStorage::open ──► Storage      a file or block device, read only
+//!  FileStorage::edit ──► StorageMut   the same, in place
+//!  Target::create ─────► StorageMut   a file without a name yet ──► publish: it has its name
+//!  MemoryStorage ──────► StorageMut   a buffer
+//!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
+//!  Window ─────────────► Storage      a part of any of them
+//! ```
+//!
+//! All I/O is positioned: no storage has a cursor, and all can be used from many threads.
+//!
+//! ```
+//! use goldsmith_block::Storage;
+//! use goldsmith_storage::{FileStorage, Target};
+//!
+//! # let directory = tempfile::tempdir().expect("a directory for the example");
+//! # let path = directory.path().join("disk.raw");
+//! let target = Target::create(&path)?;
+//! target.storage().write_at(0, b"golden")?;
+//! assert!(!path.exists(), "nobody sees half an image");
+//! target.publish()?;
+//!
+//! let mut bytes = [0; 6];
+//! FileStorage::open(&path)?.read_at(0, &mut bytes)?;
+//! assert_eq!(&bytes, b"golden");
+//! # Ok::<(), goldsmith_block::Error>(())
+//! ```
+//!
+//! Not here: storages that are no files (HTTP, NBD), direct I/O, locks against other programs.
+//! Holes and fast zeroing are known on Linux; elsewhere everything is data and zeros are written.
+#![deny(unsafe_code)]
 
+mod device;
+mod error;
+mod file;
 mod memory;
+mod mmap;
+mod sys;
+mod target;
+mod window;
 
+pub use file::FileStorage;
 pub use memory::MemoryStorage;
+pub use mmap::MmapStorage;
+pub use target::Target;
+pub use window::Window;

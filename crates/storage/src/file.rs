@@ -1,0 +1,291 @@
+//! Files and block devices.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use goldsmith_block::{
+    HostRange, Result, Span, Storage, StorageId, StorageMut, Zeroing, align_down, align_up,
+};
+
+use crate::device::Nature;
+use crate::error::{StorageError as E, past_end};
+use crate::sys;
+
+/// Zeroing without writing works in whole blocks of this size; a block that is cut is written.
+const BLOCK: u64 = 4096;
+/// Longest single write of zeros, in bytes.
+const ZEROS: u64 = 1 << 20;
+
+/// A regular file or block device.
+///
+/// Its length is that at the time of opening, or what this object has made of it since: bytes that
+/// another program adds are not seen, and bytes that it takes away are an error when they are read.
+#[derive(Debug)]
+pub struct FileStorage {
+    name: String,
+    id: StorageId,
+    nature: Nature,
+    file: File,
+    /// In bytes.
+    len: AtomicU64,
+    blank: bool,
+}
+
+impl FileStorage {
+    /// Opens the file or block device at `path` for reading; every write to it fails.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be opened, `Usage` if it is neither file nor block device.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::existing(path.as_ref(), false)
+    }
+
+    /// Opens the existing file or block device at `path` for reading and writing in place.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `Io` also for a device that is mounted or otherwise in use.
+    pub fn edit(path: impl AsRef<Path>) -> Result<Self> {
+        Self::existing(path.as_ref(), true)
+    }
+
+    fn existing(path: &Path, write: bool) -> Result<Self> {
+        let name = path.to_string_lossy().into_owned();
+        let open = || {
+            let cannot_open = |source| E::Open { source };
+            // Looking first, because opening alone can do something to a tape or wait for a pipe.
+            let nature = Nature::of(&std::fs::metadata(path).map_err(cannot_open)?)?;
+            let mut flags = sys::OPEN_AT_ONCE;
+            if write && nature == Nature::Device {
+                flags |= sys::OPEN_ALONE;
+            }
+            let file = OpenOptions::new()
+                .read(true)
+                .write(write)
+                .custom_flags(flags)
+                .open(path)
+                .map_err(cannot_open)?;
+            // The name may mean something else by now; what is open does not change.
+            let metadata = file.metadata().map_err(cannot_open)?;
+            let nature = Nature::of(&metadata)?;
+            let len = nature.len(&file, &metadata).map_err(cannot_open)?;
+            Ok((file, nature, nature.id(&metadata), len))
+        };
+        let (file, nature, id, len) = open().map_err(|error: E| named(error, &name))?;
+        Ok(Self {
+            name,
+            id,
+            nature,
+            file,
+            len: AtomicU64::new(len),
+            blank: false,
+        })
+    }
+
+    /// A file that was just created, empty, and will be known as `name`.
+    pub(crate) fn created(file: File, name: String) -> Result<Self> {
+        let metadata = file.metadata().map_err(|source| {
+            let error = E::Open { source };
+            named(error, &name)
+        })?;
+        Ok(Self {
+            name,
+            id: Nature::File.id(&metadata),
+            nature: Nature::File,
+            file,
+            len: AtomicU64::new(0),
+            blank: true,
+        })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn error(&self, error: E) -> goldsmith_block::Error {
+        named(error, &self.name)
+    }
+
+    /// The error for bytes that are not there, whether or not they ever were.
+    fn ended(&self, offset: u64, len: u64) -> goldsmith_block::Error {
+        let now = match self.nature {
+            Nature::File => self.file.metadata().map_or(0, |metadata| metadata.len()),
+            Nature::Device => u64::MAX,
+        };
+        past_end(&self.name, offset, len, now.min(self.len()))
+    }
+
+    /// Zeros `range` without writing it, if that is possible.
+    fn zero_blocks(&self, range: HostRange, zeroing: Zeroing) -> io::Result<bool> {
+        type Way = fn(&File, HostRange) -> io::Result<()>;
+        let ways: &[Way] = match zeroing {
+            Zeroing::Punch => &[sys::punch, sys::zero_allocated],
+            Zeroing::Keep => &[sys::zero_allocated],
+        };
+        for way in ways {
+            match way(&self.file, range) {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                done => return done.map(|()| true),
+            }
+        }
+        Ok(false)
+    }
+
+    fn write_zeros(&self, offset: u64, end: u64) -> Result<()> {
+        // At most ZEROS, so it fits.
+        let zeros = vec![0; ZEROS.min(end - offset) as usize];
+        let mut at = offset;
+        while at < end {
+            let len = zeros
+                .len()
+                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            self.write_at(at, &zeros[..len])?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+}
+
+fn named(error: E, name: &str) -> goldsmith_block::Error {
+    goldsmith_block::Error::from(error).in_file(name)
+}
+
+impl Storage for FileStorage {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn id(&self) -> StorageId {
+        self.id
+    }
+
+    fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > self.len()) {
+            return Err(self.ended(offset, len));
+        }
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => self.ended(offset, len),
+                _ => self.error(E::Read {
+                    offset,
+                    len,
+                    source,
+                }),
+            })
+    }
+
+    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
+        let until = |end: u64, hole| Span {
+            len: end.min(limit) - offset,
+            hole,
+        };
+        let span = match sys::next_data(&self.file, offset) {
+            Ok(Some(data)) if data > offset => Ok(until(data, true)),
+            Ok(Some(_)) => match sys::next_hole(&self.file, offset) {
+                Ok(Some(hole)) if hole > offset => Ok(until(hole, false)),
+                // Changed between the calls: data is never wrong.
+                Ok(_) => Ok(until(limit, false)),
+                Err(error) => Err(error),
+            },
+            // Nothing behind `offset` but a hole, or nothing at all.
+            Ok(None) if self.file.metadata().is_ok_and(|now| now.len() >= limit) => {
+                Ok(until(limit, true))
+            }
+            Ok(None) => return Err(self.ended(offset, limit - offset)),
+            Err(error) => Err(error),
+        };
+        match span {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(until(limit, false)),
+            span => span.map_err(|source| self.error(E::Span { offset, source })),
+        }
+    }
+}
+
+impl StorageMut for FileStorage {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let len = data.len() as u64;
+        // The system refuses an end that does not fit in 63 bits.
+        let end = offset.saturating_add(len);
+        if let Some(device) = self.fixed_len()
+            && end > device
+        {
+            return Err(self.error(E::PastDevice {
+                offset,
+                len,
+                device,
+            }));
+        }
+        self.file.write_all_at(data, offset).map_err(|source| {
+            self.error(E::Write {
+                offset,
+                len,
+                source,
+            })
+        })?;
+        if !data.is_empty() {
+            self.len.fetch_max(end, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if let Some(device) = self.fixed_len() {
+            if len > device {
+                return Err(self.error(E::DeviceTooSmall { device, need: len }));
+            }
+            return Ok(());
+        }
+        self.file
+            .set_len(len)
+            .map_err(|source| self.error(E::SetLen { len, source }))?;
+        self.len.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
+        if range.end() > self.len() {
+            return Err(past_end(&self.name, range.offset, range.len, self.len()));
+        }
+        // Devices zero whole blocks only, and it costs files nothing to be treated alike.
+        let blocks = align_up(range.offset, BLOCK)
+            .map(|start| (start, align_down(range.end(), BLOCK)))
+            .filter(|(start, end)| start < end);
+        let Some((start, end)) = blocks else {
+            return self.write_zeros(range.offset, range.end());
+        };
+        let inner = HostRange::new(start, end - start);
+        let done = self.zero_blocks(inner, zeroing).map_err(|source| {
+            self.error(E::Zero {
+                range: inner,
+                source,
+            })
+        })?;
+        if !done {
+            return self.write_zeros(range.offset, range.end());
+        }
+        self.write_zeros(range.offset, start)?;
+        self.write_zeros(end, range.end())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|source| self.error(E::Flush { source }))
+    }
+
+    fn fixed_len(&self) -> Option<u64> {
+        (self.nature == Nature::Device).then(|| self.len())
+    }
+
+    fn is_blank(&self) -> bool {
+        self.blank
+    }
+}

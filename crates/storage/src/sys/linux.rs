@@ -1,0 +1,102 @@
+//! Linux: holes, fallocate, files without a name.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use goldsmith_block::HostRange;
+use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, SeekFrom, fallocate, linkat, seek};
+use rustix::io::{Errno, retry_on_intr};
+
+/// Flags for opening whatever stands under a name without waiting for another process (a pipe).
+pub(crate) const OPEN_AT_ONCE: i32 = OFlags::NONBLOCK.bits() as i32;
+/// Flags for opening a block device that nothing else has mounted or opened in this way.
+pub(crate) const OPEN_ALONE: i32 = OFlags::EXCL.bits() as i32;
+
+/// The offset of the next byte of data at or after `offset`; `None` if there is none.
+pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    next(file, SeekFrom::Data(offset))
+}
+
+/// The offset of the next hole at or after `offset`, the end of the file being one.
+pub(crate) fn next_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    next(file, SeekFrom::Hole(offset))
+}
+
+fn next(file: &File, place: SeekFrom) -> io::Result<Option<u64>> {
+    match seek(file, place) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(or_unsupported(errno)),
+    }
+}
+
+/// Makes `range` read as zeros and gives its space back.
+pub(crate) fn punch(file: &File, range: HostRange) -> io::Result<()> {
+    allocate(
+        file,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        range,
+    )
+}
+
+/// Makes `range` read as zeros and its space its own.
+pub(crate) fn zero_allocated(file: &File, range: HostRange) -> io::Result<()> {
+    let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    match allocate(file, flags, range) {
+        // tmpfs can do both halves, but not the whole.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            punch(file, range)?;
+            allocate(file, FallocateFlags::KEEP_SIZE, range)
+        }
+        done => done,
+    }
+}
+
+fn allocate(file: &File, flags: FallocateFlags, range: HostRange) -> io::Result<()> {
+    retry_on_intr(|| fallocate(file, flags, range.offset, range.len)).map_err(or_unsupported)
+}
+
+fn or_unsupported(errno: Errno) -> io::Error {
+    match errno {
+        // The last two come from file systems and devices that have never heard of the call.
+        Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV => {
+            io::ErrorKind::Unsupported.into()
+        }
+        errno => errno.into(),
+    }
+}
+
+/// A new file in `directory` that has no name, so that nothing is left of it if this process dies.
+pub(crate) fn create_unnamed(directory: &Path, mode: u32) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(mode)
+        .custom_flags(OFlags::TMPFILE.bits() as i32)
+        .open(directory)
+        .map_err(|error| match Errno::from_io_error(&error) {
+            // A kernel that does not know the flag takes it for an attempt to write a directory.
+            Some(Errno::ISDIR) => io::ErrorKind::Unsupported.into(),
+            Some(errno) => or_unsupported(errno),
+            None => error,
+        })?;
+    // Without this the file could never be named; better to learn it before the work is done.
+    match std::fs::metadata(name_of(&file)) {
+        Ok(_) => Ok(file),
+        Err(_) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Gives an unnamed file its first name, which nothing else may have.
+pub(crate) fn link_unnamed(file: &File, path: &Path) -> io::Result<()> {
+    let flags = AtFlags::SYMLINK_FOLLOW;
+    linkat(CWD, name_of(file), CWD, path, flags).map_err(io::Error::from)
+}
+
+/// The name that the kernel knows an open file by.
+fn name_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}

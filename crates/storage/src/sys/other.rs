@@ -1,0 +1,38 @@
+//! Any other Unix: nothing beyond what the standard library does.
+#![cfg_attr(
+    test,
+    allow(dead_code, reason = "compiled on Linux only to keep it compiling")
+)]
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use goldsmith_block::HostRange;
+
+pub(crate) const OPEN_AT_ONCE: i32 = 0;
+pub(crate) const OPEN_ALONE: i32 = 0;
+
+pub(crate) fn next_data(_file: &File, _offset: u64) -> io::Result<Option<u64>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn next_hole(_file: &File, _offset: u64) -> io::Result<Option<u64>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn punch(_file: &File, _range: HostRange) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn create_unnamed(_directory: &Path, _mode: u32) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn link_unnamed(_file: &File, _path: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,228 @@
+//! Publishing: a finished file takes its name in one step, an unfinished one never does.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use goldsmith_block::{Error, Result, StorageId, StorageMut};
+use tempfile::TempPath;
+
+use crate::FileStorage;
+use crate::device::Nature;
+use crate::error::StorageError as E;
+use crate::sys;
+
+/// As many symbolic links as Linux follows for one name.
+const LINKS: usize = 40;
+/// Bytes of the target's name that its temporary neighbour repeats: 255 less room for the rest.
+const NAME: usize = 200;
+
+/// Where a new image is going to stand.
+///
+/// Whoever opens the name finds what stood there before, until [`publish`](Self::publish) puts the
+/// whole new file there. Dropping the target instead leaves everything as it was; so does the end
+/// of the process, where the file system can hold a file without a name (Linux: `O_TMPFILE`).
+///
+/// An existing file hands down its mode and, if the process may give files away, its owner; but
+/// other hard links to it keep the old content. A symbolic link stays, and what it points to is
+/// replaced. A block device has no second copy: it is written in place.
+#[derive(Debug)]
+pub struct Target {
+    name: String,
+    storage: Arc<FileStorage>,
+    id: Option<StorageId>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A device, written where it stands.
+    InPlace,
+    /// A file that is going to be called `path`.
+    New {
+        path: PathBuf,
+        directory: File,
+        /// The name it has until then, if it has any.
+        draft: Option<TempPath>,
+    },
+}
+
+impl Target {
+    /// Prepares to put an image at `path`, in the directory of the file that this means.
+    ///
+    /// # Errors
+    /// `Usage` if a directory, pipe, character device or socket stands there; `Io` if its directory
+    /// is missing or not to be written, if the file there is not, or if the device is in use.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.to_string_lossy().into_owned();
+        Self::prepare(path, &name, sys::create_unnamed).map_err(|error| error.in_file(name))
+    }
+
+    fn prepare(
+        path: &Path,
+        name: &str,
+        create_unnamed: fn(&Path, u32) -> io::Result<File>,
+    ) -> Result<Self> {
+        let cannot_create = |source| E::Create { source };
+        let path = follow(path).map_err(|source| E::Open { source })?;
+        let old = match fs::metadata(&path) {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(E::Open { source }.into()),
+        };
+        let mut id = None;
+        if let Some(old) = &old {
+            let nature = Nature::of(old)?;
+            id = Some(nature.id(old));
+            // Also what tells that the caller may not write the file it is about to replace.
+            let storage = FileStorage::edit(&path)?;
+            if nature == Nature::Device {
+                return Ok(Self {
+                    name: name.into(),
+                    storage: Arc::new(storage),
+                    id,
+                    place: Place::InPlace,
+                });
+            }
+        }
+        let parent = directory_of(&path)?;
+        let directory = File::open(&parent).map_err(cannot_create)?;
+        // Nobody may read through the draft what they may not read through the old file.
+        let mode = if old.is_some() { 0o600 } else { 0o666 };
+        let (file, draft) = match create_unnamed(&parent, mode) {
+            Ok(file) => (file, None),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let (file, draft) = beside(&path, &parent, |at| {
+                    OpenOptions::new()
+                        .read(true)
+                        .write(true)
+                        .create_new(true)
+                        .mode(mode)
+                        .open(at)
+                })
+                .map_err(cannot_create)?;
+                (file, Some(draft))
+            }
+            Err(error) => return Err(cannot_create(error).into()),
+        };
+        if let Some(old) = &old {
+            inherit(&file, old).map_err(cannot_create)?;
+        }
+        Ok(Self {
+            name: name.into(),
+            storage: Arc::new(FileStorage::created(file, name.into())?),
+            id,
+            place: Place::New {
+                path,
+                directory,
+                draft,
+            },
+        })
+    }
+
+    /// Where the image's bytes go; blank unless it is a device.
+    pub fn storage(&self) -> Arc<dyn StorageMut> {
+        self.storage.clone()
+    }
+
+    /// The identity of what stood under the name when the target was made, for finding out that it
+    /// is also a source.
+    pub fn id(&self) -> Option<StorageId> {
+        self.id
+    }
+
+    /// Makes the image durable and gives it its name, in place of what stood there.
+    ///
+    /// # Errors
+    /// `Io` if the image or its name cannot be made durable; only if the directory is what failed
+    /// may the new file stand there all the same.
+    pub fn publish(self) -> Result<()> {
+        match self.place {
+            Place::InPlace => self.storage.flush(),
+            Place::New {
+                path,
+                directory,
+                draft,
+            } => rename(self.storage.file(), &path, &directory, draft)
+                .map_err(|error| Error::from(error).in_file(self.name)),
+        }
+    }
+}
+
+fn rename(file: &File, path: &Path, directory: &File, draft: Option<TempPath>) -> Result<(), E> {
+    let cannot_publish = |source| E::Publish { source };
+    // Not only the data: owner and mode must survive as well.
+    file.sync_all().map_err(|source| E::Flush { source })?;
+    let draft = match draft {
+        Some(draft) => draft,
+        None => {
+            // A name can only be replaced by another name.
+            let parent = directory_of(path)?;
+            let link = |at: &Path| sys::link_unnamed(file, at);
+            beside(path, &parent, link).map_err(cannot_publish)?.1
+        }
+    };
+    draft
+        .persist(path)
+        .map_err(|failed| cannot_publish(failed.error))?;
+    directory
+        .sync_all()
+        .map_err(|source| E::FlushDirectory { source })
+}
+
+/// The path that `path` stands for once symbolic links are followed, whether or not it exists.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..=LINKS {
+        match fs::read_link(&path) {
+            Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
+            // No link, or nothing at all.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("it is a symbolic link to itself"))
+}
+
+/// The directory in which `path` is a name.
+fn directory_of(path: &Path) -> Result<PathBuf, E> {
+    let is_name = path.file_name().is_some() && !path.as_os_str().as_bytes().ends_with(b"/");
+    if !is_name {
+        let what = "no name of a file";
+        return Err(E::NotBytes { what });
+    }
+    Ok(match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    })
+}
+
+/// Makes something with a name of its own next to `path`; it goes when the name is dropped.
+fn beside<T>(
+    path: &Path,
+    parent: &Path,
+    make: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<(T, TempPath)> {
+    let mut prefix = b".".to_vec();
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    prefix.extend(&name[..name.len().min(NAME)]);
+    prefix.extend(b".goldsmith-");
+    tempfile::Builder::new()
+        .prefix(&OsString::from_vec(prefix))
+        .make_in(parent, make)
+        .map(tempfile::NamedTempFile::into_parts)
+}
+
+/// Gives `file` the owner and the mode of the file that it is going to replace.
+fn inherit(file: &File, old: &Metadata) -> io::Result<()> {
+    match fchown(file, Some(old.uid()), Some(old.gid())) {
+        // Only root gives files away; the new file is the caller's own then.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        done => done?,
+    }
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
+}
