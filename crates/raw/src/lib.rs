@@ -1,2 +1,76 @@
-#![forbid(unsafe_code)]
 //! RAW disk images: the golden format, no metadata at all.
+//!
+//! ```text
+//! guest byte n  =  file byte n        virtual size  =  length of the file
+//! ```
+//!
+//! Every file is a RAW image, so nothing here can be corrupt, and nothing tells a RAW image from
+//! another one: callers should say that they mean it.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use goldsmith_block::{Budget, Format, Limits};
+//! use goldsmith_raw::RAW;
+//! use goldsmith_storage::MemoryStorage;
+//!
+//! let storage = Arc::new(MemoryStorage::holding("disk.raw", b"golden".to_vec()));
+//! let layer = RAW.open(storage, &Budget::new(&Limits::default()))?;
+//! assert_eq!(layer.info().virtual_size, 6);
+//! # Ok::<(), goldsmith_block::Error>(())
+//! ```
+//!
+//! Not here: images split over several files.
+#![forbid(unsafe_code)]
+
+mod error;
+mod layer;
+mod sink;
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Probe, Result, Sink, Storage,
+    StorageMut,
+};
+
+pub use error::RawError;
+
+/// The format, for the registry.
+pub static RAW: Raw = Raw;
+
+/// RAW images: the bytes of the disk and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw;
+
+static OPTIONS: [OptionSpec; 1] = [OptionSpec {
+    name: "preallocation",
+    kind: OptionKind::Choice(&["off", "falloc", "full"]),
+    default: "off",
+    help: "off: zeros take no space; falloc: all space is reserved; full: all space is written",
+}];
+
+impl Format for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn probe(&self, _probe: &Probe<'_>) -> Match {
+        Match::Anything
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, _budget: &Budget) -> Result<Arc<dyn Layer>> {
+        Ok(Arc::new(layer::RawLayer::new(storage)))
+    }
+
+    fn options(&self) -> &'static [OptionSpec] {
+        &OPTIONS
+    }
+
+    fn size_unit(&self) -> u64 {
+        1
+    }
+
+    fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(sink::RawSink::create(storage, spec)?))
+    }
+}

@@ -134,15 +134,13 @@ impl FileStorage {
     }
 
     fn write_zeros(&self, offset: u64, end: u64) -> Result<()> {
-        // At most ZEROS, so it fits.
+        // At most ZEROS, so this length and those below fit.
         let zeros = vec![0; ZEROS.min(end - offset) as usize];
         let mut at = offset;
         while at < end {
-            let len = zeros
-                .len()
-                .min(usize::try_from(end - at).unwrap_or(usize::MAX));
-            self.write_at(at, &zeros[..len])?;
-            at += len as u64;
+            let len = ZEROS.min(end - at);
+            self.write_at(at, &zeros[..len as usize])?;
+            at += len;
         }
         Ok(())
     }
