@@ -1,2 +1,111 @@
+//! QEMU's qcow2 images, versions 2 and 3: opened as layers, made through a sink.
+//!
+//! ```text
+//! guest cluster 70000               header ─► L1 table      (in memory)
+//!   = table 8, entry 4464                      └─[8] ─► L2 table     (a few are cached)
+//!                                                        └─[4464] ─► host cluster,
+//!                                                                    packed bytes, zeros, nothing
+//! ```
+//!
+//! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
+//! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `layer` (reading), `refcount`
+//! and `sink` (writing).
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use goldsmith_block::{
+//!     Budget, CreateSpec, Demand, ExtentKind, Format, GuestRange, Limits, Options,
+//! };
+//! use goldsmith_qcow2::QCOW2;
+//! use goldsmith_storage::MemoryStorage;
+//!
+//! let file = Arc::new(MemoryStorage::new("disk.qcow2"));
+//! let spec = CreateSpec {
+//!     virtual_size: 1 << 20,
+//!     options: Options::parse(QCOW2.options(), [("cluster_size", "4k")])?,
+//!     compress: false,
+//!     uuid: Default::default(),
+//!     timestamp: 0,
+//! };
+//! let sink = QCOW2.create(Arc::clone(&file) as _, &spec)?;
+//! let range = GuestRange::new(8192, 12288);
+//! let mut slots = Vec::new();
+//! sink.reserve(&[Demand { range, packed: None }], &mut slots)?;
+//! for slot in slots {
+//!     sink.write(slot, &[0x51; 4096])?;
+//! }
+//! sink.commit()?;
+//!
+//! let layer = QCOW2.open(file, &Budget::new(&Limits::default()))?;
+//! let extent = layer.extent_at(0, 1 << 20)?;
+//! assert_eq!((extent.range.end, extent.kind), (8192, ExtentKind::Unallocated));
+//! let mut byte = [0];
+//! layer.read_at(8192, &mut byte)?;
+//! assert_eq!(byte, [0x51]);
+//! # Ok::<(), goldsmith_block::Error>(())
+//! ```
+//!
+//! Not supported, and refused: encryption, external data files, extended L2 entries. Internal
+//! snapshots and bitmaps are passed over. New images have no backing file.
 #![forbid(unsafe_code)]
-//! QEMU's qcow2 images, versions 2 and 3.
+
+mod error;
+mod features;
+mod geometry;
+mod layer;
+mod mapping;
+pub mod ondisk;
+mod refcount;
+mod sink;
+mod table;
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Probe, Result, SECTOR, Sink, Storage,
+    StorageMut,
+};
+
+pub use error::Qcow2Error;
+
+/// The format's name.
+const NAME: &str = "qcow2";
+
+/// The format, for a registry.
+pub static QCOW2: Qcow2 = Qcow2;
+
+/// QEMU's qcow2.
+#[derive(Clone, Copy, Debug)]
+pub struct Qcow2;
+
+impl Format for Qcow2 {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// Any version: one that cannot be read must not be taken for a raw disk.
+    fn probe(&self, probe: &Probe<'_>) -> Match {
+        match probe.head.starts_with(&ondisk::MAGIC) {
+            true => Match::Marked,
+            false => Match::No,
+        }
+    }
+
+    fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
+        Ok(Arc::new(layer::Qcow2Layer::open(storage, budget)?))
+    }
+
+    fn options(&self) -> &'static [OptionSpec] {
+        &sink::OPTIONS
+    }
+
+    /// QEMU drops what is left of a disk behind its last sector; images made here keep it.
+    fn size_unit(&self) -> u64 {
+        SECTOR
+    }
+
+    fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(sink::Qcow2Sink::create(storage, spec)?))
+    }
+}

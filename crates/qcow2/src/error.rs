@@ -1,0 +1,305 @@
+//! Every rule that an image can break.
+
+use goldsmith_block::{Error, ErrorKind, HostRange};
+use goldsmith_codec::CodecError;
+
+/// Why a qcow2 image cannot be read or made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Qcow2Error {
+    /// Wrong first bytes.
+    #[error("the file begins with {found:02x?}, not with the qcow2 magic 51 46 49 fb")]
+    Magic {
+        /// The first four bytes.
+        found: [u8; 4],
+    },
+    /// The file ends inside the header.
+    #[error("the header takes {need} bytes; the file has {file_len}")]
+    HeaderTruncated {
+        /// Least length of the header.
+        need: u64,
+        /// Length of the file.
+        file_len: u64,
+    },
+    /// A version that is neither 2 nor 3.
+    #[error("qcow2 version {found}; versions 2 and 3 are known")]
+    Version {
+        /// The version.
+        found: u32,
+    },
+    /// The header's length breaks a rule.
+    #[error(
+        "header length is {found} bytes; it must be a multiple of 8 from 104 to the cluster size, \
+         {cluster_size}"
+    )]
+    HeaderLength {
+        /// The length.
+        found: u32,
+        /// Bytes per cluster.
+        cluster_size: u64,
+    },
+    /// A cluster size outside what QEMU knows.
+    #[error("cluster size is 2^{found} bytes; it must be from 2^9 to 2^21")]
+    ClusterBits {
+        /// Its base-2 logarithm.
+        found: u32,
+    },
+    /// Feature bits that must not be ignored.
+    #[error("the image uses features that goldsmith does not know: {names}")]
+    UnknownFeatures {
+        /// Their names or bit numbers.
+        names: String,
+    },
+    /// Something known that is not done.
+    #[error("the image uses {what}")]
+    Unsupported {
+        /// What it is.
+        what: &'static str,
+    },
+    /// The compression type and its feature bit contradict each other.
+    #[error("compression type is {found}, but its incompatible feature bit 3 says {bit}")]
+    CompressionBit {
+        /// The type.
+        found: u8,
+        /// The feature bit.
+        bit: bool,
+    },
+    /// A compression type nobody has heard of.
+    #[error("compression type {found}; 0 (deflate) and 1 (zstd) are known")]
+    CompressionType {
+        /// The type.
+        found: u8,
+    },
+    /// A refcount of more than 64 bits.
+    #[error("refcount order is {found}; it must be at most 6, which is 64 bits")]
+    RefcountOrder {
+        /// The order.
+        found: u32,
+    },
+    /// The autoclear bit for raw external data without external data.
+    #[error("autoclear feature bit 1 says that external data is raw, but there is none")]
+    RawExternalData,
+    /// The extension of an encrypted image in one that says it is not.
+    #[error("there is an encryption header, but the encryption method is 0")]
+    EncryptionHeader,
+    /// A virtual size that no signed 64-bit offset reaches.
+    #[error("virtual size is {found} bytes; it must be at most 2^63 - 1")]
+    VirtualSize {
+        /// The size.
+        found: u64,
+    },
+    /// An L1 table that cannot hold the disk.
+    #[error("L1 table has {entries} entries; the disk size needs {need}")]
+    L1TooSmall {
+        /// Entries there are.
+        entries: u32,
+        /// Entries there should be.
+        need: u64,
+    },
+    /// A table that QEMU would refuse for its length.
+    #[error("the {table} takes {bytes} bytes; at most {limit} are allowed")]
+    TableTooLong {
+        /// Which.
+        table: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// The longest allowed.
+        limit: u64,
+    },
+    /// A refcount table of no clusters.
+    #[error("there is no refcount table")]
+    NoRefcountTable,
+    /// A table that does not start at a cluster, or starts at the header's.
+    #[error("the {table} is at offset {offset:#x}, which is no multiple of {cluster_size} above 0")]
+    TableOffset {
+        /// Which.
+        table: &'static str,
+        /// Its byte offset.
+        offset: u64,
+        /// Bytes per cluster.
+        cluster_size: u64,
+    },
+    /// A table that the file does not hold.
+    #[error(
+        "the {table} takes {len} bytes at offset {offset:#x}; the file ends at {file_len:#x}, it \
+         is truncated"
+    )]
+    TableTruncated {
+        /// Which.
+        table: &'static str,
+        /// Its byte offset.
+        offset: u64,
+        /// Its length.
+        len: u64,
+        /// Length of the file.
+        file_len: u64,
+    },
+    /// A backing file name outside its place.
+    #[error(
+        "the backing file name takes {len} bytes at offset {offset:#x}; it must be at most 1023 \
+         bytes, from {start:#x} to {end:#x}"
+    )]
+    BackingName {
+        /// Its byte offset.
+        offset: u64,
+        /// Its length.
+        len: u64,
+        /// End of the header.
+        start: u64,
+        /// End of the first cluster or of the file.
+        end: u64,
+    },
+    /// A name that cannot be passed on.
+    #[error("the {what} is no text: {reason}")]
+    Name {
+        /// Whose name.
+        what: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A header extension that leaves its area.
+    #[error(
+        "header extension {kind:#x} takes {len} bytes at offset {offset:#x}; the area ends at \
+         {end:#x}"
+    )]
+    ExtensionTruncated {
+        /// Its type.
+        kind: u32,
+        /// Byte offset of its data.
+        offset: u64,
+        /// Length of its data.
+        len: u64,
+        /// End of the area.
+        end: u64,
+    },
+    /// The same thing said twice.
+    #[error("header extension {kind:#x} appears twice")]
+    ExtensionTwice {
+        /// Its type.
+        kind: u32,
+    },
+    /// More extensions than anyone needs.
+    #[error("there are more than {limit} header extensions")]
+    TooManyExtensions {
+        /// The most that are read.
+        limit: u32,
+    },
+    /// Bits set that mean nothing.
+    #[error("{table} entry {entry:#018x} has reserved bits set: {reserved:#x}")]
+    ReservedBits {
+        /// L1 or L2.
+        table: &'static str,
+        /// The entry.
+        entry: u64,
+        /// The bits.
+        reserved: u64,
+    },
+    /// The zero flag where there is none.
+    #[error("L2 entry {entry:#018x} has the zero flag, which version 2 does not know")]
+    ZeroFlag {
+        /// The entry.
+        entry: u64,
+    },
+    /// A used cluster without a place.
+    #[error("{table} entry {entry:#018x} names a used cluster, but its offset is 0")]
+    NoOffset {
+        /// L1 or L2.
+        table: &'static str,
+        /// The entry.
+        entry: u64,
+    },
+    /// An offset inside a cluster.
+    #[error("{table} entry {entry:#018x} names offset {offset:#x}, no multiple of {cluster_size}")]
+    Misaligned {
+        /// L1 or L2.
+        table: &'static str,
+        /// The entry.
+        entry: u64,
+        /// The offset.
+        offset: u64,
+        /// Bytes per cluster.
+        cluster_size: u64,
+    },
+    /// Guest data that the file does not hold.
+    #[error("data at host range {host} is missing: the file is truncated at {file_len:#x}")]
+    DataTruncated {
+        /// The bytes needed.
+        host: HostRange,
+        /// Length of the file.
+        file_len: u64,
+    },
+    /// A compressed cluster that does not unpack.
+    #[error("compressed cluster at host range {host} does not unpack")]
+    Unpack {
+        /// Its packed bytes.
+        host: HostRange,
+        /// Why.
+        source: CodecError,
+    },
+    /// A creation option that is not possible.
+    #[error("cluster_size={found}; it must be a power of two from 512 to 2097152")]
+    ClusterSizeOption {
+        /// The size.
+        found: u64,
+    },
+    /// A creation option that version 2 does not have.
+    #[error("{option} needs compat=1.1")]
+    NeedsVersion3 {
+        /// Option and value.
+        option: String,
+    },
+    /// A disk for which the L1 table would be too long.
+    #[error(
+        "virtual size {size} needs an L1 table of {need} bytes, over the {limit} allowed; with \
+         cluster_size={cluster_size} a disk has at most {most} bytes"
+    )]
+    DiskTooLarge {
+        /// Virtual size.
+        size: u64,
+        /// Bytes of its L1 table.
+        need: u128,
+        /// The longest allowed.
+        limit: u64,
+        /// Bytes per cluster.
+        cluster_size: u64,
+        /// The largest virtual size that goes.
+        most: u64,
+    },
+    /// An image file that grows past what can be addressed.
+    #[error("{what} at host offset {offset:#x} is past the last one possible, {limit:#x}")]
+    HostLimit {
+        /// What does not fit.
+        what: &'static str,
+        /// Where it would stand.
+        offset: u64,
+        /// First offset that is too far.
+        limit: u64,
+    },
+    /// A request that breaks the contract of `Sink`.
+    #[error("the engine {what}")]
+    Contract {
+        /// What it did.
+        what: &'static str,
+    },
+}
+
+impl From<Qcow2Error> for Error {
+    fn from(error: Qcow2Error) -> Self {
+        use Qcow2Error::*;
+        let kind = match &error {
+            UnknownFeatures { .. } | Unsupported { .. } | Version { .. } => ErrorKind::Unsupported,
+            CompressionType { .. } => ErrorKind::Unsupported,
+            TooManyExtensions { .. } | TableTooLong { .. } | HostLimit { .. } => ErrorKind::Limit,
+            ClusterSizeOption { .. } | NeedsVersion3 { .. } | DiskTooLarge { .. } => {
+                ErrorKind::Usage
+            }
+            Unpack {
+                source: CodecError::Library { .. },
+                ..
+            }
+            | Contract { .. } => ErrorKind::Bug,
+            _ => ErrorKind::Corrupt,
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,480 @@
+//! The header, checked. After this no code sees an integer that only the file vouches for.
+
+use goldsmith_block::{Codec, HostRange};
+
+use crate::error::Qcow2Error;
+use crate::ondisk::{self, RawHeader};
+
+/// The first cluster: what lies where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Area {
+    /// 2 or 3.
+    pub(crate) version: u32,
+    /// Base-2 logarithm of the cluster size.
+    pub(crate) cluster_bits: u32,
+    /// Where the header extensions start and end.
+    pub(crate) extensions: (u64, u64),
+    /// Where the backing file's name stands.
+    pub(crate) backing_name: Option<HostRange>,
+    /// Features that must be known; always 0 in version 2.
+    pub(crate) incompatible: u64,
+    /// Length of the header in bytes.
+    header_len: u64,
+}
+
+impl Area {
+    /// Checks what has to be known before the header extensions can be read.
+    ///
+    /// `raw` holds the first bytes of a file of `file_len` bytes, zeros where it is shorter.
+    pub(crate) fn parse(raw: &RawHeader, file_len: u64) -> Result<Self, Qcow2Error> {
+        if raw.magic != ondisk::MAGIC {
+            return Err(Qcow2Error::Magic { found: raw.magic });
+        }
+        let version = raw.version.get();
+        let need = match version {
+            2 => ondisk::HEADER_LEN_V2,
+            3 => ondisk::HEADER_LEN_V3,
+            found => return Err(Qcow2Error::Version { found }),
+        };
+        if file_len < need {
+            return Err(Qcow2Error::HeaderTruncated { need, file_len });
+        }
+        let cluster_bits = raw.cluster_bits.get();
+        if !ondisk::CLUSTER_BITS.contains(&cluster_bits) {
+            let found = cluster_bits;
+            return Err(Qcow2Error::ClusterBits { found });
+        }
+        let cluster_size = 1u64 << cluster_bits;
+        let header_len = match version {
+            2 => ondisk::HEADER_LEN_V2,
+            _ => u64::from(raw.header_length.get()),
+        };
+        if header_len < need || header_len > cluster_size || !header_len.is_multiple_of(8) {
+            let found = raw.header_length.get();
+            return Err(Qcow2Error::HeaderLength {
+                found,
+                cluster_size,
+            });
+        }
+        if file_len < header_len {
+            let need = header_len;
+            return Err(Qcow2Error::HeaderTruncated { need, file_len });
+        }
+        let cluster_end = cluster_size.min(file_len);
+        let backing_name = backing_name(raw, header_len, cluster_end)?;
+        let extensions_end = backing_name.map_or(cluster_end, |name| name.offset);
+        Ok(Self {
+            version,
+            cluster_bits,
+            extensions: (header_len, extensions_end),
+            // QEMU takes an empty name for none. [qemu]
+            backing_name: backing_name.filter(|name| name.len > 0),
+            incompatible: match version {
+                2 => 0,
+                _ => raw.incompatible_features.get(),
+            },
+            header_len,
+        })
+    }
+}
+
+/// Where the backing file's name stands: behind the header, in the first cluster. [qemu] The
+/// specification only says that it should.
+fn backing_name(raw: &RawHeader, start: u64, end: u64) -> Result<Option<HostRange>, Qcow2Error> {
+    let (offset, len) = (raw.backing_file_offset.get(), raw.backing_file_size.get());
+    if offset == 0 {
+        return Ok(None);
+    }
+    let len = u64::from(len);
+    let name_end = offset.checked_add(len);
+    if offset < start || name_end.is_none_or(|name_end| name_end > end) || len > ondisk::NAME_LEN {
+        return Err(Qcow2Error::BackingName {
+            offset,
+            len,
+            start,
+            end,
+        });
+    }
+    Ok(Some(HostRange::new(offset, len)))
+}
+
+/// The shape of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// 2 or 3.
+    pub(crate) version: u32,
+    /// Base-2 logarithm of the cluster size.
+    pub(crate) cluster_bits: u32,
+    /// Virtual size in bytes; at most 2^63 - 1.
+    pub(crate) virtual_size: u64,
+    /// Length of the file in bytes.
+    pub(crate) file_len: u64,
+    /// Where the part of the L1 table stands that the disk needs; the rest holds the state of
+    /// virtual machines.
+    pub(crate) l1: HostRange,
+    /// How compressed clusters are packed.
+    pub(crate) codec: Codec,
+    /// Width of a refcount in bits.
+    pub(crate) refcount_bits: u32,
+    /// Whether refcounts may be wrong.
+    pub(crate) dirty: bool,
+    /// Whether somebody found the image corrupt.
+    pub(crate) corrupt: bool,
+    /// Whether refcounts may be updated late.
+    pub(crate) lazy_refcounts: bool,
+}
+
+impl Geometry {
+    /// Checks everything else in the header. Unknown incompatible features were refused before.
+    ///
+    /// `encryption_header` is whether a header extension names one.
+    pub(crate) fn parse(
+        raw: &RawHeader,
+        area: &Area,
+        encryption_header: bool,
+        file_len: u64,
+    ) -> Result<Self, Qcow2Error> {
+        let cluster_size = 1u64 << area.cluster_bits;
+        let refuse = |what| Err(Qcow2Error::Unsupported { what });
+        match raw.crypt_method.get() {
+            0 if encryption_header => return Err(Qcow2Error::EncryptionHeader),
+            0 => {}
+            1 => return refuse("AES encryption"),
+            2 => return refuse("LUKS encryption"),
+            _ => return refuse("an unknown encryption method"),
+        }
+        let v3 = area.version == 3;
+        if area.incompatible & ondisk::EXTERNAL_DATA != 0 {
+            return refuse("an external data file");
+        }
+        if area.incompatible & ondisk::EXTENDED_L2 != 0 {
+            return refuse("extended L2 entries (subclusters)");
+        }
+        if v3 && raw.autoclear_features.get() & ondisk::RAW_EXTERNAL_DATA != 0 {
+            return Err(Qcow2Error::RawExternalData);
+        }
+        let refcount_order = match area.version {
+            2 => ondisk::REFCOUNT_ORDER_V2,
+            _ => raw.refcount_order.get(),
+        };
+        if refcount_order > ondisk::REFCOUNT_ORDER {
+            let found = refcount_order;
+            return Err(Qcow2Error::RefcountOrder { found });
+        }
+        let virtual_size = raw.size.get();
+        if i64::try_from(virtual_size).is_err() {
+            let found = virtual_size;
+            return Err(Qcow2Error::VirtualSize { found });
+        }
+
+        let l1_entries = raw.l1_size.get();
+        let need = l1_entries_for(virtual_size, area.cluster_bits);
+        if u64::from(l1_entries) < need {
+            return Err(Qcow2Error::L1TooSmall {
+                entries: l1_entries,
+                need,
+            });
+        }
+        let table = |table, offset, len, limit| Table {
+            table,
+            offset,
+            len,
+            limit,
+            cluster_size,
+            file_len,
+        };
+        let l1_bytes = u64::from(l1_entries) * 8;
+        let l1_offset = raw.l1_table_offset.get();
+        table("L1 table", l1_offset, l1_bytes, ondisk::L1_BYTES).check()?;
+
+        // Reading needs neither refcounts nor snapshots, but a file that lost them lost its end.
+        let refcount_clusters = u64::from(raw.refcount_table_clusters.get());
+        if refcount_clusters == 0 {
+            return Err(Qcow2Error::NoRefcountTable);
+        }
+        let offset = raw.refcount_table_offset.get();
+        let bytes = refcount_clusters << area.cluster_bits;
+        table(
+            "refcount table",
+            offset,
+            bytes,
+            ondisk::REFCOUNT_TABLE_BYTES,
+        )
+        .check()?;
+        let bytes = u64::from(raw.nb_snapshots.get()) * ondisk::SNAPSHOT_ENTRY_LEN;
+        let limit = u64::from(ondisk::SNAPSHOTS) * ondisk::SNAPSHOT_ENTRY_LEN;
+        table("snapshot table", raw.snapshots_offset.get(), bytes, limit).check()?;
+
+        Ok(Self {
+            version: area.version,
+            cluster_bits: area.cluster_bits,
+            virtual_size,
+            file_len,
+            // Checked as part of the whole table.
+            l1: HostRange::new(l1_offset, need * 8),
+            codec: codec(raw, area)?,
+            refcount_bits: 1 << refcount_order,
+            dirty: area.incompatible & ondisk::DIRTY != 0,
+            corrupt: area.incompatible & ondisk::CORRUPT != 0,
+            lazy_refcounts: v3 && raw.compatible_features.get() & ondisk::LAZY_REFCOUNTS != 0,
+        })
+    }
+
+    /// Bytes per cluster.
+    pub(crate) fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+}
+
+/// Entries of the L1 table that a disk of `virtual_size` bytes needs.
+pub(crate) fn l1_entries_for(virtual_size: u64, cluster_bits: u32) -> u64 {
+    virtual_size.div_ceil(1 << mapped_bits(cluster_bits))
+}
+
+/// Base-2 logarithm of the guest bytes that one L2 table maps: a cluster for each 8-byte entry.
+pub(crate) fn mapped_bits(cluster_bits: u32) -> u32 {
+    2 * cluster_bits - 3
+}
+
+/// The codec of compressed clusters, from a field that old images do not have.
+fn codec(raw: &RawHeader, area: &Area) -> Result<Codec, Qcow2Error> {
+    let found = match area.header_len > ondisk::COMPRESSION_TYPE_AT {
+        true => raw.compression_type,
+        false => 0,
+    };
+    let bit = area.incompatible & ondisk::COMPRESSION_TYPE != 0;
+    if bit != (found != 0) {
+        return Err(Qcow2Error::CompressionBit { found, bit });
+    }
+    match found {
+        0 => Ok(Codec::Deflate),
+        1 => Ok(Codec::Zstd),
+        found => Err(Qcow2Error::CompressionType { found }),
+    }
+}
+
+/// A table that the header names.
+struct Table {
+    table: &'static str,
+    offset: u64,
+    len: u64,
+    limit: u64,
+    cluster_size: u64,
+    file_len: u64,
+}
+
+impl Table {
+    /// An empty table may be anywhere.
+    fn check(self) -> Result<(), Qcow2Error> {
+        let Self {
+            table,
+            offset,
+            len,
+            limit,
+            cluster_size,
+            file_len,
+        } = self;
+        if len > limit {
+            return Err(Qcow2Error::TableTooLong {
+                table,
+                bytes: len,
+                limit,
+            });
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        if offset == 0 || !offset.is_multiple_of(cluster_size) {
+            return Err(Qcow2Error::TableOffset {
+                table,
+                offset,
+                cluster_size,
+            });
+        }
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end > file_len) {
+            return Err(Qcow2Error::TableTruncated {
+                table,
+                offset,
+                len,
+                file_len,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zerocopy::FromBytes;
+
+    use super::*;
+
+    const FILE_LEN: u64 = 4 << 16;
+
+    /// The header of a 1 MiB disk with 64 KiB clusters in a file of [`FILE_LEN`] bytes.
+    fn good() -> RawHeader {
+        RawHeader {
+            magic: ondisk::MAGIC,
+            version: 3.into(),
+            backing_file_offset: 0.into(),
+            backing_file_size: 0.into(),
+            cluster_bits: 16.into(),
+            size: (1 << 20).into(),
+            crypt_method: 0.into(),
+            l1_size: 1.into(),
+            l1_table_offset: (3 << 16).into(),
+            refcount_table_offset: (1 << 16).into(),
+            refcount_table_clusters: 1.into(),
+            nb_snapshots: 0.into(),
+            snapshots_offset: 0.into(),
+            incompatible_features: 0.into(),
+            compatible_features: 0.into(),
+            autoclear_features: 0.into(),
+            refcount_order: 4.into(),
+            header_length: 112.into(),
+            compression_type: 0,
+            padding: [0; 7],
+        }
+    }
+
+    fn parse(raw: &RawHeader, file_len: u64) -> Result<Geometry, Qcow2Error> {
+        Geometry::parse(raw, &Area::parse(raw, file_len)?, false, file_len)
+    }
+
+    /// What is said of the good header after `change`.
+    fn refused(change: impl FnOnce(&mut RawHeader)) -> String {
+        let mut raw = good();
+        change(&mut raw);
+        parse(&raw, FILE_LEN).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn good_header_is_understood() {
+        let geometry = parse(&good(), FILE_LEN).unwrap();
+        assert_eq!(geometry.cluster_size(), 65536);
+        assert_eq!(mapped_bits(geometry.cluster_bits), 29);
+        assert_eq!(geometry.l1, HostRange::new(3 << 16, 8));
+        assert_eq!(geometry.refcount_bits, 16);
+    }
+
+    #[test]
+    fn every_broken_rule_is_named_with_its_numbers() {
+        assert!(refused(|raw| raw.magic[3] = 0).contains("51, 46, 49, 00"));
+        assert!(refused(|raw| raw.version = 4.into()).contains("version 4"));
+        assert!(refused(|raw| raw.cluster_bits = 8.into()).contains("2^8"));
+        assert!(refused(|raw| raw.cluster_bits = 22.into()).contains("2^22"));
+        assert!(refused(|raw| raw.header_length = 96.into()).contains("is 96 bytes"));
+        assert!(refused(|raw| raw.header_length = 108.into()).contains("is 108 bytes"));
+        assert!(refused(|raw| raw.header_length = 65544.into()).contains("is 65544 bytes"));
+        assert!(refused(|raw| raw.crypt_method = 1.into()).contains("AES"));
+        assert!(refused(|raw| raw.crypt_method = 2.into()).contains("LUKS"));
+        assert!(refused(|raw| raw.crypt_method = 3.into()).contains("unknown encryption"));
+        assert!(refused(|raw| raw.incompatible_features = 4.into()).contains("external data"));
+        assert!(refused(|raw| raw.incompatible_features = 16.into()).contains("subclusters"));
+        assert!(refused(|raw| raw.incompatible_features = 8.into()).contains("bit 3"));
+        assert!(refused(|raw| raw.compression_type = 1).contains("type is 1"));
+        assert!(refused(|raw| raw.autoclear_features = 2.into()).contains("autoclear"));
+        assert!(refused(|raw| raw.refcount_order = 7.into()).contains("order is 7"));
+        assert!(refused(|raw| raw.size = (1 << 63).into()).contains("2^63"));
+        assert_eq!(
+            refused(|raw| raw.size = ((1 << 29) + 1).into()),
+            "L1 table has 1 entries; the disk size needs 2"
+        );
+        assert!(refused(|raw| raw.l1_size = (1 << 23).into()).contains("33554432"));
+        assert!(refused(|raw| raw.l1_table_offset = 0.into()).contains("offset 0x0"));
+        assert!(refused(|raw| raw.l1_table_offset = 512.into()).contains("offset 0x200"));
+        assert_eq!(
+            refused(|raw| raw.l1_table_offset = (4 << 16).into()),
+            "the L1 table takes 8 bytes at offset 0x40000; the file ends at 0x40000, \
+             it is truncated"
+        );
+        assert!(refused(|raw| raw.l1_table_offset = (u64::MAX << 16).into()).contains("truncated"));
+        assert!(refused(|raw| raw.refcount_table_clusters = 0.into()).contains("no refcount"));
+        assert!(refused(|raw| raw.refcount_table_clusters = 129.into()).contains("8388608"));
+        assert!(refused(|raw| raw.refcount_table_clusters = 4.into()).contains("truncated"));
+        assert!(refused(|raw| raw.nb_snapshots = 65537.into()).contains("2621480 bytes"));
+        assert!(refused(|raw| raw.nb_snapshots = 1.into()).contains("snapshot table"));
+    }
+
+    #[test]
+    fn backing_name_stays_behind_the_header_and_in_the_first_cluster() {
+        let name = |offset: u64, len: u32| {
+            let mut raw = good();
+            raw.backing_file_offset = offset.into();
+            raw.backing_file_size = len.into();
+            Area::parse(&raw, FILE_LEN).map(|area| (area.backing_name, area.extensions))
+        };
+        let area = name(512, 10).unwrap();
+        assert_eq!(area, (Some(HostRange::new(512, 10)), (112, 512)));
+        assert_eq!(name(512, 0).unwrap(), (None, (112, 512)));
+        assert_eq!(name(0, 5000).unwrap(), (None, (112, 65536)));
+        name(65536 - 1023, 1023).unwrap();
+        for (offset, len) in [
+            (104, 1),
+            (512, 1024),
+            (65536, 1),
+            (65530, 7),
+            (u64::MAX, u32::MAX),
+        ] {
+            name(offset, len).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn version_2_ignores_what_only_version_3_has() {
+        let mut raw = good();
+        raw.version = 2.into();
+        raw.incompatible_features = u64::MAX.into();
+        raw.autoclear_features = u64::MAX.into();
+        raw.refcount_order = 77.into();
+        raw.header_length = 0.into();
+        raw.compression_type = 9;
+        let geometry = parse(&raw, FILE_LEN).unwrap();
+        assert_eq!(geometry.refcount_bits, 16);
+        assert_eq!(geometry.codec, Codec::Deflate);
+        assert!(!geometry.dirty && !geometry.corrupt && !geometry.lazy_refcounts);
+    }
+
+    proptest! {
+        /// Any bytes: an answer, never a panic.
+        #[test]
+        fn parse_is_total(bytes in prop::collection::vec(any::<u8>(), 112), len: u64) {
+            let raw = RawHeader::read_from_bytes(&bytes).unwrap();
+            let _ = parse(&raw, len);
+        }
+
+        /// Bytes that pass the first checks: an answer, never a panic, and never a table outside.
+        #[test]
+        fn parse_is_total_behind_the_first_checks(
+            mut bytes in prop::collection::vec(any::<u8>(), 112),
+            version in 2u32..4,
+            cluster_bits in 9u32..22,
+            zeroed in prop::collection::vec(any::<bool>(), 14),
+            l1_size in any::<u32>().prop_flat_map(|size| Just(size >> (size % 32))),
+            len: u64,
+        ) {
+            // Any 8-byte field may be zero: nearly all random headers die otherwise.
+            for (field, zero) in bytes.chunks_mut(8).zip(zeroed) {
+                if zero {
+                    field.fill(0);
+                }
+            }
+            let mut raw = RawHeader::read_from_bytes(&bytes).unwrap();
+            raw.magic = ondisk::MAGIC;
+            raw.version = version.into();
+            raw.cluster_bits = cluster_bits.into();
+            raw.header_length = 112.into();
+            raw.l1_size = l1_size.into();
+            raw.refcount_table_clusters = 1.into();
+            raw.refcount_table_offset = (1 << 21).into();
+            if let Ok(geometry) = parse(&raw, len) {
+                prop_assert!(geometry.l1.end() <= len);
+                prop_assert!(geometry.l1.len <= ondisk::L1_BYTES);
+                let mapped = (geometry.l1.len / 8) << mapped_bits(geometry.cluster_bits);
+                prop_assert!(geometry.virtual_size <= mapped);
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! An open image.
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    BackingReference, Budget, Detail, Extent, ExtentKind, GuestRange, HostRange, Layer, LayerInfo,
+    Result, Storage,
+};
+use goldsmith_codec::{Pool, Unpacker};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::NAME;
+use crate::error::Qcow2Error;
+use crate::features::{Extensions, read_name};
+use crate::geometry::{Area, Geometry};
+use crate::mapping::Mapping;
+use crate::ondisk::RawHeader;
+use crate::table::{Part, Tables};
+
+/// Packed bytes that are read together at most, unless one unit alone has more. [ours] As many as
+/// a caller's buffer is likely to take in.
+const BATCH: u64 = 1 << 20;
+/// Bytes between two packed units that are read though nobody wants them. [ours] Less costs another
+/// read; the upper bounds of neighbours overlap or touch anyway.
+const GAP: u64 = 4096;
+
+/// A qcow2 image, open for reading.
+pub(crate) struct Qcow2Layer {
+    storage: Arc<dyn Storage>,
+    geometry: Geometry,
+    tables: Tables,
+    info: LayerInfo,
+    scratch: Pool<Scratch>,
+}
+
+/// What one reader needs to unpack; never more than a batch and two clusters, in any image.
+#[derive(Default)]
+struct Scratch {
+    unpacker: Unpacker,
+    units: Vec<Packed>,
+    packed: Vec<u8>,
+    unit: Vec<u8>,
+}
+
+/// A compressed cluster.
+#[derive(Clone, Copy)]
+struct Packed {
+    /// Where it starts on the disk.
+    start: u64,
+    host: HostRange,
+}
+
+/// Clusters in a row that share a status.
+struct Run {
+    /// The status of the first one.
+    mapping: Mapping,
+    /// Where they end on the disk, or the limit before that.
+    end: u64,
+}
+
+impl Qcow2Layer {
+    pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Self> {
+        let file_len = storage.len();
+        let mut raw = RawHeader::new_zeroed();
+        let there = file_len.min(size_of::<RawHeader>() as u64);
+        storage.read_at(0, &mut raw.as_mut_bytes()[..there as usize])?;
+        let area = Area::parse(&raw, file_len)?;
+        // Before any other rule: an unknown feature may be why that one seems broken.
+        let extensions = Extensions::read(&*storage, &area)?;
+        extensions.refuse_unknown(area.incompatible)?;
+        let geometry = Geometry::parse(&raw, &area, extensions.encryption, file_len)?;
+        let backing = match area.backing_name {
+            Some(name) => Some(BackingReference {
+                name: read_name(&*storage, name, "backing file name")?,
+                format: extensions.backing_format,
+            }),
+            None => None,
+        };
+        let tables = Tables::open(&*storage, &geometry, budget)?;
+        Ok(Self {
+            info: LayerInfo {
+                format: NAME,
+                virtual_size: geometry.virtual_size,
+                unit: Some(geometry.cluster_size()),
+                backing,
+                dirty: geometry.dirty,
+                details: details(&geometry),
+            },
+            storage,
+            tables,
+            geometry,
+            scratch: Pool::new(Scratch::default),
+        })
+    }
+
+    /// What the entries say from `offset`, up to `limit`. Says nothing of whether the file holds it.
+    fn run(&self, offset: u64, limit: u64) -> Result<Run> {
+        let bits = self.geometry.cluster_bits;
+        let (cluster, last) = (offset >> bits, (limit - 1) >> bits);
+        let part = self
+            .tables
+            .part(&*self.storage, &self.geometry, cluster, last + 1)?;
+        let (entries, first) = match part {
+            Part::Empty { end } => {
+                return Ok(Run {
+                    mapping: Mapping::Unallocated,
+                    end: limit.min(end << bits),
+                });
+            }
+            Part::Entries { entries, first } => (entries, first),
+        };
+        // The part holds the cluster asked for, and an index into it fits.
+        let mut entries = entries[(cluster - first) as usize..].iter();
+        let mut next = || {
+            entries
+                .next()
+                .map(|entry| Mapping::of(*entry, &self.geometry))
+        };
+        let mapping = next().transpose()?.unwrap_or(Mapping::Unallocated);
+        let mut end = cluster + 1;
+        // A faulty entry ends the run: its error belongs to whoever asks for its own bytes.
+        while end <= last
+            && let Some(expected) = mapping.after((end - cluster) << bits)
+            && next().is_some_and(|found| found == Ok(expected))
+        {
+            end += 1;
+        }
+        // Clusters past the disk's end do not exist, so the shift stays below 2^63 and a cluster.
+        let end = limit.min(end << bits);
+        Ok(Run { mapping, end })
+    }
+
+    /// The host bytes of `range`, which starts `into` bytes into clusters at `host`.
+    ///
+    /// Only what the guest can see must exist: QEMU leaves the file's last cluster as short as the
+    /// disk. [qemu]
+    fn visible(&self, host: u64, into: u64, range: GuestRange) -> Result<HostRange, Qcow2Error> {
+        let host = HostRange::new(host + into, range.len());
+        let file_len = self.geometry.file_len;
+        if host.end() > file_len {
+            return Err(Qcow2Error::DataTruncated { host, file_len });
+        }
+        Ok(host)
+    }
+
+    /// The host bytes of a compressed cluster, cut where the file ends: old writers did not fill
+    /// up the last sector. [qemu] If anything that is needed was cut, it does not unpack.
+    fn packed(&self, host: HostRange) -> Result<HostRange, Qcow2Error> {
+        let file_len = self.geometry.file_len;
+        if host.offset >= file_len {
+            return Err(Qcow2Error::DataTruncated { host, file_len });
+        }
+        let len = host.len.min(file_len - host.offset);
+        Ok(HostRange::new(host.offset, len))
+    }
+
+    /// Fills the front of `buf`, which starts at `offset`, from the compressed cluster there and
+    /// those that follow it both on the disk and in the file. Returns how far it came.
+    fn read_packed(&self, offset: u64, host: HostRange, buf: &mut [u8]) -> Result<u64> {
+        let (cluster_size, limit) = (self.geometry.cluster_size(), offset + buf.len() as u64);
+        let Scratch {
+            unpacker,
+            units,
+            packed,
+            unit,
+        } = &mut *self.scratch.take();
+
+        let mut all = self.packed(host)?;
+        let mut start = offset & !(cluster_size - 1);
+        units.clear();
+        units.push(Packed { start, host: all });
+        start += cluster_size;
+        while start < limit {
+            // An error belongs to the next call, which starts there.
+            let Ok(Run {
+                mapping: Mapping::Compressed { host },
+                ..
+            }) = self.run(start, limit)
+            else {
+                break;
+            };
+            let Ok(host) = self.packed(host) else { break };
+            let behind = all.offset..=all.end().saturating_add(GAP);
+            if !behind.contains(&host.offset) || host.end() - all.offset > BATCH {
+                break;
+            }
+            all = HostRange::new(all.offset, host.end().max(all.end()) - all.offset);
+            units.push(Packed { start, host });
+            start += cluster_size;
+        }
+
+        // At most a batch, or one unit of two clusters.
+        let packed = at_least(packed, all.len as usize);
+        self.storage.read_at(all.offset, packed)?;
+        for &Packed { start, host } in units.iter() {
+            let bytes = &packed[(host.offset - all.offset) as usize..][..host.len as usize];
+            let mut unpack = |unit: &mut [u8]| {
+                unpacker
+                    .unpack(self.geometry.codec, bytes, unit)
+                    .map_err(|source| Qcow2Error::Unpack { host, source })
+            };
+            let from = offset.saturating_sub(start);
+            let to = limit.min(start + cluster_size) - start;
+            let part = &mut buf[(start + from - offset) as usize..(start + to - offset) as usize];
+            if part.len() as u64 == cluster_size {
+                unpack(part)?;
+            } else {
+                let unit = at_least(unit, cluster_size as usize);
+                unpack(unit)?;
+                part.copy_from_slice(&unit[from as usize..to as usize]);
+            }
+        }
+        Ok(limit.min(start))
+    }
+}
+
+/// The first `len` bytes of `buf`, whatever they hold.
+fn at_least(buf: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buf.len() < len {
+        buf.resize(len, 0);
+    }
+    &mut buf[..len]
+}
+
+impl Layer for Qcow2Layer {
+    fn info(&self) -> &LayerInfo {
+        &self.info
+    }
+
+    fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        debug_assert!(offset < limit && limit <= self.info.virtual_size);
+        let Run { mapping, end } = self.run(offset, limit)?;
+        let range = GuestRange::new(offset, end);
+        let into = offset & (self.geometry.cluster_size() - 1);
+        let kind = match mapping {
+            Mapping::Unallocated => ExtentKind::Unallocated,
+            Mapping::Zero { host } => {
+                let host = host.map(|host| self.visible(host, into, range));
+                ExtentKind::Zero {
+                    allocated: true,
+                    host: host.transpose()?.map(|host| host.offset),
+                }
+            }
+            Mapping::Data { host } => ExtentKind::Data {
+                host: Some(self.visible(host, into, range)?.offset),
+            },
+            Mapping::Compressed { host } => {
+                let start = offset - into;
+                ExtentKind::Compressed {
+                    unit: GuestRange::new(start, start + self.geometry.cluster_size()),
+                    host: self.packed(host)?,
+                    codec: self.geometry.codec,
+                }
+            }
+        };
+        Ok(Extent { range, kind })
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let limit = offset + buf.len() as u64;
+        debug_assert!(limit <= self.info.virtual_size);
+        let mut at = offset;
+        while at < limit {
+            let Run { mapping, end } = self.run(at, limit)?;
+            // Both ends lie in `buf`, so their distances from its start fit.
+            let rest = &mut buf[(at - offset) as usize..];
+            let part = &mut rest[..(end - at) as usize];
+            let into = at & (self.geometry.cluster_size() - 1);
+            at = match mapping {
+                Mapping::Unallocated => {
+                    part.fill(0);
+                    end
+                }
+                Mapping::Zero { host } => {
+                    if let Some(host) = host {
+                        self.visible(host, into, GuestRange::new(at, end))?;
+                    }
+                    part.fill(0);
+                    end
+                }
+                Mapping::Data { host } => {
+                    let host = self.visible(host, into, GuestRange::new(at, end))?;
+                    self.storage.read_at(host.offset, part)?;
+                    end
+                }
+                Mapping::Compressed { host } => self.read_packed(at, host, rest)?,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// What `qemu-img info` shows of the format, in its order. [qemu]
+fn details(geometry: &Geometry) -> Vec<(&'static str, Detail)> {
+    let compression = match geometry.codec {
+        goldsmith_block::Codec::Deflate => "zlib",
+        goldsmith_block::Codec::Zstd => "zstd",
+    };
+    let refcount_bits = Detail::Number(geometry.refcount_bits.into());
+    if geometry.version == 2 {
+        return vec![
+            ("compat", Detail::Text("0.10".into())),
+            ("compression-type", Detail::Text(compression.into())),
+            ("refcount-bits", refcount_bits),
+        ];
+    }
+    vec![
+        ("compat", Detail::Text("1.1".into())),
+        ("compression-type", Detail::Text(compression.into())),
+        ("lazy-refcounts", Detail::Flag(geometry.lazy_refcounts)),
+        ("refcount-bits", refcount_bits),
+        ("corrupt", Detail::Flag(geometry.corrupt)),
+        ("extended-l2", Detail::Flag(false)),
+    ]
+}

@@ -1,0 +1,238 @@
+//! What one L2 entry says of its cluster.
+
+use goldsmith_block::HostRange;
+
+use crate::error::Qcow2Error;
+use crate::geometry::Geometry;
+use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
+
+/// The status of a guest cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// Not in this image.
+    Unallocated,
+    /// Zeros, perhaps with a cluster kept for them.
+    Zero {
+        /// The cluster's byte offset.
+        host: Option<u64>,
+    },
+    /// Stored as it is.
+    Data {
+        /// The cluster's byte offset.
+        host: u64,
+    },
+    /// Packed.
+    Compressed {
+        /// The sectors that hold it, from its first byte on; an upper bound.
+        host: HostRange,
+    },
+}
+
+impl Mapping {
+    /// Reads the L2 entry `entry`. [spec "Cluster mapping"]
+    ///
+    /// The host range is any below 2^56: whether the file holds it is another question.
+    pub(crate) fn of(entry: u64, geometry: &Geometry) -> Result<Self, Qcow2Error> {
+        if entry & COMPRESSED != 0 {
+            return compressed(entry, geometry);
+        }
+        let offset = host_offset("L2", entry, ZERO, geometry)?;
+        match entry & ZERO != 0 {
+            true if geometry.version < 3 => Err(Qcow2Error::ZeroFlag { entry }),
+            true => Ok(Self::Zero { host: offset }),
+            false => Ok(offset.map_or(Self::Unallocated, |host| Self::Data { host })),
+        }
+    }
+
+    /// What the same run says of the cluster that comes `bytes` after its first one.
+    pub(crate) fn after(self, bytes: u64) -> Option<Self> {
+        match self {
+            Self::Unallocated => Some(self),
+            Self::Zero { host } => Some(Self::Zero {
+                host: host.map(|host| host + bytes),
+            }),
+            Self::Data { host } => Some(Self::Data { host: host + bytes }),
+            Self::Compressed { .. } => None,
+        }
+    }
+}
+
+/// The offset in a standard L2 entry or, with no `flags`, in an L1 entry; `None` if it names nothing.
+pub(crate) fn host_offset(
+    table: &'static str,
+    entry: u64,
+    flags: u64,
+    geometry: &Geometry,
+) -> Result<Option<u64>, Qcow2Error> {
+    let reserved = entry & !(OFFSET | COPIED | flags);
+    if reserved != 0 {
+        return Err(Qcow2Error::ReservedBits {
+            table,
+            entry,
+            reserved,
+        });
+    }
+    let (offset, cluster_size) = (entry & OFFSET, geometry.cluster_size());
+    if !offset.is_multiple_of(cluster_size) {
+        return Err(Qcow2Error::Misaligned {
+            table,
+            entry,
+            offset,
+            cluster_size,
+        });
+    }
+    if offset == 0 && entry & COPIED != 0 {
+        return Err(Qcow2Error::NoOffset { table, entry });
+    }
+    Ok((offset != 0).then_some(offset))
+}
+
+/// The low bits that hold the offset of a compressed cluster; the number of further sectors follows.
+pub(crate) fn packed_offset_bits(cluster_bits: u32) -> u32 {
+    62 - (cluster_bits - 8)
+}
+
+/// A compressed cluster. The copied flag should be clear but says nothing about its bytes.
+fn compressed(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
+    let descriptor = entry & !(COMPRESSED | COPIED);
+    let offset_bits = packed_offset_bits(geometry.cluster_bits);
+    let offset = descriptor & ((1 << offset_bits) - 1);
+    let sectors = descriptor >> offset_bits;
+    if offset >= ondisk::OFFSET_END {
+        return Err(Qcow2Error::ReservedBits {
+            table: "L2",
+            entry,
+            reserved: offset & !(ondisk::OFFSET_END - 1),
+        });
+    }
+    if offset == 0 {
+        return Err(Qcow2Error::NoOffset { table: "L2", entry });
+    }
+    let first = offset % ondisk::PACKED_SECTOR;
+    let len = (sectors + 1) * ondisk::PACKED_SECTOR - first;
+    Ok(Mapping::Compressed {
+        host: HostRange::new(offset, len),
+    })
+}
+
+/// The L2 entry of a compressed cluster of `len` bytes at `host`.
+///
+/// `len` is at least 1 and at most the cluster size, `host` below [`packed_end`].
+pub(crate) fn packed_entry(host: HostRange, cluster_bits: u32) -> u64 {
+    let sector = |byte: u64| byte / ondisk::PACKED_SECTOR;
+    let further = sector(host.end() - 1) - sector(host.offset);
+    COMPRESSED | further << packed_offset_bits(cluster_bits) | host.offset
+}
+
+/// First byte offset at which no compressed cluster can start.
+pub(crate) fn packed_end(cluster_bits: u32) -> u64 {
+    ondisk::OFFSET_END.min(1 << packed_offset_bits(cluster_bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use goldsmith_block::Codec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn geometry(version: u32, cluster_bits: u32) -> Geometry {
+        Geometry {
+            version,
+            cluster_bits,
+            virtual_size: 1 << 30,
+            file_len: 1 << 30,
+            l1: HostRange::new(0, 0),
+            codec: Codec::Deflate,
+            refcount_bits: 16,
+            dirty: false,
+            corrupt: false,
+            lazy_refcounts: false,
+        }
+    }
+
+    fn of(entry: u64) -> Result<Mapping, Qcow2Error> {
+        Mapping::of(entry, &geometry(3, 16))
+    }
+
+    #[test]
+    fn standard_entries_are_read() {
+        let host = 0x5_0000;
+        assert_eq!(of(0), Ok(Mapping::Unallocated));
+        assert_eq!(of(1), Ok(Mapping::Zero { host: None }));
+        assert_eq!(of(host | 1), Ok(Mapping::Zero { host: Some(host) }));
+        assert_eq!(of(host), Ok(Mapping::Data { host }));
+        assert_eq!(of(COPIED | host), Ok(Mapping::Data { host }));
+    }
+
+    #[test]
+    fn entries_that_break_a_rule_are_refused() {
+        for bit in (1..9).chain(56..62) {
+            let reserved = 1 << bit;
+            let refused = of(0x5_0000 | reserved).unwrap_err();
+            assert!(
+                matches!(refused, Qcow2Error::ReservedBits { reserved: found, .. }
+                if found == reserved)
+            );
+        }
+        assert!(matches!(
+            of(0x5_0200),
+            Err(Qcow2Error::Misaligned {
+                offset: 0x5_0200,
+                ..
+            })
+        ));
+        assert!(matches!(of(COPIED), Err(Qcow2Error::NoOffset { .. })));
+        let v2 = Mapping::of(0x5_0001, &geometry(2, 16));
+        assert!(matches!(v2, Err(Qcow2Error::ZeroFlag { entry: 0x5_0001 })));
+    }
+
+    #[test]
+    fn compressed_entry_at_64_kib_has_54_bits_of_offset() {
+        let host = HostRange::new(0x5_0123, 3 * 512 - 0x123);
+        let entry = COMPRESSED | 2 << 54 | 0x5_0123;
+        assert_eq!(of(entry), Ok(Mapping::Compressed { host }));
+        assert_eq!(of(entry | COPIED), Ok(Mapping::Compressed { host }));
+        assert!(matches!(of(COMPRESSED), Err(Qcow2Error::NoOffset { .. })));
+    }
+
+    #[test]
+    fn compressed_offset_past_2_to_the_56_is_refused() {
+        let entry = COMPRESSED | 1 << 56 | 512;
+        let refused = Mapping::of(entry, &geometry(3, 9)).unwrap_err();
+        assert!(
+            matches!(refused, Qcow2Error::ReservedBits { reserved, .. } if reserved == 1 << 56)
+        );
+    }
+
+    proptest! {
+        /// Any entry: an answer, never a panic, and a range that later sums cannot overflow.
+        #[test]
+        fn any_entry_gets_an_answer(entry: u64, version in 2u32..4, cluster_bits in 9u32..22) {
+            match Mapping::of(entry, &geometry(version, cluster_bits)) {
+                Ok(Mapping::Compressed { host }) => prop_assert!(host.end() < 1 << 57),
+                Ok(Mapping::Data { host }) => prop_assert!(host < 1 << 56),
+                _ => {}
+            }
+        }
+
+        /// What is written for a packed cluster is read back, rounded up to its last sector.
+        #[test]
+        fn packed_entry_names_every_byte(
+            cluster_bits in 9u32..22,
+            offset: u64,
+            len: u64,
+        ) {
+            let offset = offset % (packed_end(cluster_bits) - 1) + 1;
+            let len = len % ((1 << cluster_bits) - 1) + 1;
+            let entry = packed_entry(HostRange::new(offset, len), cluster_bits);
+            match Mapping::of(entry, &geometry(2, cluster_bits)) {
+                Ok(Mapping::Compressed { host }) => {
+                    prop_assert_eq!(host.offset, offset);
+                    prop_assert_eq!(host.end(), (offset + len).next_multiple_of(512));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The L1 table, held in memory, and the L2 tables, of which a few are.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use byteorder::{BE, ByteOrder};
+use goldsmith_block::{Budget, HostRange, Result, Storage, StorageMut, is_zero};
+
+use crate::error::Qcow2Error;
+use crate::geometry::Geometry;
+use crate::mapping::host_offset;
+
+/// Bytes of an L2 table that are read and kept together: a table, or this much of one, because with
+/// 2 MiB clusters a whole one maps 512 GiB. [ours]
+const SLICE_BYTES: u64 = 64 << 10;
+/// Bytes of L2 tables that are kept. [ours] Maps 8 GiB with 64 KiB clusters, and is small enough
+/// for a chain of 200 images.
+const CACHE_BYTES: u64 = 1 << 20;
+
+/// The way from a guest cluster to its L2 entry.
+pub(crate) struct Tables {
+    l1: Vec<u64>,
+    /// A slice is at home in one place only, so a look-up takes one short lock that few share.
+    cache: Vec<Mutex<Option<Slice>>>,
+    /// Base-2 logarithm of the entries in a slice.
+    slice_bits: u32,
+    /// Base-2 logarithm of the entries in an L2 table.
+    table_bits: u32,
+}
+
+/// Part of an L2 table.
+#[derive(Clone)]
+struct Slice {
+    number: u64,
+    entries: Arc<[u64]>,
+}
+
+/// What is known of guest clusters that stand together.
+pub(crate) enum Part {
+    /// There is no table for clusters up to this one.
+    Empty {
+        /// First cluster that has a table, or the limit asked for.
+        end: u64,
+    },
+    /// Their entries.
+    Entries {
+        /// The entries of some clusters, the one asked for among them.
+        entries: Arc<[u64]>,
+        /// The first of those clusters.
+        first: u64,
+    },
+}
+
+impl Tables {
+    /// Reads the L1 table and makes room for L2 tables.
+    ///
+    /// # Errors
+    /// `Limit` if `budget` does not cover them; `Io` if the table cannot be read.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        geometry: &Geometry,
+        budget: &Budget,
+    ) -> Result<Self> {
+        let mut l1 = budget.zeroed::<u64>(geometry.l1.len / 8, "L1 table")?;
+        let mut bytes = vec![0; SLICE_BYTES.min(geometry.l1.len) as usize];
+        let mut offset = geometry.l1.offset;
+        for part in l1.chunks_mut(SLICE_BYTES as usize / 8) {
+            let bytes = &mut bytes[..part.len() * 8];
+            storage.read_at(offset, bytes)?;
+            BE::read_u64_into(bytes, part);
+            offset += bytes.len() as u64;
+        }
+
+        let slice_bytes = SLICE_BYTES.min(geometry.cluster_size());
+        let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
+        let slices = clusters.div_ceil(slice_bytes / 8);
+        let places = slices.min(CACHE_BYTES / slice_bytes);
+        budget.reserve(places * slice_bytes, "L2 table cache")?;
+        Ok(Self {
+            l1,
+            cache: (0..places).map(|_| Mutex::new(None)).collect(),
+            slice_bits: slice_bytes.trailing_zeros() - 3,
+            table_bits: geometry.cluster_bits - 3,
+        })
+    }
+
+    /// What is known of guest cluster `cluster` and those after it, as far as `limit`.
+    ///
+    /// # Errors
+    /// `Corrupt` if the L1 entry breaks a rule or the file does not hold the table; `Io` if it
+    /// cannot be read.
+    ///
+    /// # Cost
+    /// One read if the table is not cached, none for any number of clusters without one.
+    pub(crate) fn part(
+        &self,
+        storage: &dyn Storage,
+        geometry: &Geometry,
+        cluster: u64,
+        limit: u64,
+    ) -> Result<Part> {
+        let number = cluster >> self.slice_bits;
+        let first = number << self.slice_bits;
+        // An image of some clusters has some places.
+        let place = &self.cache[(number % self.cache.len() as u64) as usize];
+        let cached = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(slice) = cached.filter(|slice| slice.number == number) {
+            let entries = slice.entries;
+            return Ok(Part::Entries { entries, first });
+        }
+
+        // The L1 table reaches as far as the disk, and so do clusters that are asked for.
+        let index = (cluster >> self.table_bits) as usize;
+        let Some(table) = host_offset("L1", self.l1[index], 0, geometry)? else {
+            let last = (limit - 1) >> self.table_bits;
+            let empty = self.l1[index..=last as usize].iter();
+            let empty = empty.take_while(|entry| **entry == 0).count();
+            let end = (index + empty) as u64;
+            let end = (end << self.table_bits).min(limit);
+            return Ok(Part::Empty { end });
+        };
+        let entries = self.load(storage, geometry, table, first)?;
+        let slice = Slice {
+            number,
+            entries: Arc::clone(&entries),
+        };
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(slice);
+        Ok(Part::Entries { entries, first })
+    }
+
+    /// Reads the entries of the slice that starts with cluster `first`, in the L2 table at `table`.
+    fn load(
+        &self,
+        storage: &dyn Storage,
+        geometry: &Geometry,
+        table: u64,
+        first: u64,
+    ) -> Result<Arc<[u64]>> {
+        // The disk may end before the slice, and a file before the unused rest of its last table.
+        let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
+        let count = (clusters - first).min(1 << self.slice_bits) as usize;
+        let in_table = first & ((1 << self.table_bits) - 1);
+        let host = HostRange::new(table + in_table * 8, count as u64 * 8);
+        if host.end() > geometry.file_len {
+            return Err(Qcow2Error::TableTruncated {
+                table: "L2 table",
+                offset: host.offset,
+                len: host.len,
+                file_len: geometry.file_len,
+            }
+            .into());
+        }
+        let mut bytes = vec![0; count * 8];
+        storage.read_at(host.offset, &mut bytes)?;
+        let mut entries = vec![0; count];
+        BE::read_u64_into(&bytes, &mut entries);
+        Ok(entries.into())
+    }
+}
+
+/// Bytes of a new table that are written or left out together. [ours] A file system's block: what
+/// is left out takes no space.
+const HOLE_BYTES: usize = 4096;
+
+/// Writes a new table; only what is not zero in it, where unwritten bytes are zeros already.
+///
+/// # Errors
+/// `Io` if it cannot be written.
+pub(crate) fn write_table(storage: &dyn StorageMut, offset: u64, table: &[u8]) -> Result<()> {
+    if !storage.is_blank() {
+        return storage.write_at(offset, table);
+    }
+    let mut at = offset;
+    for run in table
+        .chunks(HOLE_BYTES)
+        .collect::<Vec<_>>()
+        .chunk_by(|a, b| is_zero(a) == is_zero(b))
+    {
+        let len: usize = run.iter().map(|part| part.len()).sum();
+        if !is_zero(run[0]) {
+            let start = (at - offset) as usize;
+            storage.write_at(at, &table[start..start + len])?;
+        }
+        at += len as u64;
+    }
+    Ok(())
+}
