@@ -168,6 +168,16 @@ pub enum VhdError {
         /// The wanted size.
         virtual_size: u64,
     },
+    /// The wanted size is more than a dynamic image holds.
+    #[error(
+        "size {virtual_size} is over {max} (2040 GiB), the most that a dynamic VHD holds; \
+         subformat=fixed has no such limit",
+        max = MAX_DYNAMIC_SIZE
+    )]
+    SizeOverDynamic {
+        /// The wanted size.
+        virtual_size: u64,
+    },
     /// The wanted block size is one that some readers refuse.
     #[error("block_size {found} is none of 512k, 1M, 2M, the sizes that every reader takes")]
     BlockSizeOption {
@@ -207,6 +217,7 @@ impl From<VhdError> for Error {
                 ErrorKind::Unsupported
             }
             E::SizeNotSectors { .. }
+            | E::SizeOverDynamic { .. }
             | E::BlockSizeOption { .. }
             | E::Compressed
             | E::NullUuid

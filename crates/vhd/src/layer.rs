@@ -106,10 +106,9 @@ impl Layer for FixedLayer {
         let span = self.storage.span_at(offset, limit)?;
         let host = Some(offset);
         let kind = if span.hole {
-            ExtentKind::Zero {
-                allocated: false,
-                host,
-            }
+            // Nothing can show through a fixed image, so a hole of its file is its own zeros.
+            let allocated = true;
+            ExtentKind::Zero { allocated, host }
         } else {
             ExtentKind::Data { host }
         };

@@ -103,10 +103,10 @@ fn footer(spec: &CreateSpec, disk_type: u32, data_offset: u64) -> RawFooter {
     raw
 }
 
-fn profile(virtual_size: u64, placement: Placement, grain: u64) -> SinkProfile {
+fn profile(virtual_size: u64, placement: Placement) -> SinkProfile {
     SinkProfile {
         virtual_size,
-        grain,
+        grain: GRAIN,
         placement,
         // The storage was emptied.
         zeroes: ZeroPolicy::Implied,
@@ -125,7 +125,7 @@ impl FixedSink {
     fn new(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Self {
         Self {
             storage,
-            profile: profile(spec.virtual_size, Placement::Identity, SECTOR),
+            profile: profile(spec.virtual_size, Placement::Identity),
             footer: footer(spec, FIXED, NO_OFFSET),
         }
     }
@@ -188,7 +188,7 @@ impl DynamicSink {
     fn new(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Self, VhdError> {
         let virtual_size = spec.virtual_size;
         if virtual_size > MAX_DYNAMIC_SIZE {
-            return Err(VhdError::DynamicTooLarge { virtual_size });
+            return Err(VhdError::SizeOverDynamic { virtual_size });
         }
         let block_size = spec.options.size("block_size");
         if !block_size.is_power_of_two() || !BLOCK_SIZE.contains(&block_size) {
@@ -207,7 +207,7 @@ impl DynamicSink {
         header.checksum = U32::new(header.computed_checksum());
         Ok(Self {
             storage,
-            profile: profile(virtual_size, Placement::Allocated, GRAIN),
+            profile: profile(virtual_size, Placement::Allocated),
             footer: footer(spec, DYNAMIC, FOOTER_LEN),
             header,
             block_size,

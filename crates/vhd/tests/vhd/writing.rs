@@ -1,0 +1,245 @@
+//! What can be asked of a new image, and what it then costs.
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, CreateSpec, ErrorKind, Format, HostRange, Limits, Result, Storage, StorageId,
+    StorageMut, ZeroPolicy, Zeroing,
+};
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::sparse::SparseStorage;
+use goldsmith_testkit::trace::{Call, TraceStorage};
+use goldsmith_testkit::{image, pattern};
+use goldsmith_vhd::VHD;
+use uuid::Uuid;
+
+const MAX_DYNAMIC: u64 = 2_190_433_320_960;
+
+fn spec(virtual_size: u64, options: &[(&str, &str)]) -> CreateSpec {
+    image::spec(&VHD, virtual_size, options, false).unwrap()
+}
+
+fn refused(spec: &CreateSpec) -> (ErrorKind, String) {
+    match VHD.create(Arc::new(SparseStorage::new()), spec) {
+        Ok(_) => panic!("{spec:?} was accepted"),
+        Err(error) => (error.kind(), error.report()),
+    }
+}
+
+#[test]
+fn size_that_is_no_multiple_of_512_is_refused() {
+    let (kind, report) = refused(&spec(1_000_001, &[]));
+    assert_eq!(kind, ErrorKind::Usage);
+    assert_eq!(
+        report,
+        "size 1000001 is no multiple of 512; a VHD holds whole sectors of 512 bytes"
+    );
+}
+
+#[test]
+fn dynamic_disk_over_2040_gib_is_refused_and_a_fixed_one_is_not() {
+    let over = MAX_DYNAMIC + 512;
+    let (kind, report) = refused(&spec(over, &[]));
+    assert_eq!(kind, ErrorKind::Usage);
+    assert_eq!(
+        report,
+        "size 2190433321472 is over 2190433320960 (2040 GiB), the most that a dynamic VHD holds; \
+         subformat=fixed has no such limit"
+    );
+    let storage = Arc::new(SparseStorage::new());
+    let sink = VHD
+        .create(storage.clone(), &spec(over, &[("subformat", "fixed")]))
+        .unwrap();
+    assert_eq!(sink.commit().unwrap().file_len, over + 512);
+    let layer = VHD.open(storage, &Budget::new(&Limits::default())).unwrap();
+    assert_eq!(layer.info().virtual_size, over);
+    assert_eq!(layer.info().unit, None);
+}
+
+#[test]
+fn largest_dynamic_disk_is_read_in_one_step_while_it_is_empty() {
+    for block_size in ["512k", "2M"] {
+        let storage = Arc::new(SparseStorage::new());
+        let spec = spec(MAX_DYNAMIC, &[("block_size", block_size)]);
+        VHD.create(storage.clone(), &spec)
+            .unwrap()
+            .commit()
+            .unwrap();
+        let layer = VHD.open(storage, &Budget::new(&Limits::default())).unwrap();
+        assert_eq!(layer.info().virtual_size, MAX_DYNAMIC);
+        let extent = layer.extent_at(512, MAX_DYNAMIC).unwrap();
+        assert_eq!(extent.range.end, MAX_DYNAMIC);
+    }
+}
+
+#[test]
+fn block_sizes_that_some_readers_refuse_are_refused() {
+    for (value, bytes) in [
+        ("4k", 4096),
+        ("256k", 1 << 18),
+        ("4M", 4 << 20),
+        ("3M", 3 << 20),
+    ] {
+        let (kind, report) = refused(&spec(1 << 20, &[("block_size", value)]));
+        assert_eq!(kind, ErrorKind::Usage);
+        assert!(
+            report.starts_with(&format!("block_size {bytes} is")),
+            "{report}"
+        );
+    }
+}
+
+#[test]
+fn compression_and_a_null_uuid_are_refused() {
+    let compressed = image::spec(&VHD, 1 << 20, &[], true).unwrap();
+    assert_eq!(
+        refused(&compressed),
+        (ErrorKind::Usage, "vpc images cannot be compressed".into())
+    );
+    let nameless = CreateSpec {
+        uuid: Uuid::nil(),
+        ..spec(1 << 20, &[])
+    };
+    assert_eq!(
+        refused(&nameless),
+        (
+            ErrorKind::Usage,
+            "the uuid of a VHD must not be null".into()
+        )
+    );
+}
+
+/// A device: its length stays.
+#[derive(Debug)]
+struct Device(MemoryStorage);
+
+impl Storage for Device {
+    fn name(&self) -> &str {
+        "device"
+    }
+    fn id(&self) -> StorageId {
+        self.0.id()
+    }
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl StorageMut for Device {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.0.write_at(offset, data)
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
+        self.0.zero(range, zeroing)
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn fixed_len(&self) -> Option<u64> {
+        Some(self.0.len())
+    }
+    fn is_blank(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn device_is_refused_and_keeps_its_bytes() {
+    let device = Arc::new(Device(MemoryStorage::holding("device", vec![7; 8192])));
+    for subformat in ["dynamic", "fixed"] {
+        let spec = spec(4096, &[("subformat", subformat)]);
+        let error = VHD.create(device.clone(), &spec).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.report().contains("a device of 8192 bytes"));
+        assert_eq!(device.0.to_vec(), vec![7; 8192]);
+    }
+}
+
+#[test]
+fn time_before_2000_is_2000_and_time_after_2136_is_2136() {
+    for (unix, field) in [
+        (0, 0),
+        (946_684_799, 0),
+        (946_684_801, 1),
+        (u64::MAX, u32::MAX),
+    ] {
+        let storage = Arc::new(MemoryStorage::new("image"));
+        let spec = CreateSpec {
+            timestamp: unix,
+            ..spec(4096, &[])
+        };
+        VHD.create(storage.clone(), &spec)
+            .unwrap()
+            .commit()
+            .unwrap();
+        assert_eq!(storage.to_vec()[24..28], u32::to_be_bytes(field));
+    }
+}
+
+#[test]
+fn zeros_cost_nothing_and_nobody_is_asked_to_write_them() {
+    for subformat in ["dynamic", "fixed"] {
+        let storage = Arc::new(MemoryStorage::holding("image", vec![9; 100_000]));
+        let sink = VHD
+            .create(storage, &spec(1 << 20, &[("subformat", subformat)]))
+            .unwrap();
+        assert_eq!(sink.profile().zeroes, ZeroPolicy::Implied);
+    }
+}
+
+#[test]
+fn head_follows_the_data_and_the_tail_follows_the_head() {
+    let disk = pattern::disk("64k:A 4M:- 64k:b");
+    let storage = Arc::new(TraceStorage::new(Arc::new(MemoryStorage::new("image"))));
+    let sink = VHD.create(storage.clone(), &spec(disk.len(), &[])).unwrap();
+    image::drive(sink, &disk).unwrap();
+    let end = storage.len() - 512;
+    let calls = storage.calls();
+    assert_eq!(
+        calls[calls.len() - 5..],
+        [
+            Call::Flush,
+            Call::Write(HostRange::new(0, 1536)),
+            Call::Flush,
+            Call::Write(HostRange::new(end, 512)),
+            Call::Flush,
+        ]
+    );
+    let early = &calls[..calls.len() - 5];
+    assert!(!early.iter().any(|call| matches!(
+        call,
+        Call::Write(range) if range.offset < 1536 || range.end() > end
+    )));
+}
+
+#[test]
+fn block_that_no_entry_can_point_to_is_over_a_limit() {
+    // Blocks of 512 KiB, each with a page for its bitmap, outgrow 32 bits of sectors.
+    let disk = Arc::new(SparseStorage::new());
+    let sink = VHD
+        .create(disk, &spec(MAX_DYNAMIC, &[("block_size", "512k")]))
+        .unwrap();
+    let whole = goldsmith_block::Demand {
+        range: goldsmith_block::GuestRange::new(0, MAX_DYNAMIC),
+        packed: None,
+    };
+    let error = sink.reserve(&[whole], &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    assert!(
+        error
+            .report()
+            .contains("the block table counts to 4294967294")
+    );
+
+    let disk = Arc::new(SparseStorage::new());
+    let sink = VHD.create(disk, &spec(MAX_DYNAMIC, &[])).unwrap();
+    let mut slots = Vec::new();
+    sink.reserve(&[whole], &mut slots).unwrap();
+    assert_eq!(slots.len() as u64, MAX_DYNAMIC >> 21);
+}
