@@ -226,3 +226,58 @@ fn inherit(file: &File, old: &Metadata) -> io::Result<()> {
     }
     file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file system that knows no files without a name.
+    fn plain(_directory: &Path, _mode: u32) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+        entries.map(|entry| name(entry.unwrap())).collect()
+    }
+
+    #[test]
+    fn draft_with_a_name_is_hidden_and_goes_when_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
+        let target = Target::prepare(&path, "disk.raw", plain).unwrap();
+        let found = names(directory.path());
+        assert_eq!(found.len(), 1);
+        let random = found[0].strip_prefix(".disk.raw.goldsmith-").unwrap();
+        assert_eq!(random.len(), 6);
+        drop(target);
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn draft_with_a_name_takes_the_other_one_when_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
+        for content in [&b"silver"[..], b"golden"] {
+            let target = Target::prepare(&path, "disk.raw", plain).unwrap();
+            target.storage().write_at(0, content).unwrap();
+            target.publish().unwrap();
+            assert_eq!(names(directory.path()), ["disk.raw"]);
+            assert_eq!(fs::read(&path).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn draft_of_a_secret_file_is_as_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
+        fs::write(&path, b"silver").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let _target = Target::prepare(&path, "disk.raw", plain).unwrap();
+        for name in names(directory.path()) {
+            let metadata = fs::metadata(directory.path().join(name)).unwrap();
+            assert_eq!(metadata.mode() & 0o777, 0o600);
+        }
+    }
+}

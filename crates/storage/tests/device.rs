@@ -1,0 +1,152 @@
+//! Block devices, by way of loop devices: where the machine lets us make them.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use goldsmith_block::{ErrorKind, HostRange, Storage, StorageId, StorageMut, Zeroing};
+use goldsmith_storage::{FileStorage, MmapStorage, Target};
+
+const LEN: usize = (1 << 20) + 512;
+
+/// A loop device over a file of `LEN` sevens; detached when dropped.
+struct Loop {
+    device: PathBuf,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Loop {
+    /// `None` where nobody can have one: no loop driver, or none for this user.
+    fn new() -> Option<Self> {
+        File::options().write(true).open("/dev/loop-control").ok()?;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![7; LEN]).unwrap();
+        // Two that look for a free device at the same time may find the same one.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _alone = ONE_AT_A_TIME.lock();
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file.path())
+            .output()
+            .expect("losetup is installed where loop devices are");
+        assert!(output.status.success(), "losetup: {output:?}");
+        let device = String::from_utf8(output.stdout).unwrap();
+        Some(Self {
+            device: device.trim().into(),
+            _file: file,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        &self.device
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).status();
+    }
+}
+
+#[test]
+fn device_has_a_fixed_length_and_an_identity() {
+    let Some(disk) = Loop::new() else { return };
+    let storage = FileStorage::open(disk.path()).unwrap();
+    assert_eq!(storage.len(), LEN as u64);
+    assert_eq!(storage.fixed_len(), Some(LEN as u64));
+    assert!(!storage.is_blank());
+    assert!(matches!(storage.id(), StorageId::Device(_)));
+    let span = storage.span_at(4096, LEN as u64).unwrap();
+    assert_eq!((span.len, span.hole), (LEN as u64 - 4096, false));
+
+    let mut tail = [0; 513];
+    storage.read_at(LEN as u64 - 513, &mut tail).unwrap();
+    assert_eq!(tail, [7; 513]);
+    let error = storage.read_at(LEN as u64 - 512, &mut tail).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+
+    // SAFETY: the device is ours and nobody changes it.
+    let map = unsafe { MmapStorage::open(disk.path()) }.unwrap();
+    assert_eq!(map.len(), LEN as u64);
+    map.read_at(0, &mut tail).unwrap();
+    assert_eq!(tail, [7; 513]);
+}
+
+#[test]
+fn writes_past_a_device_are_refused_with_the_numbers() {
+    let Some(disk) = Loop::new() else { return };
+    let storage = FileStorage::edit(disk.path()).unwrap();
+    storage.write_at(LEN as u64 - 4, b"gold").unwrap();
+    let error = storage.write_at(LEN as u64 - 3, b"gold").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.report().ends_with("the device holds 1049088 bytes"));
+
+    storage.set_len(1).unwrap();
+    assert_eq!(storage.len(), LEN as u64);
+    let error = storage.set_len(LEN as u64 + 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert_eq!(
+        error.report(),
+        format!(
+            "{}: the device holds 1049088 bytes; 1049089 are needed",
+            disk.path().display()
+        )
+    );
+}
+
+#[test]
+fn zeroed_parts_of_a_device_read_zero_and_nothing_else_changes() {
+    let Some(disk) = Loop::new() else { return };
+    let storage = FileStorage::edit(disk.path()).unwrap();
+    let mut expected = vec![7; LEN];
+    for (offset, len, zeroing) in [
+        (0, 4096, Zeroing::Punch),
+        (9000, 100_000, Zeroing::Punch),
+        (200_001, 70_000, Zeroing::Keep),
+        (LEN - 600, 600, Zeroing::Punch),
+        (300_000, 1, Zeroing::Keep),
+    ] {
+        let range = HostRange::new(offset as u64, len as u64);
+        storage.zero(range, zeroing).unwrap();
+        expected[offset..offset + len].fill(0);
+    }
+    storage.flush().unwrap();
+    let mut bytes = vec![0xaa; LEN];
+    storage.read_at(0, &mut bytes).unwrap();
+    assert!(bytes == expected);
+}
+
+#[test]
+fn device_is_written_by_one_at_a_time() {
+    let Some(disk) = Loop::new() else { return };
+    let first = FileStorage::edit(disk.path()).unwrap();
+    let error = FileStorage::edit(disk.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.report().contains("Device or resource busy"));
+    FileStorage::open(disk.path()).unwrap();
+    drop(first);
+    FileStorage::edit(disk.path()).unwrap();
+}
+
+#[test]
+fn target_on_a_device_is_the_device_itself() {
+    let Some(disk) = Loop::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("disk");
+    std::os::unix::fs::symlink(disk.path(), &link).unwrap();
+    for path in [disk.path(), &link] {
+        let target = Target::create(path).unwrap();
+        let source = FileStorage::open(disk.path()).unwrap();
+        assert_eq!(target.id(), Some(source.id()));
+        let storage: Arc<dyn StorageMut> = target.storage();
+        assert_eq!(storage.fixed_len(), Some(LEN as u64));
+        storage.write_at(0, b"golden").unwrap();
+        target.publish().unwrap();
+        let mut bytes = [0; 6];
+        source.read_at(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"golden");
+    }
+    assert!(link.is_symlink());
+}
