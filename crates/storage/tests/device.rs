@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{ErrorKind, HostRange, Storage, StorageId, StorageMut, Zeroing};
 use goldsmith_storage::{FileStorage, MmapStorage, Target};
@@ -15,7 +15,12 @@ const LEN: usize = (1 << 20) + 512;
 struct Loop {
     device: PathBuf,
     _file: tempfile::NamedTempFile,
+    /// A tool that another test starts holds our open devices until it runs, so they are not ours
+    /// alone: one test at a time.
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Loop {
     /// `None` where nobody can have one: no loop driver, or none for this user.
@@ -23,9 +28,7 @@ impl Loop {
         File::options().write(true).open("/dev/loop-control").ok()?;
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), vec![7; LEN]).unwrap();
-        // Two that look for a free device at the same time may find the same one.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _alone = ONE_AT_A_TIME.lock();
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let output = Command::new("losetup")
             .args(["--find", "--show"])
             .arg(file.path())
@@ -36,6 +39,7 @@ impl Loop {
         Some(Self {
             device: device.trim().into(),
             _file: file,
+            _alone: alone,
         })
     }
 
