@@ -1,4 +1,5 @@
 //! What a comparison promises, proved without any format.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
