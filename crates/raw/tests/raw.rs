@@ -1,0 +1,336 @@
+//! RAW images as every format is tested, and as files that qemu-img looks at.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, ErrorKind, ExtentKind, Format, HostRange, Layer, Limits, Result, Storage, StorageId,
+    StorageMut, ZeroPolicy, Zeroing,
+};
+use goldsmith_raw::{RAW, RawError};
+use goldsmith_storage::{FileStorage, MemoryStorage, Target};
+use goldsmith_testkit::conformance;
+use goldsmith_testkit::fault::{FaultStorage, Op};
+use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::{ModelDisk, image, qemu};
+
+conformance!(
+    &RAW,
+    every_format,
+    [
+        (&[], false),
+        (&[("preallocation", "falloc")], false),
+        (&[("preallocation", "full")], false),
+    ]
+);
+
+const PREALLOCATIONS: [&str; 3] = ["off", "falloc", "full"];
+
+/// Data and zeros on and off the borders of 4 KiB, of a size that is a multiple of nothing.
+fn mixed() -> ModelDisk {
+    disk("64k:A 1M:- 64k:0 4k:b 512:- 3584:C 1M:- 8k:0 100:d 1M:0 777:E 2M:- 1:f")
+}
+
+struct Directory(tempfile::TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `disk` as a file of ours.
+    fn write(&self, name: &str, disk: &ModelDisk, preallocation: &str) -> PathBuf {
+        let path = self.at(name);
+        let target = Target::create(&path).unwrap();
+        let options = [("preallocation", preallocation)];
+        let spec = image::spec(&RAW, disk.len(), &options, false).unwrap();
+        let sink = RAW.create(target.storage(), &spec).unwrap();
+        let committed = image::drive(sink, disk).unwrap();
+        assert_eq!(committed.file_len, disk.len());
+        target.publish().unwrap();
+        path
+    }
+}
+
+fn open(path: &Path) -> Arc<dyn Layer> {
+    let storage = Arc::new(FileStorage::open(path).unwrap());
+    RAW.open(storage, &Budget::new(&Limits::default())).unwrap()
+}
+
+/// Start, length and whether there is data, neighbours that agree being merged.
+type Map = Vec<(u64, u64, bool)>;
+
+fn merged(pieces: impl IntoIterator<Item = (u64, u64, bool)>) -> Map {
+    let mut map = Map::new();
+    for (start, len, data) in pieces {
+        match map.last_mut() {
+            Some(last) if last.2 == data => last.1 += len,
+            _ => map.push((start, len, data)),
+        }
+    }
+    map
+}
+
+fn our_map(path: &Path) -> Map {
+    let layer = open(path);
+    let (mut at, mut pieces) = (0, vec![]);
+    while at < layer.info().virtual_size {
+        let extent = layer.extent_at(at, layer.info().virtual_size).unwrap();
+        assert_eq!(extent.range.start, at);
+        let data = match extent.kind {
+            ExtentKind::Data { host } => {
+                assert_eq!(host, Some(at));
+                true
+            }
+            ExtentKind::Zero { allocated, host } => {
+                assert_eq!((allocated, host), (true, Some(at)));
+                false
+            }
+            kind => panic!("{kind:?} in a raw image"),
+        };
+        pieces.push((at, extent.range.len(), data));
+        at = extent.range.end;
+    }
+    merged(pieces)
+}
+
+fn qemu_map(path: &Path) -> Map {
+    let json = qemu::img_ok(&["map", "--output=json", "-f", "raw", path.to_str().unwrap()]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    merged(json.as_array().unwrap().iter().map(|extent| {
+        assert_eq!(extent["offset"], extent["start"]);
+        assert_eq!(extent["present"], true);
+        assert_eq!(extent["zero"], !extent["data"].as_bool().unwrap());
+        let number = |key: &str| extent[key].as_u64().unwrap();
+        (number("start"), number("length"), extent["data"] == true)
+    }))
+}
+
+#[test]
+fn file_holds_the_disk_to_the_byte() {
+    let directory = Directory::new();
+    for picture in [
+        "1:a",
+        "511:b",
+        "512:c",
+        "513:- 1:d",
+        "4095:e",
+        "4096:-",
+        "4097:f",
+        "1M:- 1:g",
+    ] {
+        let disk = disk(picture);
+        for preallocation in PREALLOCATIONS {
+            let path = directory.write("disk.raw", &disk, preallocation);
+            assert!(fs::read(&path).unwrap() == disk.bytes(), "{picture}");
+            assert!(image::read(&*open(&path)).unwrap() == disk.bytes());
+        }
+    }
+    let path = directory.write("empty.raw", &disk(""), "off");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    assert_eq!(open(&path).info().virtual_size, 0);
+}
+
+#[test]
+fn qemu_reads_our_images_and_we_read_theirs() {
+    let directory = Directory::new();
+    let disk = mixed();
+    let golden = directory.at("golden.raw");
+    fs::write(&golden, disk.bytes()).unwrap();
+    for preallocation in PREALLOCATIONS {
+        let ours = directory.write("ours.raw", &disk, preallocation);
+        assert!(fs::read(&ours).unwrap() == disk.bytes());
+        qemu::compare(&ours, "raw", &golden, "raw");
+
+        let theirs = directory.at("theirs.raw");
+        let option = format!("preallocation={preallocation}");
+        let (from, to) = (golden.to_str().unwrap(), theirs.to_str().unwrap());
+        qemu::img_ok(&["convert", "-f", "raw", "-O", "raw", "-o", &option, from, to]);
+        let read = image::read(&*open(&theirs)).unwrap();
+        // QEMU counts in sectors and fills the last one up.
+        assert!(read[..disk.bytes().len()] == *disk.bytes());
+        assert!(read.len() - disk.bytes().len() < 512);
+    }
+}
+
+#[test]
+fn zeros_become_holes_as_small_as_qemu_makes_them() {
+    let directory = Directory::new();
+    let disk = disk("64k:A 4k:0 4k:b 2M:- 64k:0 512:C 3584:0 12k:- 4k:d 8k:0");
+    let golden = directory.at("golden.raw");
+    let theirs = directory.at("theirs.raw");
+    fs::write(&golden, disk.bytes()).unwrap();
+    let (from, to) = (golden.to_str().unwrap(), theirs.to_str().unwrap());
+    qemu::img_ok(&["convert", "-f", "raw", "-O", "raw", "-S", "4k", from, to]);
+
+    let ours = directory.write("ours.raw", &disk, "off");
+    let map = our_map(&ours);
+    assert_eq!(map, our_map(&theirs));
+    assert_eq!(map, qemu_map(&ours));
+    assert_eq!(map.iter().filter(|(_, _, data)| *data).count(), 4);
+    let blocks = |path: &Path| fs::metadata(path).unwrap().blocks();
+    assert!(blocks(&ours) <= blocks(&theirs));
+}
+
+#[test]
+fn map_of_a_sparse_file_is_that_of_qemu() {
+    let directory = Directory::new();
+    let path = directory.at("disk.raw");
+    let file = File::create(&path).unwrap();
+    file.set_len(5 << 30).unwrap();
+    for offset in [0, 1 << 20, (1 << 20) + 4096, 3 << 30, (5 << 30) - 4096] {
+        file.write_all_at(&[7; 4096], offset).unwrap();
+    }
+    file.sync_all().unwrap();
+    let map = our_map(&path);
+    assert_eq!(map, qemu_map(&path));
+    assert_eq!(map.len(), 7);
+}
+
+#[test]
+fn preallocated_image_takes_its_space_and_still_holds_zeros() {
+    let directory = Directory::new();
+    let disk = mixed();
+    let space = |path: &Path| fs::metadata(path).unwrap().blocks() * 512;
+    for preallocation in ["falloc", "full"] {
+        let path = directory.write("disk.raw", &disk, preallocation);
+        assert!(space(&path) >= disk.len(), "{preallocation}");
+        assert!(fs::read(&path).unwrap() == disk.bytes());
+    }
+    let sparse = directory.write("disk.raw", &disk, "off");
+    assert!(space(&sparse) < 128 << 10, "{}", space(&sparse));
+}
+
+#[test]
+fn space_is_asked_for_before_anything_is_written() {
+    for (preallocation, op) in [("falloc", Op::Zero), ("full", Op::Write)] {
+        let storage = Arc::new(MemoryStorage::new("disk"));
+        let full = Arc::new(FaultStorage::new(storage, op, 0));
+        let options = [("preallocation", preallocation)];
+        let spec = image::spec(&RAW, 1 << 20, &options, false).unwrap();
+        let error = RAW.create(full, &spec).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Io);
+    }
+}
+
+#[test]
+fn compression_is_refused() {
+    let spec = image::spec(&RAW, 4096, &[], true).unwrap();
+    let storage = Arc::new(MemoryStorage::new("disk"));
+    let error = RAW.create(storage, &spec).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert_eq!(error.report(), RawError::Compressed.to_string());
+}
+
+#[test]
+fn image_that_is_cut_while_it_is_read_is_an_error() {
+    let directory = Directory::new();
+    let path = directory.write("disk.raw", &disk("64k:A 1M:- 64k:b"), "off");
+    let layer = open(&path);
+    let size = layer.info().virtual_size;
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(size - 4096).unwrap();
+    let last = layer.read_at(size - 4096, &mut [0; 4096]).unwrap_err();
+    assert_eq!(last.kind(), ErrorKind::Io);
+    let hole = layer.extent_at(size - 4096, size).unwrap_err();
+    assert_eq!(hole.kind(), ErrorKind::Io);
+}
+
+/// A block device: full of old bytes, and as long as it is.
+#[derive(Debug)]
+struct Device(MemoryStorage);
+
+impl Device {
+    fn new(len: usize) -> Self {
+        Self(MemoryStorage::holding("/dev/disk", vec![0xdb; len]))
+    }
+}
+
+impl Storage for Device {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn id(&self) -> StorageId {
+        self.0.id()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl StorageMut for Device {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        assert!(offset + data.len() as u64 <= self.len());
+        self.0.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        assert!(len <= self.len());
+        Ok(())
+    }
+
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
+        self.0.zero(range, zeroing)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn fixed_len(&self) -> Option<u64> {
+        Some(self.len())
+    }
+
+    fn is_blank(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn zeros_are_written_where_nobody_knows_what_was_there() {
+    let disk = mixed();
+    for (preallocation, zeroes) in [
+        ("off", ZeroPolicy::Written),
+        ("falloc", ZeroPolicy::Implied),
+        ("full", ZeroPolicy::Implied),
+    ] {
+        let device = Arc::new(Device::new(disk.bytes().len() + 5000));
+        let options = [("preallocation", preallocation)];
+        let spec = image::spec(&RAW, disk.len(), &options, false).unwrap();
+        let sink = RAW.create(device.clone(), &spec).unwrap();
+        assert_eq!(sink.profile().zeroes, zeroes);
+        image::drive(sink, &disk).unwrap();
+        let bytes = device.0.to_vec();
+        let (image, behind) = bytes.split_at(disk.bytes().len());
+        assert!(image == disk.bytes(), "{preallocation}");
+        assert_eq!(behind, [0xdb; 5000], "what is behind the disk is not ours");
+    }
+}
+
+#[test]
+fn old_file_is_emptied_so_that_its_zeros_need_no_writing() {
+    let directory = Directory::new();
+    let path = directory.at("disk.raw");
+    fs::write(&path, vec![0xdb; 3 << 20]).unwrap();
+    let storage = Arc::new(FileStorage::edit(&path).unwrap());
+    let disk = mixed();
+    let spec = image::spec(&RAW, disk.len(), &[], false).unwrap();
+    let sink = RAW.create(storage, &spec).unwrap();
+    assert_eq!(sink.profile().zeroes, ZeroPolicy::Implied);
+    image::drive(sink, &disk).unwrap();
+    assert!(fs::read(&path).unwrap() == disk.bytes());
+    assert!(fs::metadata(&path).unwrap().blocks() * 512 < 128 << 10);
+}
