@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn stopped_claims_give_nothing() {
-        let claims = claims(1000, &[0..1000]);
+        let claims = claims(1000, &[0..500, 500..1000]);
         assert!(claims.next().unwrap().is_some());
         claims.stop();
         assert_eq!(claims.next().unwrap(), None);
