@@ -56,7 +56,8 @@ impl Target {
     ///
     /// # Errors
     /// `Usage` if a directory, pipe, character device or socket stands there; `Io` if its directory
-    /// is missing or not to be written, if the file there is not, or if the device is in use.
+    /// is missing or may not be read and written, if the file there may not, or if the device is in
+    /// use.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
@@ -268,13 +269,18 @@ mod tests {
         }
     }
 
+    /// From its first moment: a mode that is taken back later was open to all until then.
     #[test]
     fn draft_of_a_secret_file_is_as_secret() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.raw");
         fs::write(&path, b"silver").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let _target = Target::prepare(&path, "disk.raw", plain).unwrap();
+        let _target = Target::prepare(&path, "disk.raw", |_directory, mode| {
+            assert_eq!(mode, 0o600);
+            Err(io::ErrorKind::Unsupported.into())
+        })
+        .unwrap();
         for name in names(directory.path()) {
             let metadata = fs::metadata(directory.path().join(name)).unwrap();
             assert_eq!(metadata.mode() & 0o777, 0o600);
