@@ -56,6 +56,9 @@ pub(crate) static OPTIONS: [OptionSpec; 4] = [
     },
 ];
 
+/// Clusters up to this many bytes get no feature names, to leave room for a backing file's. [qemu]
+const NAMES_OVER: u64 = 4096;
+
 /// The shape of a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plan {
@@ -153,9 +156,8 @@ impl Plan {
             return raw.as_bytes()[..ondisk::HEADER_LEN_V2 as usize].to_vec();
         }
         let mut header = raw.as_bytes().to_vec();
-        // QEMU leaves the names out where they would take the whole first cluster. [qemu] The zeros
-        // that follow are the end mark.
-        if self.cluster_bits > *ondisk::CLUSTER_BITS.start() {
+        // The zeros that follow are the end mark.
+        if self.cluster_size() > NAMES_OVER {
             header.extend(name_table());
         }
         header

@@ -1,0 +1,433 @@
+//! QEMU's word on our images, and ours on QEMU's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Chain, Detail, ExtentKind, Format, Layer, Limits};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::hostile::walk;
+use goldsmith_testkit::model::any_disk;
+use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
+use proptest::test_runner::{Config, TestRunner};
+use tempfile::TempDir;
+
+/// A folder of its own for one test.
+struct Bench(TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A new image of QEMU's, on which these `qemu-io` commands ran.
+    fn image(&self, name: &str, options: &str, size: &str, commands: &[&str]) -> PathBuf {
+        let path = self.text(name);
+        let mut args = vec!["create", "-q", "-f", "qcow2"];
+        if !options.is_empty() {
+            args.extend(["-o", options]);
+        }
+        args.extend([&path, size]);
+        qemu::img_ok(&args);
+        if !commands.is_empty() {
+            qemu::io_ok(&path, "qcow2", commands);
+        }
+        self.path(name)
+    }
+}
+
+fn open(path: &Path) -> Arc<dyn Layer> {
+    let name = path.to_str().unwrap();
+    let storage = MemoryStorage::holding(name, std::fs::read(path).unwrap());
+    let budget = Budget::new(&Limits::default());
+    QCOW2.open(Arc::new(storage), &budget).unwrap()
+}
+
+/// The guest bytes of the image at `path` as QEMU sees them.
+fn qemu_reads(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("raw");
+    let (from, to) = (path.to_str().unwrap(), raw.to_str().unwrap());
+    qemu::img_ok(&["convert", "-f", "qcow2", "-O", "raw", from, to]);
+    std::fs::read(raw).unwrap()
+}
+
+/// Our reader finds in the image at `path` what QEMU finds.
+fn assert_same(path: &Path) -> Arc<dyn Layer> {
+    let layer = open(path);
+    walk(&*layer, 0, layer.info().virtual_size, usize::MAX).unwrap();
+    let (ours, theirs) = (image::read(&*layer).unwrap(), qemu_reads(path));
+    assert_eq!(ours.len(), theirs.len());
+    let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "first byte that differs in {path:?}");
+    layer
+}
+
+/// QEMU finds our image of `disk` sound, and in it the disk.
+fn assert_accepted(disk: &ModelDisk, options: &[(&str, &str)], compress: bool) {
+    let bench = Bench::new();
+    let (path, raw) = (bench.path("image"), bench.path("disk"));
+    let image = image::write(&QCOW2, disk, options, compress).unwrap();
+    std::fs::write(&path, image).unwrap();
+    std::fs::write(&raw, disk.bytes()).unwrap();
+    let context = format!("{disk:?} with {options:?}, compressed: {compress}");
+    let result = std::panic::catch_unwind(|| {
+        qemu::check(&path);
+        let (path, raw) = (path.to_str().unwrap(), raw.to_str().unwrap());
+        let said = qemu::img_ok(&["compare", "-f", "qcow2", "-F", "raw", path, raw]);
+        assert_eq!(said, "Images are identical.\n");
+    });
+    result.unwrap_or_else(|_| panic!("{context}"));
+}
+
+/// Data of each kind, holes, borders on and off the clusters, and an end inside one.
+const MIXED: &str = "4608:A 3584:- 64k:b 512:- 100k:C 1536:0 130k:- 20k:d 70k:E 8k:- 300k:F 512:g";
+const ALL_DATA: &str = "200k:A 200k:b 200k:C 1536:d";
+
+#[test]
+fn our_plain_images_are_sound_at_every_cluster_size() {
+    for bits in 9..=21 {
+        let size = (1u64 << bits).to_string();
+        for compat in ["0.10", "1.1"] {
+            let options = [("cluster_size", &*size), ("compat", compat)];
+            assert_accepted(&pattern::disk(MIXED), &options, false);
+        }
+    }
+}
+
+#[test]
+fn our_compressed_images_are_sound_at_every_cluster_size() {
+    for bits in 9..=21 {
+        let size = (1u64 << bits).to_string();
+        let zstd = [("cluster_size", &*size), ("compression_type", "zstd")];
+        assert_accepted(&pattern::disk(MIXED), &zstd, true);
+        let v2 = [("cluster_size", &*size), ("compat", "0.10")];
+        assert_accepted(&pattern::disk(MIXED), &v2, true);
+    }
+}
+
+#[test]
+fn our_images_are_sound_at_every_refcount_width() {
+    for bits in ["1", "2", "4", "8", "16", "32", "64"] {
+        for cluster_size in ["512", "4k"] {
+            let options = [("cluster_size", cluster_size), ("refcount_bits", bits)];
+            for picture in [MIXED, ALL_DATA] {
+                assert_accepted(&pattern::disk(picture), &options, false);
+                assert_accepted(&pattern::disk(picture), &options, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn our_images_are_sound_for_disks_of_one_kind_and_of_hardly_any() {
+    for picture in [
+        "0:-", "512:A", "512:-", "64k:b", "1M:0", "3M:-", "1536k:C", "2M:d",
+    ] {
+        for compress in [false, true] {
+            assert_accepted(&pattern::disk(picture), &[], compress);
+        }
+    }
+}
+
+#[test]
+fn our_images_are_sound_where_data_is_far_apart() {
+    let bench = Bench::new();
+    for (cluster_size, hole) in [("512", "50G"), ("4k", "3T"), ("64k", "64T"), ("2M", "64T")] {
+        let disk = pattern::disk(&format!("4k:A {hole}:- 1M:b {hole}:- 512:C"));
+        let options = [("cluster_size", cluster_size)];
+        let image = image::write(&QCOW2, &disk, &options, false).unwrap();
+        let path = bench.path(cluster_size);
+        std::fs::write(&path, image).unwrap();
+        qemu::check(&path);
+        let mut last = [0; 512];
+        disk.read_at(disk.len() - 512, &mut last);
+        // QEMU copies the end to a file of its own.
+        let out = bench.text("end");
+        let skip = format!("skip={}", disk.len() / 512 - 1);
+        let (from, to) = (format!("if={}", path.display()), format!("of={out}"));
+        qemu::img_ok(&[
+            "dd", "-f", "qcow2", "-O", "raw", "bs=512", &skip, &from, &to,
+        ]);
+        assert_eq!(std::fs::read(out).unwrap(), last);
+    }
+}
+
+#[test]
+fn any_disk_of_ours_is_sound() {
+    let config = Config {
+        cases: 40,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let bits = proptest::sample::select(vec!["1", "2", "4", "8", "16", "32", "64"]);
+    let sizes = proptest::sample::select(vec!["512", "1k", "4k", "32k"]);
+    let codecs = proptest::sample::select(vec!["zlib", "zstd"]);
+    let strategy = (any_disk(400 << 10, 512), bits, sizes, codecs, 0..2);
+    TestRunner::new(config)
+        .run(&strategy, |(disk, bits, size, codec, compress)| {
+            let options = [
+                ("refcount_bits", bits),
+                ("cluster_size", size),
+                ("compression_type", codec),
+            ];
+            assert_accepted(&disk, &options, compress == 1);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn disk_that_ends_inside_a_sector_keeps_its_last_bytes() {
+    let disk = pattern::disk("100000:A 100003:b");
+    for compress in [false, true] {
+        let image = image::write(&QCOW2, &disk, &[], compress).unwrap();
+        qemu::check_bytes(&image);
+        assert!(qemu::read("qcow2", &image)[..] == disk.bytes()[..200_003 / 512 * 512]);
+        let layer = image::open(&QCOW2, image).unwrap();
+        assert!(image::read(&*layer).unwrap() == disk.bytes());
+    }
+}
+
+#[test]
+fn qemus_plain_images_read_the_same_at_every_cluster_size() {
+    let disk = pattern::disk(MIXED);
+    for bits in 9..=21 {
+        for compat in ["0.10", "1.1"] {
+            let options = format!("cluster_size={},compat={compat}", 1 << bits);
+            let image = qemu::write("qcow2", &disk, &["-o", &options]);
+            let layer = image::open(&QCOW2, image).unwrap();
+            assert!(image::read(&*layer).unwrap() == disk.bytes(), "{options}");
+        }
+    }
+}
+
+#[test]
+fn qemus_compressed_images_read_the_same_at_every_cluster_size() {
+    let disk = pattern::disk(MIXED);
+    for bits in 9..=21 {
+        for codec in [
+            "compression_type=zstd",
+            "compression_type=zlib",
+            "compat=0.10",
+        ] {
+            let options = format!("cluster_size={},{codec}", 1 << bits);
+            let image = qemu::write("qcow2", &disk, &["-c", "-o", &options]);
+            let layer = image::open(&QCOW2, image).unwrap();
+            assert!(image::read(&*layer).unwrap() == disk.bytes(), "{options}");
+            let extents = walk(&*layer, 0, disk.len(), usize::MAX).unwrap();
+            let packed = |kind: &ExtentKind| matches!(kind, ExtentKind::Compressed { .. });
+            assert!(
+                extents.iter().any(|extent| packed(&extent.kind)),
+                "{options}"
+            );
+        }
+    }
+}
+
+#[test]
+fn info_is_what_qemu_says() {
+    let bench = Bench::new();
+    for options in [
+        "",
+        "compat=0.10",
+        "compression_type=zstd,cluster_size=4k",
+        "lazy_refcounts=on,refcount_bits=1",
+        "refcount_bits=64,cluster_size=2M",
+    ] {
+        let path = bench.image("image", options, "5M", &[]);
+        let said = qemu::img_ok(&["info", "--output=json", path.to_str().unwrap()]);
+        let layer = open(&path);
+        let info = layer.info();
+        assert!(said.contains(&format!("\"virtual-size\": {}", info.virtual_size)));
+        assert!(said.contains(&format!("\"cluster-size\": {}", info.unit.unwrap())));
+        let (_, data) = said.split_once("\"type\": \"qcow2\"").unwrap();
+        let data = &data[data.find("{").unwrap() + 1..data.find("}").unwrap()];
+        let lines = info.details.iter().map(|(key, value)| match value {
+            Detail::Flag(on) => format!("\"{key}\": {on}"),
+            Detail::Number(number) => format!("\"{key}\": {number}"),
+            Detail::Text(text) => format!("\"{key}\": \"{text}\""),
+        });
+        let data: Vec<_> = data.split(',').map(str::trim).collect();
+        assert_eq!(data, lines.collect::<Vec<_>>(), "{options}");
+    }
+}
+
+#[test]
+fn zero_clusters_read_as_zeros_with_and_without_a_place() {
+    let bench = Bench::new();
+    let commands = [
+        "write -P 0x51 0 512k",
+        "write -z 64k 64k",
+        "write -z -u 192k 64k",
+        "write -z 640k 128k",
+        "discard 320k 64k",
+        "write -P 0x52 70k 4k",
+    ];
+    for cluster_size in ["512", "4k", "64k", "2M"] {
+        let options = format!("cluster_size={cluster_size}");
+        let layer = assert_same(&bench.image("image", &options, "3M", &commands));
+        if cluster_size == "4k" {
+            let kind = |offset| layer.extent_at(offset, offset + 1).unwrap().kind;
+            let zero = |host: bool| {
+                move |kind| match kind {
+                    ExtentKind::Zero {
+                        allocated: true,
+                        host: found,
+                    } => found.is_some() == host,
+                    _ => false,
+                }
+            };
+            assert!(zero(true)(kind(100 << 10)));
+            assert!(zero(false)(kind(200 << 10)));
+            assert!(zero(false)(kind(700 << 10)));
+            assert_eq!(kind(1 << 20), ExtentKind::Unallocated);
+        }
+    }
+}
+
+#[test]
+fn compressed_clusters_next_to_plain_ones_and_over_them_read_the_same() {
+    let bench = Bench::new();
+    for options in [
+        "",
+        "compression_type=zstd",
+        "cluster_size=4k",
+        "compat=0.10",
+    ] {
+        let commands = [
+            "write -c -P 1 0 64k",
+            "write -c -P 2 64k 64k",
+            "write -P 3 128k 64k",
+            "write -c -P 4 192k 64k",
+            "write -P 5 70k 1k",
+            "write -c -P 6 960k 40k",
+        ];
+        assert_same(&bench.image("image", options, "1000k", &commands));
+    }
+}
+
+#[test]
+fn images_that_qemu_laid_out_in_advance_read_the_same() {
+    let bench = Bench::new();
+    for preallocation in ["metadata", "falloc", "full"] {
+        let options = format!("preallocation={preallocation}");
+        for size in ["1M", "1000k"] {
+            assert_same(&bench.image("image", &options, size, &["write -P 7 100k 30k"]));
+        }
+    }
+}
+
+#[test]
+fn snapshots_bitmaps_and_resizing_do_not_show() {
+    let bench = Bench::new();
+    let path = bench.image("image", "", "1M", &["write -P 1 0 300k"]);
+    let text = path.to_str().unwrap();
+    qemu::img_ok(&["snapshot", "-c", "before", text]);
+    qemu::io_ok(text, "qcow2", &["write -P 2 100k 300k"]);
+    qemu::img_ok(&["bitmap", "--add", text, "changes"]);
+    qemu::io_ok(text, "qcow2", &["write -P 3 500k 3k"]);
+    qemu::img_ok(&["resize", "-q", "-f", "qcow2", text, "1100k"]);
+    assert_same(&path);
+}
+
+#[test]
+fn image_that_was_not_closed_is_dirty_and_reads_the_same() {
+    let bench = Bench::new();
+    let path = bench.image("image", "lazy_refcounts=on", "1M", &[]);
+    assert!(!open(&path).info().dirty);
+    let killed = Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write -P 5 100k 200k", "-c", "flush"])
+        .args(["-c", "sigraise 9"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(!killed.status.success());
+    assert!(assert_same(&path).info().dirty);
+}
+
+#[test]
+fn overlay_and_its_backing_file_are_the_disk_together() {
+    let bench = Bench::new();
+    let base = bench.image("base", "cluster_size=4k", "700k", &["write -P 1 0 650k"]);
+    let (backing, top) = (base.to_str().unwrap(), bench.text("top"));
+    qemu::img_ok(&[
+        "create", "-q", "-f", "qcow2", "-b", backing, "-F", "qcow2", &top, "1M",
+    ]);
+    let commands = [
+        "write -P 2 10k 1k",
+        "write -z 128k 70k",
+        "write -P 3 800k 5k",
+    ];
+    qemu::io_ok(&top, "qcow2", &commands);
+    let layer = open(Path::new(&top));
+    let reference = layer.info().backing.clone().unwrap();
+    assert_eq!(reference.name, backing);
+    assert_eq!(reference.format.as_deref(), Some("qcow2"));
+
+    let chain = Chain::new(layer, [open(&base)]);
+    let mut ours = vec![0xaa; chain.virtual_size() as usize];
+    chain.read_at(0, &mut ours).unwrap();
+    assert!(ours == qemu_reads(Path::new(&top)));
+}
+
+#[test]
+fn backing_name_and_format_are_reported_in_both_versions() {
+    let bench = Bench::new();
+    let top = bench.text("top");
+    for compat in ["0.10", "1.1"] {
+        let options = format!("compat={compat}");
+        qemu::img_ok(&["create", "-q", "-f", "qcow2", "-o", &options, &top, "1M"]);
+        qemu::img_ok(&[
+            "rebase",
+            "-u",
+            "-f",
+            "qcow2",
+            "-b",
+            "a/base.raw",
+            "-F",
+            "raw",
+            &top,
+        ]);
+        let backing = |path: &str| open(Path::new(path)).info().backing.clone().unwrap();
+        assert_eq!(backing(&top).format.as_deref(), Some("raw"));
+        assert_eq!(backing(&top).name, "a/base.raw");
+    }
+}
+
+#[test]
+fn what_is_not_read_yet_is_refused_by_name() {
+    let bench = Bench::new();
+    let refused = |path: &Path| {
+        let storage = MemoryStorage::holding("image", std::fs::read(path).unwrap());
+        let result = QCOW2.open(Arc::new(storage), &Budget::new(&Limits::default()));
+        result.err().unwrap().report()
+    };
+    let subclusters = bench.image("image", "extended_l2=on", "1M", &[]);
+    assert!(refused(&subclusters).contains("not supported: the image uses extended L2"));
+    let data = format!("data_file={}", bench.text("data"));
+    let external = bench.image("image", &data, "1M", &[]);
+    assert!(refused(&external).contains("not supported: the image uses an external data file"));
+    let luks = bench.text("luks");
+    qemu::img_ok(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "--object",
+        "secret,id=s,data=abc",
+        "-o",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
+        &luks,
+        "1M",
+    ]);
+    assert!(refused(Path::new(&luks)).contains("not supported: the image uses LUKS"));
+}
