@@ -236,6 +236,19 @@ pub enum Qcow2Error {
         /// Why.
         source: CodecError,
     },
+    /// A compressed cluster that does not unpack where the file ends inside it.
+    #[error(
+        "compressed cluster at host range {host} does not unpack: the file ends in it, at \
+         {file_len:#x}, so it is probably truncated"
+    )]
+    UnpackTruncated {
+        /// Its packed bytes, at most.
+        host: HostRange,
+        /// Length of the file.
+        file_len: u64,
+        /// Why.
+        source: CodecError,
+    },
     /// A creation option that is not possible.
     #[error("cluster_size={found}; it must be a power of two from 512 to 2097152")]
     ClusterSizeOption {
@@ -294,6 +307,10 @@ impl From<Qcow2Error> for Error {
                 ErrorKind::Usage
             }
             Unpack {
+                source: CodecError::Library { .. },
+                ..
+            }
+            | UnpackTruncated {
                 source: CodecError::Library { .. },
                 ..
             }

@@ -238,9 +238,10 @@ pub(crate) fn mapped_bits(cluster_bits: u32) -> u32 {
 
 /// The codec of compressed clusters, from a field that old images do not have.
 fn codec(raw: &RawHeader, area: &Area) -> Result<Codec, Qcow2Error> {
-    let found = match area.header_len > ondisk::COMPRESSION_TYPE_AT {
-        true => raw.compression_type,
-        false => 0,
+    let found = if area.header_len > ondisk::COMPRESSION_TYPE_AT {
+        raw.compression_type
+    } else {
+        0
     };
     let bit = area.incompatible & ondisk::COMPRESSION_TYPE != 0;
     if bit != (found != 0) {

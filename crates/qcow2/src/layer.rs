@@ -6,7 +6,7 @@ use goldsmith_block::{
     BackingReference, Budget, Detail, Extent, ExtentKind, GuestRange, HostRange, Layer, LayerInfo,
     Result, Storage,
 };
-use goldsmith_codec::{Pool, Unpacker};
+use goldsmith_codec::{CodecError, Pool, Unpacker};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::NAME;
@@ -47,6 +47,7 @@ struct Scratch {
 struct Packed {
     /// Where it starts on the disk.
     start: u64,
+    /// Its sectors, whether or not the file holds them all.
     host: HostRange,
 }
 
@@ -154,6 +155,18 @@ impl Qcow2Layer {
         Ok(HostRange::new(host.offset, len))
     }
 
+    fn not_unpacked(&self, host: HostRange, source: CodecError) -> Qcow2Error {
+        let file_len = self.geometry.file_len;
+        if host.end() > file_len {
+            return Qcow2Error::UnpackTruncated {
+                host,
+                file_len,
+                source,
+            };
+        }
+        Qcow2Error::Unpack { host, source }
+    }
+
     /// Fills the front of `buf`, which starts at `offset`, from the compressed cluster there and
     /// those that follow it both on the disk and in the file. Returns how far it came.
     fn read_packed(&self, offset: u64, host: HostRange, buf: &mut [u8]) -> Result<u64> {
@@ -168,7 +181,7 @@ impl Qcow2Layer {
         let mut all = self.packed(host)?;
         let mut start = offset & !(cluster_size - 1);
         units.clear();
-        units.push(Packed { start, host: all });
+        units.push(Packed { start, host });
         start += cluster_size;
         while start < limit {
             // An error belongs to the next call, which starts there.
@@ -179,12 +192,12 @@ impl Qcow2Layer {
             else {
                 break;
             };
-            let Ok(host) = self.packed(host) else { break };
+            let Ok(there) = self.packed(host) else { break };
             let behind = all.offset..=all.end().saturating_add(GAP);
-            if !behind.contains(&host.offset) || host.end() - all.offset > BATCH {
+            if !behind.contains(&there.offset) || there.end() - all.offset > BATCH {
                 break;
             }
-            all = HostRange::new(all.offset, host.end().max(all.end()) - all.offset);
+            all = HostRange::new(all.offset, there.end().max(all.end()) - all.offset);
             units.push(Packed { start, host });
             start += cluster_size;
         }
@@ -193,11 +206,12 @@ impl Qcow2Layer {
         let packed = at_least(packed, all.len as usize);
         self.storage.read_at(all.offset, packed)?;
         for &Packed { start, host } in units.iter() {
-            let bytes = &packed[(host.offset - all.offset) as usize..][..host.len as usize];
+            let there = self.packed(host)?;
+            let bytes = &packed[(there.offset - all.offset) as usize..][..there.len as usize];
             let mut unpack = |unit: &mut [u8]| {
                 unpacker
                     .unpack(self.geometry.codec, bytes, unit)
-                    .map_err(|source| Qcow2Error::Unpack { host, source })
+                    .map_err(|source| self.not_unpacked(host, source))
             };
             let from = offset.saturating_sub(start);
             let to = limit.min(start + cluster_size) - start;

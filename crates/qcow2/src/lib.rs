@@ -86,9 +86,10 @@ impl Format for Qcow2 {
 
     /// Any version: one that cannot be read must not be taken for a raw disk.
     fn probe(&self, probe: &Probe<'_>) -> Match {
-        match probe.head.starts_with(&ondisk::MAGIC) {
-            true => Match::Marked,
-            false => Match::No,
+        if probe.head.starts_with(&ondisk::MAGIC) {
+            Match::Marked
+        } else {
+            Match::No
         }
     }
 

@@ -37,11 +37,13 @@ impl Mapping {
             return compressed(entry, geometry);
         }
         let offset = host_offset("L2", entry, ZERO, geometry)?;
-        match entry & ZERO != 0 {
-            true if geometry.version < 3 => Err(Qcow2Error::ZeroFlag { entry }),
-            true => Ok(Self::Zero { host: offset }),
-            false => Ok(offset.map_or(Self::Unallocated, |host| Self::Data { host })),
+        if entry & ZERO == 0 {
+            return Ok(offset.map_or(Self::Unallocated, |host| Self::Data { host }));
         }
+        if geometry.version < 3 {
+            return Err(Qcow2Error::ZeroFlag { entry });
+        }
+        Ok(Self::Zero { host: offset })
     }
 
     /// What the same run says of the cluster that comes `bytes` after its first one.

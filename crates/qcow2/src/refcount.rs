@@ -217,7 +217,8 @@ impl Allocator {
         self.write_block(at)?;
         self.count_once(at, at + 1);
         self.next += 1;
-        self.check_table((self.table.len() as u64 * 8).div_ceil(1 << self.cluster_bits))
+        self.check_table((self.table.len() as u64 * 8).div_ceil(1 << self.cluster_bits))?;
+        Ok(())
     }
 
     /// Writes the block in memory to cluster `at` and begins the next one.
@@ -231,27 +232,26 @@ impl Allocator {
 
     fn check_end(&self, clusters: u64) -> Result<(), Qcow2Error> {
         let limit = ondisk::OFFSET_END;
-        match clusters <= limit >> self.cluster_bits {
-            true => Ok(()),
-            false => Err(Qcow2Error::HostLimit {
+        if clusters > limit >> self.cluster_bits {
+            return Err(Qcow2Error::HostLimit {
                 what: "a cluster",
                 offset: (clusters - 1).saturating_mul(1 << self.cluster_bits),
                 limit,
-            }),
+            });
         }
+        Ok(())
     }
 
-    fn check_table(&self, clusters: u64) -> Result<()> {
+    fn check_table(&self, clusters: u64) -> Result<(), Qcow2Error> {
         let (bytes, limit) = (clusters << self.cluster_bits, ondisk::REFCOUNT_TABLE_BYTES);
-        match bytes <= limit {
-            true => Ok(()),
-            false => Err(Qcow2Error::TableTooLong {
+        if bytes > limit {
+            return Err(Qcow2Error::TableTooLong {
                 table: "refcount table",
                 bytes,
                 limit,
-            }
-            .into()),
+            });
         }
+        Ok(())
     }
 }
 

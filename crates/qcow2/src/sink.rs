@@ -396,8 +396,8 @@ impl Layout {
 /// Zeros from `offset` to the end of its cluster, where something old may stand.
 fn clear_rest(storage: &dyn StorageMut, offset: u64, cluster_size: u64) -> Result<()> {
     let rest = offset.next_multiple_of(cluster_size) - offset;
-    match rest > 0 && !storage.is_blank() {
-        true => storage.write_at(offset, &vec![0; rest as usize]),
-        false => Ok(()),
+    if rest == 0 || storage.is_blank() {
+        return Ok(());
     }
+    storage.write_at(offset, &vec![0; rest as usize])
 }

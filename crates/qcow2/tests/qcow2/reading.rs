@@ -128,7 +128,10 @@ fn packed_data_may_end_before_its_last_sector_but_not_before_its_end() {
         forge.bytes.truncate(4 * 4096 + len);
         let (kind, report) = refused(&forge);
         assert_eq!(kind, ErrorKind::Corrupt);
-        let place = format!("host range 0x4000..{:#x} does not unpack", 4 * 4096 + len);
+        let place = format!(
+            "does not unpack: the file ends in it, at {:#x}",
+            4 * 4096 + len
+        );
         assert!(report.contains(&place), "{len}: {report}");
     }
     forge.bytes.pop();
