@@ -14,7 +14,9 @@ use goldsmith_raw::{RAW, RawError};
 use goldsmith_storage::{FileStorage, MemoryStorage, Target};
 use goldsmith_testkit::conformance;
 use goldsmith_testkit::fault::{FaultStorage, Op};
+use goldsmith_testkit::model::ModelStorage;
 use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::trace::{Call, TraceStorage};
 use goldsmith_testkit::{ModelDisk, image, qemu};
 
 conformance!(
@@ -333,4 +335,25 @@ fn old_file_is_emptied_so_that_its_zeros_need_no_writing() {
     image::drive(sink, &disk).unwrap();
     assert!(fs::read(&path).unwrap() == disk.bytes());
     assert!(fs::metadata(&path).unwrap().blocks() * 512 < 128 << 10);
+}
+
+#[test]
+fn long_run_walked_in_short_steps_is_asked_for_once() {
+    let disk = disk("1M:A 3M:- 4k:B");
+    let storage = Arc::new(TraceStorage::new(Arc::new(ModelStorage::new(disk.clone()))));
+    let layer = RAW
+        .open(storage.clone(), &Budget::new(&Limits::default()))
+        .unwrap();
+    let mut at = 0;
+    while at < disk.len() {
+        let limit = (at + 65536).min(disk.len());
+        at = layer.extent_at(at, limit).unwrap().range.end;
+        assert!(at <= limit);
+    }
+    let spans = storage
+        .calls()
+        .iter()
+        .filter(|call| matches!(call, Call::Span(_)))
+        .count();
+    assert_eq!(spans, 3);
 }
