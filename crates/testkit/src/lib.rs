@@ -33,6 +33,7 @@ pub mod pattern;
 pub mod qemu;
 pub mod record;
 pub mod sparse;
+pub mod testdata;
 pub mod trace;
 
 pub use model::{ModelDisk, ModelLayer, ModelStorage};
