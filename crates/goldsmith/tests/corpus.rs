@@ -1,0 +1,72 @@
+//! Replays the corpus of every fuzz target, so that a finding stays found without a fuzzer.
+
+use std::path::PathBuf;
+
+use goldsmith_block::Format;
+use goldsmith_testkit::{build, fuzz};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
+}
+
+/// Calls `body` with each input of `target`.
+fn replay(target: &str, body: impl Fn(&[u8])) {
+    let corpus = folder().join("corpus").join(target);
+    let mut inputs = 0;
+    for file in corpus
+        .read_dir()
+        .unwrap_or_else(|error| panic!("{corpus:?}: {error}"))
+    {
+        let path = file.unwrap().path();
+        body(&std::fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")));
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{target} has no inputs");
+}
+
+fn open_read(target: &str, format: &dyn Format) {
+    replay(target, |data| fuzz::open_read(format, data));
+}
+
+fn write_read(target: &str, format: &dyn Format) {
+    replay(target, |data| fuzz::write_read(format, data));
+}
+
+fn fixed_up(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
+    replay(target, |data| {
+        let mut file = data.to_vec();
+        fix_up(&mut file);
+        fuzz::open_read(format, &file);
+    });
+}
+
+macro_rules! targets {
+    ($($target:ident => $body:ident($($argument:expr),*);)*) => {
+        $(
+            #[test]
+            fn $target() {
+                $body(stringify!($target), $($argument),*);
+            }
+        )*
+
+        #[test]
+        fn every_fuzz_target_is_replayed() {
+            let replayed = [$(stringify!($target)),*];
+            for file in folder().join("fuzz_targets").read_dir().unwrap() {
+                let path = file.unwrap().path();
+                let target = path.file_stem().unwrap().to_str().unwrap();
+                assert!(replayed.contains(&target), "{target} is not");
+            }
+        }
+    };
+}
+
+targets! {
+    qcow2_fixed_up => fixed_up(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
+    qcow2_open_read => open_read(&goldsmith_qcow2::QCOW2);
+    qcow2_write_read => write_read(&goldsmith_qcow2::QCOW2);
+    raw_write_read => write_read(&goldsmith_raw::RAW);
+    vhd_fixed_up => fixed_up(&goldsmith_vhd::VHD, build::vhd::fix_up);
+    vhd_open_read => open_read(&goldsmith_vhd::VHD);
+    vhd_write_read => write_read(&goldsmith_vhd::VHD);
+}
