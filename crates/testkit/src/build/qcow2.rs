@@ -266,24 +266,25 @@ pub fn pack(codec: Codec, bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Makes the header plausible, so that a fuzzer reaches what lies behind it: a known version and
-/// feature bits, small clusters, tables inside the file and large enough for the disk.
+/// feature bits, small clusters, tables inside the file and large enough for the disk. Most table
+/// entries become ones that point into the file.
 pub fn fix_up(file: &mut [u8]) {
     if file.len() < 120 {
         return;
     }
-    let byte = |at: usize| u64::from(file[at]);
-    // Three of four are version 3, where most of the code is.
-    let version = if byte(header::VERSION) % 4 == 0 { 2 } else { 3 };
-    let cluster_bits = 9 + byte(header::CLUSTER_BITS) % 4;
-    let clusters = (file.len() as u64 >> cluster_bits).max(1);
-    let l1_at = (byte(header::L1_OFFSET) % clusters) << cluster_bits;
-    let refcount_at = (byte(header::REFCOUNT_OFFSET) % clusters) << cluster_bits;
-    let l1_size = 1 + byte(header::L1_SIZE) % 8;
+    // What a field says already is kept where it will do, so that good images stay good.
+    let number = |at: usize| u64::from(u32::from_be_bytes(file[at..at + 4].try_into().unwrap()));
+    let long = |at: usize| number(at) << 32 | number(at + 4);
+    let version = if number(header::VERSION) == 2 { 2 } else { 3 };
+    let cluster_bits = 9 + number(header::CLUSTER_BITS).wrapping_sub(9) % 4;
+    let clusters = (file.len() as u64).div_ceil(1 << cluster_bits);
+    let l1_at = ((long(header::L1_OFFSET) >> cluster_bits) % clusters) << cluster_bits;
+    let refcount_at = ((long(header::REFCOUNT_OFFSET) >> cluster_bits) % clusters) << cluster_bits;
+    let l1_size = 1 + number(header::L1_SIZE).wrapping_sub(1) % 8;
     // One L2 table maps a cluster for each 8 bytes of itself.
     let reach = l1_size << (2 * cluster_bits - 3);
-    let size = u64::from_be_bytes(file[header::SIZE..][..8].try_into().unwrap());
-    let size = size % (reach + 1) / 512 * 512;
-    let zstd = byte(header::INCOMPATIBLE) & 1;
+    let size = long(header::SIZE) % (reach + 1) / 512 * 512;
+    let zstd = long(header::INCOMPATIBLE) >> 3 & 1;
 
     let mut u32_at = |at: usize, value: u64| {
         file[at..at + 4].copy_from_slice(&(value as u32).to_be_bytes());
@@ -309,6 +310,66 @@ pub fn fix_up(file: &mut [u8]) {
         put(file, 112, 0);
     } else {
         put(file, 72, 0);
+    }
+
+    let table = Table {
+        version,
+        cluster_bits,
+        clusters,
+    };
+    for nth in 0..l1_size as usize {
+        let at = l1_at as usize + 8 * nth;
+        let Some(l2_at) = table.fix_up(file, at, |_, place| place | COPIED) else {
+            continue;
+        };
+        for nth in 0..1 << (cluster_bits - 3) {
+            table.fix_up(file, l2_at + 8 * nth, |entry, place| {
+                table.l2_entry(entry, place)
+            });
+        }
+    }
+}
+
+/// What [`fix_up`] knows about the tables.
+struct Table {
+    version: u64,
+    cluster_bits: u64,
+    /// In the file.
+    clusters: u64,
+}
+
+impl Table {
+    /// Makes the entry at `at` what `make` says, given what stands there and a cluster to name; says
+    /// which cluster. Leaves alone what is unused, the header, and one in sixteen.
+    fn fix_up(&self, file: &mut [u8], at: usize, make: impl Fn(u64, u64) -> u64) -> Option<usize> {
+        let bytes = file.get(at..at + 8)?;
+        let entry = u64::from_be_bytes(bytes.try_into().unwrap());
+        if entry == 0 || at < 1 << self.cluster_bits || (entry >> 4) & 15 == 15 {
+            return None;
+        }
+        let offset = entry & ((1 << self.offset_bits()) - 1);
+        let place = ((offset >> self.cluster_bits) % self.clusters) << self.cluster_bits;
+        put(file, at, make(entry, place));
+        Some(place as usize)
+    }
+
+    fn l2_entry(&self, entry: u64, place: u64) -> u64 {
+        if entry & COMPRESSED == 0 {
+            let flags = if self.version == 3 {
+                COPIED | READS_ZERO
+            } else {
+                COPIED
+            };
+            return entry & flags | place;
+        }
+        let more_sectors = (entry >> self.offset_bits()) % 4;
+        let in_cluster = entry % (1 << self.cluster_bits);
+        COMPRESSED | more_sectors << self.offset_bits() | place | in_cluster
+    }
+
+    /// Bits of the offset in a compressed cluster's entry, and more than any other's.
+    fn offset_bits(&self) -> u64 {
+        62 - (self.cluster_bits - 8)
     }
 }
 
@@ -344,6 +405,20 @@ mod tests {
         qemu::check_bytes(&image);
         let expected = pattern::disk("512:A 1k:0 512:A");
         assert!(qemu::read("qcow2", &image) == expected.bytes());
+    }
+
+    #[test]
+    fn fix_up_leaves_a_good_image_as_readable_as_it_was() {
+        let disk = pattern::disk("1k:A 512:- 1k:B 512:c");
+        for mut file in [
+            Qcow2::holding(3, 9, disk.bytes()).bytes(),
+            Qcow2::packed(2, 9, disk.bytes(), Codec::Deflate).bytes(),
+        ] {
+            fix_up(&mut file);
+            let read = qemu::read("qcow2", &file);
+            let len = read.len();
+            assert!(len > 0 && read == disk.bytes()[..len]);
+        }
     }
 
     #[test]

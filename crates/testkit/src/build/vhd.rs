@@ -271,8 +271,8 @@ pub fn fix_up(file: &mut [u8]) {
     footer[footer::DISK_TYPE..][..3].fill(0);
     // Two of three are dynamic, where most of the code is.
     let disk_type = match footer[footer::DISK_TYPE + 3] % 6 {
-        0 => 2,
-        1 => 4,
+        2 => 2,
+        4 => 4,
         _ => 3,
     };
     footer[footer::DISK_TYPE + 3] = disk_type;
@@ -319,12 +319,18 @@ mod tests {
     #[test]
     fn fix_up_changes_nothing_that_is_right() {
         let disk = pattern::disk("8k:A 8k:- 8k:b");
-        let image = Vhd::dynamic(disk.bytes(), 8 << 10).bytes();
-        let mut fixed = image.clone();
-        fix_up(&mut fixed);
-        assert!(fixed == image);
+        for image in [
+            Vhd::fixed(disk.bytes()),
+            Vhd::dynamic(disk.bytes(), 8 << 10),
+        ] {
+            let image = image.bytes();
+            let mut fixed = image.clone();
+            fix_up(&mut fixed);
+            assert!(fixed == image);
+        }
+        let mut any = pattern::disk("4k:a").bytes().to_vec();
         for len in [0, 1, 511, 512, 513, 1600] {
-            fix_up(&mut fixed[..len]);
+            fix_up(&mut any[..len]);
         }
     }
 }
