@@ -17,6 +17,7 @@
 mod chain;
 mod error;
 mod extent;
+mod flat;
 mod format;
 mod layer;
 mod limits;
@@ -29,6 +30,7 @@ mod zero;
 pub use chain::{Chain, ChainExtent};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
+pub use flat::Flat;
 pub use format::{CreateSpec, Format, Match, Probe};
 pub use layer::{BackingReference, Detail, Layer, LayerInfo};
 pub use limits::{Budget, Limits};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Budget, Extent, ExtentKind, GuestRange, HostRange, Layer, LayerInfo, Result, SECTOR, Storage,
+    Budget, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, Layer, LayerInfo, Result,
+    SECTOR, Storage,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -12,6 +13,12 @@ use crate::bitmap::{Bitmap, BitmapCache};
 use crate::error::VhdError;
 use crate::geometry::{Block, Disk, Dynamic, Footer, footer_at_end, parent_name};
 use crate::ondisk::{FOOTER_COOKIE, FOOTER_LEN, RawFooter, RawHeader, UNUSED};
+
+/// Zeros that the image states and does not store.
+const ZERO: ExtentKind = ExtentKind::Zero {
+    allocated: true,
+    host: None,
+};
 
 /// Opens the image in `storage`; see [`Format::open`](goldsmith_block::Format::open).
 pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
@@ -73,8 +80,8 @@ fn read_header(
 /// A fixed image: the disk as it is, and a footer behind it.
 #[derive(Debug)]
 struct FixedLayer {
-    storage: Arc<dyn Storage>,
     info: LayerInfo,
+    disk: Flat,
 }
 
 impl FixedLayer {
@@ -87,8 +94,8 @@ impl FixedLayer {
             });
         }
         Ok(Self {
-            storage,
             info: info(virtual_size, None),
+            disk: Flat::new(storage, virtual_size),
         })
     }
 }
@@ -99,27 +106,15 @@ impl Layer for FixedLayer {
     }
 
     fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
+        self.disk.storage()
     }
 
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
-        let span = self.storage.span_at(offset, limit)?;
-        let host = Some(offset);
-        let kind = if span.hole {
-            // Nothing can show through a fixed image, so a hole of its file is its own zeros.
-            let allocated = true;
-            ExtentKind::Zero { allocated, host }
-        } else {
-            ExtentKind::Data { host }
-        };
-        Ok(Extent {
-            range: GuestRange::new(offset, offset + span.len),
-            kind,
-        })
+        self.disk.extent_at(offset, limit)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.storage.read_at(offset, buf)
+        self.disk.storage().read_at(offset, buf)
     }
 }
 
@@ -190,15 +185,21 @@ impl Layer for DynamicLayer {
         let unused = self.unused_run(index, ((limit - 1) >> bits) + 1);
         if unused > 0 {
             let end = limit.min((index + unused) << bits);
+            // A dynamic disk has nothing behind it, so what it does not hold is its own zeros.
+            // QEMU's map says the same.
+            let kind = ZERO;
             return Ok(Extent {
                 range: GuestRange::new(offset, end),
-                kind: ExtentKind::Unallocated,
+                kind,
             });
         }
-        let block = self.geometry.block(index, self.bat[index as usize])?;
-        let bitmap = self.bitmap(index, block)?;
         let start = index << bits;
         let end = limit.min(start + self.geometry.block_size());
+        let block = self
+            .geometry
+            .block(index, self.bat[index as usize])
+            .map_err(|error| Error::from(error).at_guest(GuestRange::new(offset, end)))?;
+        let bitmap = self.bitmap(index, block)?;
         let sector = (offset - start) / SECTOR;
         let (set, sectors) = bitmap.run(sector, (end - start).div_ceil(SECTOR));
         let kind = if set {
@@ -208,10 +209,7 @@ impl Layer for DynamicLayer {
         } else {
             // [spec] A sector whose bit is clear was never written: it reads as zeros, whatever
             // stands there. QEMU does not look at the bitmap and shows what stands there.
-            ExtentKind::Zero {
-                allocated: true,
-                host: None,
-            }
+            ZERO
         };
         let run_end = start + (sector + sectors) * SECTOR;
         Ok(Extent {
