@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, Budget, Detail, Extent, ExtentKind, GuestRange, HostRange, Layer, LayerInfo,
-    Result, Storage,
+    BackingReference, Budget, Detail, Error, Extent, ExtentKind, GuestRange, HostRange, Layer,
+    LayerInfo, Result, Storage,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use zerocopy::{FromZeros, IntoBytes};
@@ -135,11 +135,16 @@ impl Qcow2Layer {
     ///
     /// Only what the guest can see must exist: QEMU leaves the file's last cluster as short as the
     /// disk. [qemu]
-    fn visible(&self, host: u64, into: u64, range: GuestRange) -> Result<HostRange, Qcow2Error> {
+    fn visible(&self, host: u64, into: u64, range: GuestRange) -> Result<HostRange> {
         let host = HostRange::new(host + into, range.len());
         let file_len = self.geometry.file_len;
         if host.end() > file_len {
-            return Err(Qcow2Error::DataTruncated { host, file_len });
+            // Only the part that is missing: what the file still holds is good.
+            let there = file_len.saturating_sub(host.offset);
+            let host = HostRange::new(host.offset + there, host.len - there);
+            let missing = GuestRange::new(range.start + there, range.end);
+            let error = Error::from(Qcow2Error::DataTruncated { host, file_len });
+            return Err(error.at_guest(missing));
         }
         Ok(host)
     }

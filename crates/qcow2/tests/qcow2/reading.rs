@@ -102,8 +102,8 @@ fn last_clusters_may_be_as_short_as_the_disk() {
         refused(&forge),
         (
             ErrorKind::Corrupt,
-            "corrupt image: data at host range 0x4000..0x43e8 is missing: the file is truncated \
-             at 0x43e7"
+            "corrupt image: guest range 0x33e7..0x33e8: data at host range 0x43e7..0x43e8 is \
+             missing: the file is truncated at 0x43e7"
                 .into()
         )
     );

@@ -169,7 +169,6 @@ fn sector_whose_bit_is_clear_reads_zero_whatever_stands_there() {
         .unwrap()
         .iter()
         .map(|Extent { range, kind }| match kind {
-            ExtentKind::Unallocated => (range.start, range.end, false),
             ExtentKind::Zero { allocated, .. } => {
                 assert!(allocated);
                 (range.start, range.end, false)
