@@ -1,0 +1,173 @@
+//! `goldsmith convert`
+
+use std::process::Command;
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 3M:- 512k:b 64k:0 512:C"));
+    folder
+}
+
+#[test]
+fn golden_flow_is_silent_and_lossless() {
+    let folder = folder();
+    for line in [
+        "convert -O qcow2 disk.raw a.qcow2",
+        "convert -f qcow2 -O vpc a.qcow2 b.vhd",
+        "convert -f vhd -O qcow2 -c -o compression_type=zstd,cluster_size=1M b.vhd c.qcow2",
+        "convert -f qcow2 -O vpc -o subformat=fixed c.qcow2 d.vhd",
+        "convert -f vpc d.vhd e.raw",
+    ] {
+        assert_eq!(folder.goldsmith_ok(line), "");
+    }
+    let read = |name| std::fs::read(folder.path(name)).unwrap();
+    assert!(read("disk.raw") == read("e.raw"));
+    folder.qemu_img_ok("check -q a.qcow2");
+    folder.qemu_img_ok("compare -q -f raw -F vpc disk.raw d.vhd");
+}
+
+#[test]
+fn format_is_guessed_from_its_marks() {
+    let folder = folder();
+    folder.goldsmith_ok("convert -O vpc -o subformat=fixed disk.raw fixed.vhd");
+    folder.goldsmith_ok("convert -O qcow2 fixed.vhd a.qcow2");
+    folder.goldsmith_ok("convert a.qcow2 back.raw");
+    let read = |name| std::fs::read(folder.path(name)).unwrap();
+    assert!(read("disk.raw") == read("back.raw"));
+}
+
+#[test]
+fn options_may_follow_the_names() {
+    let folder = folder();
+    folder.goldsmith_ok("convert disk.raw a.qcow2 -O qcow2 -o cluster_size=4k -o compat=0.10");
+    let info = folder.qemu_img_ok("info a.qcow2");
+    assert!(
+        info.contains("cluster_size: 4096") && info.contains("compat: 0.10"),
+        "{info}"
+    );
+}
+
+#[test]
+fn progress_without_a_terminal_is_that_of_qemu_img() {
+    let folder = folder();
+    let shown = folder.goldsmith_ok("convert -p -O qcow2 disk.raw a.qcow2");
+    let lines: Vec<_> = shown.split('\r').collect();
+    assert!(lines.len() >= 2, "{shown:?}");
+    assert_eq!(lines[lines.len() - 2..], ["    (100.00/100%)", "\n"]);
+    for line in &lines[..lines.len() - 1] {
+        let number = line
+            .trim_start()
+            .strip_prefix('(')
+            .unwrap()
+            .strip_suffix("/100%)")
+            .unwrap();
+        assert!(
+            (0.0..=100.0).contains(&number.parse::<f64>().unwrap()),
+            "{line:?}"
+        );
+        assert_eq!(number.split_once('.').unwrap().1.len(), 2, "{line:?}");
+    }
+    assert_eq!(
+        folder.goldsmith_ok("convert -p -q -O qcow2 disk.raw b.qcow2"),
+        ""
+    );
+}
+
+#[test]
+fn sparse_size_zero_allocates_everything() {
+    let folder = folder();
+    folder.goldsmith_ok("convert -S 0 -O qcow2 disk.raw a.qcow2");
+    let map = folder.goldsmith_ok("map --output=json a.qcow2");
+    assert_eq!(map.lines().count(), 1, "{map}");
+    assert!(map.contains("\"data\": true"), "{map}");
+}
+
+#[test]
+fn same_inputs_give_the_same_vhd() {
+    let folder = folder();
+    let made = |line: &str, epoch: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+        command
+            .args(line.split(' '))
+            .current_dir(folder.path(""))
+            .env_remove("SOURCE_DATE_EPOCH");
+        if let Some(epoch) = epoch {
+            command.env("SOURCE_DATE_EPOCH", epoch);
+        }
+        assert!(command.status().unwrap().success());
+        std::fs::read(folder.path(line.rsplit(' ').next().unwrap())).unwrap()
+    };
+    let uuid = "--uuid 6f6c6473-6d69-7468-8000-000000000001 --timestamp 1000000000";
+    let stated = |m| {
+        made(
+            &format!("convert -O vpc -m {m} {uuid} disk.raw a.vhd"),
+            None,
+        )
+    };
+    assert!(stated(1) == stated(4));
+
+    let line = "convert -O vpc disk.raw a.vhd";
+    let reproducible = made(line, Some("1700000000"));
+    assert!(reproducible == made(line, Some("1700000000")));
+    assert!(
+        reproducible != made(line, Some("1700000001")),
+        "the timestamp has no effect"
+    );
+    // Seconds since 2000 stand at byte 24 of the footer.
+    let seconds = u32::from_be_bytes(reproducible[24..28].try_into().unwrap());
+    assert_eq!(u64::from(seconds), 1_700_000_000 - 946_684_800);
+    assert!(
+        made(line, None) != made(line, None),
+        "two images share one identity"
+    );
+}
+
+#[test]
+fn help_lists_what_the_target_takes() {
+    let folder = Folder::new();
+    let help = folder.goldsmith_ok("convert -O qcow2 -o help");
+    for option in [
+        "cluster_size=<size>",
+        "compat=<0.10|1.1>",
+        "(default: 65536)",
+    ] {
+        assert!(help.contains(option), "{option}: {help}");
+    }
+}
+
+#[test]
+fn interrupted_conversion_leaves_nothing() {
+    let folder = Folder::new();
+    let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
+    source.set_len(1 << 40).unwrap();
+    // `-S 0` makes a task of it that cannot end before the signal comes.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_goldsmith"))
+        .args([
+            "convert", "-p", "-S", "0", "-c", "-O", "qcow2", "disk.raw", "target",
+        ])
+        .current_dir(folder.path(""))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first progress line comes when it is under way.
+    let mut first = [0; 1];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(output.stderr, b"goldsmith: stopped on request\n");
+    let names = std::fs::read_dir(folder.path("")).unwrap().count();
+    assert_eq!(names, 1, "only the source is left");
+}

@@ -1,0 +1,116 @@
+//! What goes wrong, and what is said about it.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+
+/// The one line on standard error after exit status 1 and nothing on standard output.
+fn refused(folder: &Folder, line: &str) -> String {
+    let done = folder.goldsmith(line);
+    assert_eq!((done.status, &*done.stdout), (1, ""), "{line}: {done:?}");
+    let message = done.stderr.strip_suffix('\n').expect("it ends the line");
+    assert!(!message.contains('\n'), "one line: {message}");
+    message.to_owned()
+}
+
+#[test]
+fn messages_name_the_file_the_rule_and_the_numbers() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("64M:A"));
+    folder.goldsmith_ok("convert -O vpc disk.raw disk.vhd");
+    // A block table of 15 entries, and a header that is right otherwise.
+    let mut bytes = std::fs::read(folder.path("disk.vhd")).unwrap();
+    bytes[512 + 28..512 + 32].copy_from_slice(&15u32.to_be_bytes());
+    bytes[512 + 36..512 + 40].fill(0);
+    let sum: u32 = bytes[512..1536].iter().map(|byte| u32::from(*byte)).sum();
+    bytes[512 + 36..512 + 40].copy_from_slice(&(!sum).to_be_bytes());
+    std::fs::write(folder.path("disk.vhd"), bytes).unwrap();
+    assert_eq!(
+        refused(&folder, "convert -f vpc disk.vhd out.raw"),
+        "goldsmith: disk.vhd: corrupt image: block table has 15 entries; the disk size needs 32"
+    );
+    assert!(!folder.path("out.raw").exists());
+}
+
+#[test]
+fn missing_file_is_named_with_the_reason_of_the_system() {
+    let folder = Folder::new();
+    let message = refused(&folder, "info nothing.qcow2");
+    assert!(
+        message.starts_with("goldsmith: nothing.qcow2: "),
+        "{message}"
+    );
+    assert!(message.contains("No such file or directory"), "{message}");
+}
+
+#[test]
+fn wrong_words_exit_with_1_and_say_what_is_right() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    for (line, hint) in [
+        (
+            "convert -O qcow3 disk.raw out",
+            "unknown format 'qcow3'; there are: raw, qcow2, vpc",
+        ),
+        (
+            "convert -O qcow2 -o clustersize=4k disk.raw out",
+            "'clustersize' is no creation option",
+        ),
+        (
+            "convert -O qcow2 -o cluster_size=5000 disk.raw out",
+            "cluster",
+        ),
+        (
+            "convert -O qcow2 -o cluster_size disk.raw out",
+            "-o takes pairs",
+        ),
+        ("convert -O vpc -c disk.raw out", "compress"),
+        ("convert -O raw -c disk.raw out", "compress"),
+        ("info -f qcow2 disk.raw", "disk.raw: "),
+    ] {
+        let message = refused(&folder, line);
+        assert!(message.contains(hint), "{line}: {message}");
+        assert!(!folder.path("out").exists());
+    }
+    for line in [
+        "frobnicate",
+        "convert disk.raw",
+        "convert -S lots disk.raw out",
+        "",
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!((done.status, &*done.stdout), (1, ""), "{line}: {done:?}");
+        assert!(
+            done.stderr.contains("Usage") || done.stderr.contains("--help"),
+            "{done:?}"
+        );
+    }
+    assert_eq!(
+        folder.goldsmith("--version").stdout,
+        concat!("goldsmith ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn directory_pipe_and_device_are_no_images() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    for line in [
+        "info .",
+        "info /dev/null",
+        "convert disk.raw .",
+        "convert disk.raw /dev/null",
+        "convert /dev/zero out.raw",
+    ] {
+        refused(&folder, line);
+    }
+}
+
+#[test]
+fn reader_that_went_away_is_no_panic() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    let line = format!("{} info disk.raw | true", env!("CARGO_BIN_EXE_goldsmith"));
+    let done = folder.run(std::process::Command::new("sh").args(["-c", &line]));
+    assert!(!done.stderr.contains("panicked"), "{done:?}");
+}

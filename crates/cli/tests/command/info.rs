@@ -1,0 +1,106 @@
+//! `goldsmith info`, held against `qemu-img info`
+
+use goldsmith_testkit::pattern::disk;
+use serde_json::Value;
+
+use crate::Folder;
+
+/// Images of every kind, by name and format.
+fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 3M:- 512:C"));
+    for line in [
+        "convert -f raw -O qcow2 disk.raw v3.qcow2",
+        "convert -f raw -O qcow2 -c -o compression_type=zstd,refcount_bits=1,cluster_size=4k \
+         disk.raw zstd.qcow2",
+        "convert -f raw -O qcow2 -o compat=0.10 disk.raw v2.qcow2",
+        "create -q -f qcow2 -b disk.raw -F raw top.qcow2 8M",
+        "create -q -f qcow2 -o lazy_refcounts=on lazy.qcow2 1G",
+        "convert -f raw -O vpc -o force_size=on disk.raw dynamic.vhd",
+        "convert -f raw -O vpc -o subformat=fixed,force_size=on disk.raw fixed.vhd",
+    ] {
+        folder.qemu_img_ok(line);
+    }
+    let images = vec![
+        ("disk.raw", "raw"),
+        ("v3.qcow2", "qcow2"),
+        ("zstd.qcow2", "qcow2"),
+        ("v2.qcow2", "qcow2"),
+        ("top.qcow2", "qcow2"),
+        ("lazy.qcow2", "qcow2"),
+        ("dynamic.vhd", "vpc"),
+        ("fixed.vhd", "vpc"),
+    ];
+    (folder, images)
+}
+
+/// `json` on one line with its keys in order; lengths of files rounded up as QEMU rounds them.
+fn normal(json: &str) -> String {
+    let mut info: Value = serde_json::from_str(json).unwrap();
+    let file_len = &mut info["children"][0]["info"]["virtual-size"];
+    *file_len = file_len.as_u64().unwrap().next_multiple_of(512).into();
+    info.to_string()
+}
+
+#[test]
+fn json_is_that_of_qemu_img() {
+    let (folder, images) = images();
+    for (name, format) in images {
+        let line = format!("info -f {format} --output=json {name}");
+        let (ours, theirs) = (folder.goldsmith_ok(&line), folder.qemu_img_ok(&line));
+        assert_eq!(normal(&ours), normal(&theirs), "{name}");
+        assert_eq!(ours.lines().next(), theirs.lines().next());
+    }
+}
+
+#[test]
+fn text_is_that_of_qemu_img() {
+    let (folder, images) = images();
+    for (name, format) in images {
+        let line = format!("info -f {format} {name}");
+        let (ours, theirs) = (folder.goldsmith_ok(&line), folder.qemu_img_ok(&line));
+        // QEMU rounds the length of the file up to a sector.
+        let is_exact = |line: &&str| !line.contains("file length: ");
+        let ours_alike: Vec<_> = ours.lines().filter(is_exact).collect();
+        let theirs_alike: Vec<_> = theirs.lines().filter(is_exact).collect();
+        assert_eq!(ours_alike, theirs_alike, "{name}");
+        let len = std::fs::metadata(folder.path(name)).unwrap().len();
+        assert!(
+            ours.contains(&format!(" ({len} bytes)\n    disk size")),
+            "{name}: {ours}"
+        );
+    }
+}
+
+#[test]
+fn backing_file_is_shown_and_not_opened() {
+    let (folder, _) = images();
+    std::fs::remove_file(folder.path("disk.raw")).unwrap();
+    let json = folder.goldsmith_ok("info --output=json top.qcow2");
+    let info: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(info["backing-filename"], "disk.raw");
+    let plain = folder.goldsmith_ok("info --output=json v3.qcow2");
+    let plain: Value = serde_json::from_str(&plain).unwrap();
+    assert!(plain.get("backing-filename").is_none(), "absent, not null");
+}
+
+#[test]
+fn raw_size_is_exact() {
+    let folder = Folder::new();
+    folder.write("odd.raw", &disk("1000:A 1:B"));
+    let json = folder.goldsmith_ok("info -f raw --output=json odd.raw");
+    let info: Value = serde_json::from_str(&json).unwrap();
+    // qemu-img says 1024: it rounds up to a sector.
+    assert_eq!(info["virtual-size"], 1001);
+}
+
+#[test]
+fn empty_raw_file_is_a_disk() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("empty"), "").unwrap();
+    let line = "info -f raw --output=json empty";
+    assert_eq!(
+        normal(&folder.goldsmith_ok(line)),
+        normal(&folder.qemu_img_ok(line))
+    );
+}

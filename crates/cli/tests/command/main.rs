@@ -1,0 +1,89 @@
+//! The command as a shell sees it: exit status, standard output, standard error.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+mod compare;
+mod convert;
+mod errors;
+mod info;
+mod map;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use goldsmith_testkit::model::ModelDisk;
+
+/// A temporary folder in which commands run, so that files have short names.
+struct Folder(tempfile::TempDir);
+
+/// What a command did.
+#[derive(Debug)]
+struct Done {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, disk: &ModelDisk) {
+        std::fs::write(self.path(name), disk.bytes()).unwrap();
+    }
+
+    /// Runs goldsmith; `line` is split at spaces.
+    fn goldsmith(&self, line: &str) -> Done {
+        self.run(Command::new(env!("CARGO_BIN_EXE_goldsmith")).args(line.split(' ')))
+    }
+
+    /// Runs goldsmith, which must do as it is told and say nothing on standard error.
+    fn goldsmith_ok(&self, line: &str) -> String {
+        let done = self.goldsmith(line);
+        assert!(
+            done.status == 0 && done.stderr.is_empty(),
+            "goldsmith {line}: {done:?}"
+        );
+        done.stdout
+    }
+
+    /// Runs qemu-img, which must do as it is told.
+    fn qemu_img_ok(&self, line: &str) -> String {
+        let done = self.qemu_img(line);
+        assert_eq!(done.status, 0, "qemu-img {line}: {done:?}");
+        done.stdout
+    }
+
+    fn qemu_img(&self, line: &str) -> Done {
+        self.run(Command::new("qemu-img").args(line.split(' ')))
+    }
+
+    fn qemu_io(&self, image: &str, commands: &[&str]) {
+        let mut io = Command::new("qemu-io");
+        io.args(["-f", "qcow2"]);
+        for command in commands {
+            io.args(["-c", command]);
+        }
+        let done = self.run(io.arg(image));
+        assert_eq!(done.status, 0, "qemu-io {commands:?}: {done:?}");
+    }
+
+    fn run(&self, command: &mut Command) -> Done {
+        command
+            .current_dir(self.0.path())
+            .env_remove("SOURCE_DATE_EPOCH");
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => panic!("{command:?}: {error}; run scripts/install-test-tools"),
+        };
+        Done {
+            status: output.status.code().expect("no signal ended it"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
