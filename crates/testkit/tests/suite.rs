@@ -244,8 +244,8 @@ impl Sink for SlateSink {
         let state = self.state.lock().unwrap();
         self.storage.set_len(state.next)?;
         for (table_at, place) in (TABLE..).step_by(8).zip(&state.table) {
-            // Zeros are there already; a table of a huge disk is full of them.
-            if *place != 0 {
+            // In a new file zeros are there already; a table of a huge disk is full of them.
+            if *place != 0 || self.storage.fixed_len().is_some() {
                 self.storage.write_at(table_at, &place.to_le_bytes())?;
             }
         }

@@ -292,3 +292,20 @@ pub fn failing_read_is_an_io_error_and_not_remembered(subject: &Subject) {
         }
     }
 }
+
+/// When a file becomes shorter while it is open, somebody hears of it.
+pub fn file_that_shrank_is_an_io_error_or_reads_the_same(subject: &Subject) {
+    for case in subject.cases() {
+        let disk = small_disk(&case);
+        let image = case.write(&disk);
+        let memory = Arc::new(MemoryStorage::holding("image", image.clone()));
+        for cut in cuts(image.len(), &[], 20) {
+            let storage = Arc::new(FaultStorage::shrunk(memory.clone(), cut as u64));
+            let layer = case.format.open(storage, &Budget::new(&Limits::default()));
+            match layer.and_then(|layer| image::read(&*layer)) {
+                Ok(bytes) => assert!(bytes == disk.bytes(), "{case:?}: {disk:?} shrunk to {cut}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Io, "{case:?}: {error:?}"),
+            }
+        }
+    }
+}

@@ -139,6 +139,7 @@ macro_rules! conformance {
                 cut_image_is_refused_or_reads_the_same
                 flipped_bits_get_an_answer
                 failing_read_is_an_io_error_and_not_remembered
+                file_that_shrank_is_an_io_error_or_reads_the_same
             );
             $crate::conformance!(@tests sink
                 every_option_has_a_default
@@ -146,6 +147,8 @@ macro_rules! conformance {
                 length_of_demands_leaves_no_trace
                 reserving_backwards_leaves_no_trace_under_identity
                 old_content_of_the_storage_does_not_show
+                device_holds_the_disk_or_is_refused
+                device_that_is_too_small_is_an_error
                 uncommitted_image_does_not_open
                 uncommitted_image_over_an_old_one_does_not_open
                 failing_storage_is_an_io_error

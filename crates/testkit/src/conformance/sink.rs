@@ -6,6 +6,7 @@ use goldsmith_block::{ErrorKind, Options, Placement, Result};
 use goldsmith_storage::MemoryStorage;
 
 use super::{Case, Subject, runner};
+use crate::device::DeviceStorage;
 use crate::fault::{FaultStorage, Op};
 use crate::hostile::survives;
 use crate::image::{self, Drive, Order};
@@ -112,6 +113,55 @@ pub fn old_content_of_the_storage_does_not_show(subject: &Subject) {
                 outcome.reads_as(disk.bytes()),
                 "{case:?}: {disk:?} over {old} old bytes is {:?}",
                 outcome.refused()
+            );
+        }
+    }
+}
+
+/// A device that is larger than the image holds the disk all the same, unless the format cannot
+/// live on one and says so. Where there are no marks, the disk is as large as the device.
+pub fn device_holds_the_disk_or_is_refused(subject: &Subject) {
+    for case in subject.cases() {
+        let disk = case.mixed_disk();
+        let len = case.write(&disk).len();
+        for spare in [0, 100 * 512] {
+            let storage = Arc::new(DeviceStorage::holding(vec![0xdb; len + spare]));
+            let sink = match case.format.create(storage.clone(), &case.spec(&disk)) {
+                Ok(sink) => sink,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Usage, "{case:?}: {error:?}");
+                    continue;
+                }
+            };
+            image::drive(sink, &disk).unwrap();
+            let mut expected = disk.bytes().to_vec();
+            if !case.is_marked() {
+                expected.resize(len + spare, 0xdb);
+            }
+            let outcome = survives(case.format, storage.to_vec());
+            assert!(
+                outcome.reads_as(&expected),
+                "{case:?}: {disk:?} on a device with {spare} bytes to spare is {:?}",
+                outcome.refused()
+            );
+        }
+    }
+}
+
+/// A device that cannot hold the image is refused, at the latest when it is full.
+pub fn device_that_is_too_small_is_an_error(subject: &Subject) {
+    for case in subject.cases() {
+        let disk = case.mixed_disk();
+        for len in [0, 512, 4096, case.write(&disk).len() - 512] {
+            let storage = Arc::new(DeviceStorage::holding(vec![0xdb; len]));
+            let sink = case.format.create(storage, &case.spec(&disk));
+            let error = match sink.and_then(|sink| image::drive(sink, &disk)) {
+                Ok(_) => panic!("{case:?}: {disk:?} fits on {len} bytes"),
+                Err(error) => error,
+            };
+            assert!(
+                matches!(error.kind(), ErrorKind::Usage | ErrorKind::Io),
+                "{case:?}: {error:?}"
             );
         }
     }
