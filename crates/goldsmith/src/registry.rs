@@ -9,6 +9,24 @@ pub static FORMATS: &[&dyn Format] = &[
     &goldsmith_vhd::VHD,
 ];
 
+/// Marks of formats that are not read here, by name, byte offset and bytes. Whoever leaves the
+/// guessing to us must not get the insides of such a file as a RAW disk.
+static FOREIGN: &[(&str, usize, &[u8])] = &[
+    ("vhdx", 0, b"vhdxfile"),
+    ("vmdk", 0, b"KDMV"),
+    ("vmdk", 0, b"COWD"),
+    ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("qed", 0, b"QED\0"),
+    ("parallels", 0, b"WithoutFreeSpace"),
+    ("parallels", 0, b"WithouFreSpacExt"),
+    ("luks", 0, b"LUKS\xba\xbe"),
+    ("gzip", 0, b"\x1f\x8b\x08"),
+    ("xz", 0, b"\xfd7zXZ\0"),
+    ("zstd", 0, b"\x28\xb5\x2f\xfd"),
+    ("bzip2", 0, b"BZh"),
+];
+
 /// The format called `name`, by its own name or an alias.
 ///
 /// # Errors
@@ -31,7 +49,8 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
 /// A guess: whoever wrote the image decides its outcome. Callers who know the format should say so.
 ///
 /// # Errors
-/// `Usage` if the bytes carry the marks of several formats; `Io` if they cannot be read.
+/// `Usage` if the bytes carry the marks of several formats, `Unsupported` if they carry those of a
+/// format that is not read here, `Io` if they cannot be read.
 pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     let mut head = [0; Probe::HEAD];
     let mut tail = [0; Probe::TAIL];
@@ -40,6 +59,16 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     storage.read_at(0, head)?;
     storage.read_at(storage.len() - tail.len() as u64, tail)?;
     let probe = Probe { head, tail };
+
+    let foreign = FOREIGN
+        .iter()
+        .find(|(_, at, mark)| head.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)));
+    if let Some((name, ..)) = foreign {
+        let text = format!(
+            "the file looks like {name}; if it is a raw disk all the same, say so with the format option"
+        );
+        return Err(Error::unsupported(text).in_file(storage.name()));
+    }
 
     let best = FORMATS
         .iter()

@@ -1,4 +1,5 @@
 //! Replays the corpus of every fuzz target, so that a finding stays found without a fuzzer.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 use std::path::PathBuf;
 

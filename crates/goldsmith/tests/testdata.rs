@@ -1,4 +1,5 @@
 //! Every file in `testdata/` is what its manifest says, and does what it says.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 use std::collections::BTreeSet;
 

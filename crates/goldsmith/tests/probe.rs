@@ -1,0 +1,84 @@
+//! Guessing a format: by marks alone, never in doubt.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+mod support;
+
+use goldsmith::{ErrorKind, Opener};
+use goldsmith_testkit::pattern::disk;
+use support::{Folder, convert};
+
+fn guessed(folder: &Folder, bytes: &[u8]) -> Result<&'static str, (ErrorKind, String)> {
+    let path = folder.path("image");
+    std::fs::write(&path, bytes).unwrap();
+    match Opener::new().open(&path, None) {
+        Ok(chain) => Ok(chain.top().info().format),
+        Err(error) => Err((error.kind(), error.report())),
+    }
+}
+
+#[test]
+fn own_images_are_known_by_their_marks() {
+    let folder = Folder::new();
+    let raw = folder.write("disk.raw", &disk("1M:A 512:b"));
+    for (format, options) in [
+        ("raw", &[][..]),
+        ("qcow2", &[]),
+        ("vpc", &[]),
+        ("vpc", &[("subformat", "fixed")]),
+    ] {
+        let target = folder.path("target");
+        let mut job = convert((&raw, "raw"), (&target, format));
+        for (key, value) in options {
+            job = job.option(*key, *value);
+        }
+        job.run().unwrap();
+        let bytes = std::fs::read(&target).unwrap();
+        assert_eq!(guessed(&folder, &bytes), Ok(format));
+    }
+    assert_eq!(guessed(&folder, b""), Ok("raw"));
+    assert_eq!(guessed(&folder, &[7; 100]), Ok("raw"));
+}
+
+#[test]
+fn formats_of_others_are_not_taken_for_raw() {
+    let folder = Folder::new();
+    let vdi = [&[0; 64][..], &0xbeda_107f_u32.to_le_bytes()].concat();
+    for (name, head) in [
+        ("vhdx", b"vhdxfile".as_slice()),
+        ("vmdk", b"KDMV\x01\0\0\0"),
+        ("vmdk", b"# Disk DescriptorFile\nversion=1\n"),
+        ("vdi", &vdi),
+        ("qed", b"QED\0"),
+        ("luks", b"LUKS\xba\xbe\0\x01"),
+        ("gzip", b"\x1f\x8b\x08\0"),
+        ("xz", b"\xfd7zXZ\0"),
+    ] {
+        let mut bytes = head.to_vec();
+        bytes.resize(4096, 0);
+        let (kind, report) = guessed(&folder, &bytes).unwrap_err();
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(report.contains(&format!("looks like {name}")), "{report}");
+        // Who states RAW gets RAW.
+        assert!(
+            Opener::new()
+                .open(folder.path("image"), Some("raw"))
+                .is_ok()
+        );
+    }
+}
+
+/// One file, two disks: whoever guesses right decides what is in it.
+#[test]
+fn file_with_two_marks_is_refused() {
+    let folder = Folder::new();
+    let raw = folder.write("disk.raw", &disk("1M:A"));
+    let (qcow2, vhd) = (folder.path("a.qcow2"), folder.path("b.vhd"));
+    convert((&raw, "raw"), (&qcow2, "qcow2")).run().unwrap();
+    convert((&qcow2, "raw"), (&vhd, "vpc"))
+        .option("subformat", "fixed")
+        .run()
+        .unwrap();
+    let (kind, report) = guessed(&folder, &std::fs::read(vhd).unwrap()).unwrap_err();
+    assert_eq!(kind, ErrorKind::Usage);
+    assert!(report.contains("could be any of qcow2, vpc"), "{report}");
+}
