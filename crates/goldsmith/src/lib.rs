@@ -51,3 +51,8 @@ pub use map::{MapEntry, map};
 pub use open::{Opener, References};
 pub use registry::{FORMATS, format_named, probe};
 pub use uuid::Uuid;
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
