@@ -104,15 +104,21 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
         };
         options.push((option.name, value));
     }
-    let pieces = input.chunks_exact(3).take(64).map(|piece| {
-        let steps = u64::from(u16::from_le_bytes([piece[1], piece[2]]) % 300);
+    // 73 bytes where a format counts in bytes: a multiple of nothing.
+    let step = if format.size_unit() == 1 {
+        73
+    } else {
+        format.size_unit()
+    };
+    let pieces = input.chunks_exact(3).take(24).map(|piece| {
+        let steps = u64::from(u16::from_le_bytes([piece[1], piece[2]]) % 96);
         let fill = match piece[0] % 4 {
             0 => Fill::Hole,
             1 => Fill::Zero,
             2 => Fill::Data(b'A' + piece[0] / 4 % 26),
             _ => Fill::Data(b'a' + piece[0] / 4 % 26),
         };
-        (steps * format.size_unit(), fill)
+        (steps * step, fill)
     });
     let disk = ModelDisk::new(pieces);
     let pairs: Vec<_> = options

@@ -160,9 +160,10 @@ impl Drive {
         if matches!(self.order, Order::Backwards) {
             pieces.reverse();
         }
+        let mut packer = profile.packing.map(|packing| Packer::new(packing.codec));
         let mut pending = Vec::new();
         for piece in pieces {
-            let (demand, bytes) = demand(disk, piece, profile);
+            let (demand, bytes) = demand(disk, piece, profile, &mut packer);
             let mut slots = Vec::new();
             sink.reserve(&[demand], &mut slots)?;
             for slot in slots {
@@ -270,33 +271,25 @@ fn data_ranges(disk: &ModelDisk, profile: &SinkProfile) -> Vec<GuestRange> {
 }
 
 /// The demand for `range`, and the bytes that it will take: packed if that is asked for and helps.
-fn demand(disk: &ModelDisk, range: GuestRange, profile: &SinkProfile) -> (Demand, Vec<u8>) {
+fn demand(
+    disk: &ModelDisk,
+    range: GuestRange,
+    profile: &SinkProfile,
+    packer: &mut Option<Packer>,
+) -> (Demand, Vec<u8>) {
     let mut bytes = vec![0; range.len() as usize];
     disk.read_at(range.start, &mut bytes);
-    if let Some(packing) = profile.packing {
+    if let (Some(packing), Some(packer)) = (profile.packing, packer) {
         let mut unit = bytes.clone();
         let full = align_up(bytes.len() as u64, packing.unit).expect("a unit fits in memory");
         unit.resize(full as usize, 0);
-        let mut packed = Vec::new();
-        let len = Packer::new(packing.codec)
-            .pack(&unit, &mut packed)
-            .expect("any bytes can be packed");
-        if let Some(len) = len {
-            let packed_len = Some(len as u64);
-            return (
-                Demand {
-                    range,
-                    packed: packed_len,
-                },
-                packed,
-            );
+        let mut stream = Vec::new();
+        let len = packer.pack(&unit, &mut stream);
+        if let Some(len) = len.expect("any bytes can be packed") {
+            let packed = Some(len as u64);
+            return (Demand { range, packed }, stream);
         }
     }
-    (
-        Demand {
-            range,
-            packed: None,
-        },
-        bytes,
-    )
+    let packed = None;
+    (Demand { range, packed }, bytes)
 }

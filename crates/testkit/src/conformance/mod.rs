@@ -108,7 +108,7 @@ fn runner(cases: u32) -> TestRunner {
     })
 }
 
-/// The tests that every format passes; see [`conformance`](crate::conformance).
+/// The tests that every format passes; see the module of that name.
 #[macro_export]
 macro_rules! conformance {
     ($format:expr, $name:ident) => {
