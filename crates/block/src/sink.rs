@@ -98,6 +98,19 @@ pub struct Demand {
     pub packed: Option<u64>,
 }
 
+impl Demand {
+    /// The place of an unpacked demand where each guest byte has its own: what a sink of
+    /// [`Placement::Identity`] hands out.
+    pub fn in_place(&self) -> Slot {
+        let Self { range, packed } = *self;
+        Slot {
+            range,
+            host: range.start,
+            packed,
+        }
+    }
+}
+
 /// A place in the file, to be written once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slot {

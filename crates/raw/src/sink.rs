@@ -85,11 +85,7 @@ impl Sink for RawSink {
     }
 
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
-        slots.extend(demands.iter().map(|demand| Slot {
-            range: demand.range,
-            host: demand.range.start,
-            packed: None,
-        }));
+        slots.extend(demands.iter().map(Demand::in_place));
         Ok(())
     }
 

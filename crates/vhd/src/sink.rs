@@ -137,11 +137,7 @@ impl Sink for FixedSink {
     }
 
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
-        slots.extend(demands.iter().map(|demand| Slot {
-            range: demand.range,
-            host: demand.range.start,
-            packed: None,
-        }));
+        slots.extend(demands.iter().map(Demand::in_place));
         Ok(())
     }
 
