@@ -13,6 +13,8 @@ use crate::pattern::noise;
 const METADATA: u64 = 16 << 20;
 /// Extents that are looked at.
 const EXTENTS: usize = 300;
+/// Values for options that are sizes. Mostly small: large units make a fuzzer slow.
+const SIZES: [&str; 8] = ["512", "1k", "2k", "3k", "4k", "8k", "64k", "512k"];
 /// Extents whose bytes are read.
 const READS: usize = 40;
 
@@ -99,7 +101,7 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
             _ if pick & 1 == 0 => continue,
             OptionKind::Flag if pick & 2 == 0 => "off".to_owned(),
             OptionKind::Flag => "on".to_owned(),
-            OptionKind::Size => (512_u64 << ((pick >> 1) % 13)).to_string(),
+            OptionKind::Size => SIZES[usize::from(pick >> 1) % SIZES.len()].to_owned(),
             OptionKind::Choice(words) => words[usize::from(pick >> 1) % words.len()].to_owned(),
         };
         options.push((option.name, value));
