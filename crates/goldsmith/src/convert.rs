@@ -242,7 +242,7 @@ impl<'a> Convert<'a> {
         }
         Err(Error::usage(format!(
             "the disk has {size} bytes, and {} images hold multiples of {unit} bytes; allow \
-             rounding up to add {missing} zero bytes",
+             rounding up (--round-up) to add {missing} zero bytes",
             format.name()
         ))
         .in_file(self.source.to_string_lossy()))

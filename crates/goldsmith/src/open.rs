@@ -128,7 +128,7 @@ impl Opener {
         let format = format.ok_or_else(|| {
             denied(format!(
                 "the image names its backing file '{}' without saying its format; say it with \
-                 the backing format option",
+                 the backing format option (--backing-format)",
                 reference.name
             ))
         })?;
@@ -150,7 +150,8 @@ impl Opener {
         match self.references {
             References::Allow => Ok(path),
             References::Deny => Err(denied(format!(
-                "the image needs the backing file '{name}', and the reference policy is 'deny'"
+                "the image needs the backing file '{name}', and the reference policy \
+                 is 'deny' (--references)"
             ))),
             References::SameDirectory => {
                 let mut parts = Path::new(name).components();
@@ -164,13 +165,13 @@ impl Opener {
                 {
                     return Err(denied(format!(
                         "the backing file '{name}' is not in the directory of the image that \
-                         names it, and the reference policy is 'same-directory'"
+                         names it, and the reference policy is 'same-directory' (--references)"
                     )));
                 }
                 if path.is_symlink() {
                     return Err(denied(format!(
                         "the backing file '{name}' is a symbolic link, and the reference policy \
-                         is 'same-directory'"
+                         is 'same-directory' (--references)"
                     )));
                 }
                 Ok(path)

@@ -65,7 +65,8 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
         .find(|(_, at, mark)| head.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)));
     if let Some((name, ..)) = foreign {
         let text = format!(
-            "the file looks like {name}; if it is a raw disk all the same, say so with the format option"
+            "the file looks like {name}; if it is a raw disk all the same, say so with the format \
+             option (-f raw)"
         );
         return Err(Error::unsupported(text).in_file(storage.name()));
     }
@@ -85,7 +86,7 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
         _ => {
             let names: Vec<_> = matches.iter().map(|format| format.name()).collect();
             Err(Error::usage(format!(
-                "the file could be any of {}; say which it is with the format option",
+                "the file could be any of {}; say which it is with the format option (-f)",
                 names.join(", ")
             ))
             .in_file(storage.name()))

@@ -228,7 +228,7 @@ fn disk_that_is_no_multiple_of_a_sector_grows_only_if_asked() {
         assert!(
             error.report().ends_with(&format!(
                 "the disk has 100001 bytes, and {format} images hold multiples of 512 bytes; \
-                 allow rounding up to add 351 zero bytes"
+                 allow rounding up (--round-up) to add 351 zero bytes"
             )),
             "{}",
             error.report()

@@ -40,7 +40,7 @@ fn neighbour_is_opened_only_if_the_policy_says_so() {
         denied(&top, References::Deny),
         format!(
             "{}: not allowed: the image needs the backing file 'base.raw', and the reference \
-             policy is 'deny'",
+             policy is 'deny' (--references)",
             top.display()
         )
     );

@@ -19,7 +19,9 @@ use crate::progress::Display;
 /// an existing file stands until then. The same source gives the same target byte for byte,
 /// whatever the number of threads, given the same --uuid and --timestamp.
 #[derive(Args)]
-#[command(after_long_help = "\
+#[command(
+    override_usage = "goldsmith convert [OPTIONS] SOURCE TARGET",
+    after_long_help = "\
 Examples:
   A golden RAW disk for KVM, compressed:
     goldsmith convert -p -c -O qcow2 golden.raw disk.qcow2
@@ -29,7 +31,8 @@ Examples:
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   What -o takes:
-    goldsmith convert -O qcow2 -o help")]
+    goldsmith convert -O qcow2 -o help"
+)]
 pub(crate) struct Convert {
     /// Format of the source; without it the format is guessed
     #[arg(short = 'f', long, value_name = "FMT", visible_alias = "format")]
