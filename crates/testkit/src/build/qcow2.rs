@@ -278,8 +278,13 @@ pub fn fix_up(file: &mut [u8]) {
     let version = if number(header::VERSION) == 2 { 2 } else { 3 };
     let cluster_bits = 9 + number(header::CLUSTER_BITS).wrapping_sub(9) % 4;
     let clusters = (file.len() as u64).div_ceil(1 << cluster_bits);
-    let l1_at = ((long(header::L1_OFFSET) >> cluster_bits) % clusters) << cluster_bits;
-    let refcount_at = ((long(header::REFCOUNT_OFFSET) >> cluster_bits) % clusters) << cluster_bits;
+    let table = Table {
+        version,
+        cluster_bits,
+        clusters,
+    };
+    let l1_at = table.place(long(header::L1_OFFSET));
+    let refcount_at = table.place(long(header::REFCOUNT_OFFSET));
     let l1_size = 1 + number(header::L1_SIZE).wrapping_sub(1) % 8;
     // One L2 table maps a cluster for each 8 bytes of itself.
     let reach = l1_size << (2 * cluster_bits - 3);
@@ -312,11 +317,6 @@ pub fn fix_up(file: &mut [u8]) {
         put(file, 72, 0);
     }
 
-    let table = Table {
-        version,
-        cluster_bits,
-        clusters,
-    };
     for nth in 0..l1_size as usize {
         let at = l1_at as usize + 8 * nth;
         let Some(l2_at) = table.fix_up(file, at, |_, place| place | COPIED) else {
@@ -348,9 +348,14 @@ impl Table {
             return None;
         }
         let offset = entry & ((1 << self.offset_bits()) - 1);
-        let place = ((offset >> self.cluster_bits) % self.clusters) << self.cluster_bits;
+        let place = self.place(offset);
         put(file, at, make(entry, place));
         Some(place as usize)
+    }
+
+    /// A cluster of the file behind the header; the one that `offset` names, if it can be that.
+    fn place(&self, offset: u64) -> u64 {
+        ((offset >> self.cluster_bits) % self.clusters).max(1) << self.cluster_bits
     }
 
     fn l2_entry(&self, entry: u64, place: u64) -> u64 {

@@ -1,7 +1,5 @@
 //! VHD images. [VHD 1.0]
 
-use std::ops::Range;
-
 /// Length of a footer in bytes.
 pub const FOOTER: usize = 512;
 const HEADER: usize = 1024;
@@ -256,44 +254,90 @@ fn seal(structure: &mut [u8], at: usize) {
     structure[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-/// Makes cookies and checksums right wherever there is room for them, so that a fuzzer reaches what
-/// lies behind them.
+/// Makes the metadata plausible, so that a fuzzer reaches what lies behind it: cookies, checksums
+/// and versions right, tables inside the file and large enough for the disk. What will do stays as
+/// it is.
 ///
-/// The last sector becomes a footer, the first one its copy unless the disk type says fixed, and
-/// what the footer points to becomes a dynamic header.
+/// The last sector becomes a footer. Unless that says fixed, the first one becomes its copy, a
+/// dynamic header follows, and most table entries become ones that point into the file.
 pub fn fix_up(file: &mut [u8]) {
     let Some(footer_at) = file.len().checked_sub(FOOTER) else {
         return;
     };
-    let footer = &mut file[footer_at..];
+    let (front, footer) = file.split_at_mut(footer_at);
     footer[..8].copy_from_slice(b"conectix");
-    footer[footer::VERSION..][..4].copy_from_slice(&0x0001_0000_u32.to_be_bytes());
-    footer[footer::DISK_TYPE..][..3].fill(0);
-    // Two of three are dynamic, where most of the code is.
-    let disk_type = match footer[footer::DISK_TYPE + 3] % 6 {
-        2 => 2,
-        4 => 4,
+    put_u32(footer, footer::VERSION, 0x0001_0000);
+    // Four of six are dynamic, where most of the code is.
+    let disk_type = match u32_at(footer, footer::DISK_TYPE) % 6 {
+        kind @ (2 | 4) => kind,
         _ => 3,
     };
-    footer[footer::DISK_TYPE + 3] = disk_type;
-    if disk_type != 2 && footer[footer::DATA_OFFSET] & 1 == 0 {
+    put_u32(footer, footer::DISK_TYPE, disk_type);
+    if disk_type != 2 && front.len() > TABLE_AT + 512 {
         footer[footer::DATA_OFFSET..][..8].copy_from_slice(&(HEADER_AT as u64).to_be_bytes());
+        fix_up_tables(front, footer);
+        seal(footer, footer::CHECKSUM);
+        front[..FOOTER].copy_from_slice(footer);
     }
     seal(footer, footer::CHECKSUM);
-    if disk_type == 2 {
-        return;
+}
+
+fn fix_up_tables(front: &mut [u8], footer: &mut [u8]) {
+    let end = front.len();
+    let header = &mut front[HEADER_AT..TABLE_AT];
+    header[..8].copy_from_slice(b"cxsparse");
+    put_u32(header, header::VERSION, 0x0001_0000);
+    let block_bits = u32_at(header, header::BLOCK_SIZE).trailing_zeros();
+    let block_size = 4096 << (block_bits.wrapping_sub(12) % 8);
+    put_u32(header, header::BLOCK_SIZE, block_size as u32);
+    let table_at = u64_at(header, header::TABLE_OFFSET) as usize;
+    let inside = TABLE_AT..end - 3;
+    let table_at = if inside.contains(&table_at) {
+        table_at
+    } else {
+        TABLE_AT
+    };
+    header[header::TABLE_OFFSET..][..8].copy_from_slice(&(table_at as u64).to_be_bytes());
+
+    // Creators that mean cylinders * heads * sectors get a disk of a few blocks or none.
+    footer[footer::CHS] = 0;
+    let room = (end - table_at) / 4;
+    let most = (room * block_size) as u64;
+    let size = u64_at(footer, footer::CURRENT_SIZE) % (most + 1) / 512 * 512;
+    footer[footer::CURRENT_SIZE..][..8].copy_from_slice(&size.to_be_bytes());
+    let need = (size as usize).div_ceil(block_size);
+    let entries = u32_at(header, header::MAX_TABLE_ENTRIES) as usize;
+    let entries = if (need..=room).contains(&entries) {
+        entries
+    } else {
+        need
+    };
+    put_u32(header, header::MAX_TABLE_ENTRIES, entries as u32);
+    seal(header, header::CHECKSUM);
+
+    let first = (table_at + 4 * entries).div_ceil(512);
+    let last = (end / 512).saturating_sub((bitmap_len(block_size) + block_size) / 512);
+    for nth in 0..entries {
+        let at = table_at + 4 * nth;
+        let entry = u32_at(front, at) as usize;
+        // What is unused stays so, and one in sixteen is left as wrong as it may be.
+        let keep = entry == u32::MAX as usize || entry % 16 == 15;
+        if !keep && first <= last && !(first..=last).contains(&entry) {
+            put_u32(front, at, (first + entry % (last - first + 1)) as u32);
+        }
     }
-    let data_offset = footer[footer::DATA_OFFSET..][..8].try_into().unwrap();
-    let header_at = usize::try_from(u64::from_be_bytes(data_offset)).unwrap_or(usize::MAX);
-    let header: Option<Range<usize>> = header_at.checked_add(HEADER).map(|end| header_at..end);
-    if let Some(header) = header.and_then(|range| file[..footer_at].get_mut(range)) {
-        header[..8].copy_from_slice(b"cxsparse");
-        header[header::VERSION..][..4].copy_from_slice(&0x0001_0000_u32.to_be_bytes());
-        seal(header, header::CHECKSUM);
-    }
-    if footer_at >= FOOTER {
-        file.copy_within(footer_at.., 0);
-    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]
