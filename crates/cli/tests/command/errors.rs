@@ -2,7 +2,7 @@
 
 use goldsmith_testkit::pattern::disk;
 
-use crate::Folder;
+use crate::{Done, Folder};
 
 /// The one line on standard error after exit status 1 and nothing on standard output.
 fn refused(folder: &Folder, line: &str) -> String {
@@ -113,4 +113,65 @@ fn reader_that_went_away_is_no_panic() {
     let line = format!("{} info disk.raw | true", env!("CARGO_BIN_EXE_goldsmith"));
     let done = folder.run(std::process::Command::new("sh").args(["-c", &line]));
     assert!(!done.stderr.contains("panicked"), "{done:?}");
+}
+
+/// Converts each file of a folder of test data within Glance's limits for looking at a stranger's
+/// image (1 GiB of address space) and 10 seconds of processor time.
+fn convert_all(kind: &str) -> Vec<(String, Done)> {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/").to_owned() + kind;
+    let mut all = Vec::new();
+    for file in std::fs::read_dir(data).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let format = match path.extension().unwrap().to_str().unwrap() {
+            "vhd" => "vpc",
+            format => format,
+        };
+        let folder = Folder::new();
+        let line = format!(
+            "ulimit -v 1048576; ulimit -t 10; exec {} convert -f {format} {} out.raw",
+            env!("CARGO_BIN_EXE_goldsmith"),
+            path.display(),
+        );
+        let done = folder.run(std::process::Command::new("sh").args(["-c", &line]));
+        let left = std::fs::read_dir(folder.path("")).unwrap().count();
+        assert_eq!(
+            left,
+            usize::from(done.status == 0),
+            "{name} leaves something behind"
+        );
+        all.push((name, done));
+    }
+    all
+}
+
+#[test]
+fn bad_images_get_one_line_and_leave_nothing() {
+    let all = convert_all("bad");
+    assert!(all.len() >= 30);
+    for (name, done) in all {
+        assert_eq!(done.status, 1, "{name}: {done:?}");
+        assert!(
+            done.stderr.starts_with("goldsmith: ") && done.stderr.contains(&name),
+            "{done:?}"
+        );
+        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        assert!(
+            !done.stderr.contains("panicked") && !done.stderr.contains("bug"),
+            "{done:?}"
+        );
+    }
+}
+
+#[test]
+fn valid_images_convert_in_silence() {
+    let all = convert_all("valid");
+    assert!(all.len() >= 20);
+    for (name, done) in all {
+        assert_eq!(
+            (done.status, &*done.stdout, &*done.stderr),
+            (0, "", ""),
+            "{name}"
+        );
+    }
 }
