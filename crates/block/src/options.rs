@@ -148,7 +148,6 @@ impl OptionSpec {
 
 /// A size as qemu-img takes it: digits, perhaps a fraction, perhaps one of `b k M G T P E` (either
 /// case, base 1024). `None` if it is none, is no whole number of bytes or does not fit in 63 bits.
-/// [qemu]
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
