@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use goldsmith_block::Format;
-use goldsmith_testkit::{build, fuzz};
+use goldsmith_testkit::hostile::{Outcome, survives};
+use goldsmith_testkit::{build, fuzz, qemu};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
@@ -70,4 +71,34 @@ targets! {
     vhd_fixed_up => fixed_up(&goldsmith_vhd::VHD, build::vhd::fix_up);
     vhd_open_read => open_read(&goldsmith_vhd::VHD);
     vhd_write_read => write_read(&goldsmith_vhd::VHD);
+}
+
+/// Damaged as the inputs are: what goldsmith reads without an error, QEMU reads too, and the same.
+/// The other way round does not hold, because QEMU reads past the end of a file as zeros.
+#[test]
+fn what_is_read_from_a_qcow2_is_what_qemu_reads() {
+    let mut read = 0;
+    for (target, fix_up) in [
+        ("qcow2_open_read", (|_| {}) as fn(&mut [u8])),
+        ("qcow2_fixed_up", build::qcow2::fix_up),
+    ] {
+        let corpus = folder().join("corpus").join(target);
+        for file in corpus.read_dir().unwrap() {
+            let path = file.unwrap().path();
+            let mut image = std::fs::read(&path).unwrap();
+            fix_up(&mut image);
+            let outcome = survives(&goldsmith_qcow2::QCOW2, image.clone());
+            if let Outcome::Content {
+                bytes: Some(mut bytes),
+                ..
+            } = outcome
+            {
+                // qemu-img converts whole sectors.
+                bytes.resize(bytes.len().next_multiple_of(512), 0);
+                assert!(qemu::read("qcow2", &image) == bytes, "{path:?}");
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 10, "only {read} inputs can be read at all");
 }
