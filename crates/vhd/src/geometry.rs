@@ -288,7 +288,11 @@ pub(crate) struct Block {
     pub(crate) data: u64,
 }
 
-/// The parent's file name as `header` has it, for people to read; empty if there is none.
+/// Characters of a parent's name that a message shows.
+const SHOWN: usize = 80;
+
+/// The front of the parent's file name as `header` has it, for people to read; empty if there is
+/// none.
 ///
 /// [spec] UTF-16, big-endian as everything else. blktap 0.1 wrote the order of its machine, which
 /// shows as gibberish.
@@ -299,6 +303,7 @@ pub(crate) fn parent_name(header: &RawHeader) -> String {
     let units = header.parent_name.iter().map(|unit| unit.get());
     char::decode_utf16(units.take_while(|unit| *unit != 0))
         .map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .take(SHOWN)
         .collect()
 }
 
