@@ -159,8 +159,9 @@ impl Mount {
     ) -> Result<(PathBuf, Option<Self>), String> {
         let mkfs = tool(mkfs).ok_or_else(|| format!("{mkfs} is not installed"))?;
         let (image, path) = (dir.join("image"), dir.join("mount"));
-        // More for the file system's own records, and to be larger than the smallest it makes.
-        let len = bytes + MARGIN;
+        // It takes only what is written to it. More than enough, because file systems become slow
+        // when they are nearly full, and refuse to be small.
+        let len = 2 * bytes + MARGIN;
         File::create_new(&image)
             .and_then(|file| file.set_len(len))
             .and_then(|()| std::fs::create_dir(&path))
