@@ -210,8 +210,8 @@ impl Geometry {
             cluster_bits: area.cluster_bits,
             virtual_size,
             file_len,
-            // Checked as part of the whole table.
-            l1: HostRange::new(l1_offset, need * 8),
+            // Checked as part of the whole table, unless that is empty and may claim to be anywhere.
+            l1: HostRange::new(if need == 0 { 0 } else { l1_offset }, need * 8),
             codec: codec(raw, area)?,
             refcount_bits: 1 << refcount_order,
             dirty: area.incompatible & ondisk::DIRTY != 0,
@@ -421,6 +421,15 @@ mod tests {
         ] {
             name(offset, len).unwrap_err();
         }
+    }
+
+    #[test]
+    fn empty_disk_needs_no_l1_table_wherever_it_claims_to_be() {
+        let mut raw = good();
+        raw.size = 0.into();
+        raw.l1_size = 0.into();
+        raw.l1_table_offset = u64::MAX.into();
+        assert_eq!(parse(&raw, FILE_LEN).unwrap().l1, HostRange::new(0, 0));
     }
 
     #[test]
