@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 }
 
 impl Peers {
-    /// Whether all results were right.
+    /// Whether all was measured and right.
     fn run(&self) -> Result<bool, String> {
         let mut workloads = workload::all();
         workloads.retain(|workload| workload.is_called(&self.only));
@@ -138,8 +138,9 @@ impl Peers {
         ctrlc::set_handler(move || raise.store(true, Ordering::Relaxed))
             .map_err(|error| error.to_string())?;
         let report = self.measure(&workloads, &tools, &stop)?;
+        // Of a run that was stopped, too: what was measured took its time.
         write!(out, "{report}").map_err(fail)?;
-        Ok(report.is_sound())
+        Ok(report.is_sound() && !stop.load(Ordering::Relaxed))
     }
 
     fn tools(&self) -> Result<Tools, String> {
@@ -208,6 +209,9 @@ impl Peers {
                 }
             }
             report.sections.push(section);
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
         }
         Ok(report)
     }
@@ -227,8 +231,10 @@ impl Track<'_> {
             inputs.keep(|input| left.iter().any(|row| row.task.needs(input)))?;
             match self.run(workload, inputs) {
                 Ok(row) => section.rows.push(row),
-                Err(reason) if self.stop.load(Ordering::Relaxed) => return Err(reason),
                 Err(reason) => section.left_out.push((workload.name.clone(), reason)),
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                break;
             }
         }
         Ok(())

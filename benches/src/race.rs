@@ -86,7 +86,7 @@ impl Track<'_> {
                 };
                 let run = run(steps, &target);
                 if self.stop.load(Ordering::Relaxed) {
-                    return Err("stopped".into());
+                    return Err("the run was stopped".into());
                 }
                 match run {
                     Ok(run) => {
