@@ -8,6 +8,7 @@ use crate::{Extent, ExtentKind, GuestRange, Layer, Result};
 #[derive(Clone)]
 pub struct Chain {
     layers: Vec<Arc<dyn Layer>>,
+    warnings: Vec<String>,
 }
 
 /// An [`Extent`] of the whole chain, and the layer that answers for it.
@@ -22,9 +23,29 @@ pub struct ChainExtent {
 impl Chain {
     /// The disk that `top` shows, `behind` being the images behind it, nearest first.
     pub fn new(top: Arc<dyn Layer>, behind: impl IntoIterator<Item = Arc<dyn Layer>>) -> Self {
+        let layers: Vec<_> = std::iter::once(top).chain(behind).collect();
+        let warnings = layers.iter().flat_map(|layer| {
+            let name = layer.storage().name();
+            let warnings = &layer.info().warnings;
+            warnings.iter().map(move |text| format!("{name}: {text}"))
+        });
         Self {
-            layers: std::iter::once(top).chain(behind).collect(),
+            warnings: warnings.collect(),
+            layers,
         }
+    }
+
+    /// Adds what is wrong with how the layers fit together.
+    #[must_use]
+    pub fn warn(mut self, warnings: impl IntoIterator<Item = String>) -> Self {
+        self.warnings.extend(warnings);
+        self
+    }
+
+    /// What is wrong without keeping the disk from being read: sentences that begin with the name
+    /// of the file meant.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The layers, topmost first.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::{Extent, Result, Storage};
 
 /// One open image: what it says about each guest byte, and the bytes themselves.
@@ -57,17 +59,27 @@ pub struct LayerInfo {
     pub backing: Option<BackingReference>,
     /// Whether the image was not closed properly; its guest data is readable all the same.
     pub dirty: bool,
+    /// The identity of the image, where its format keeps one.
+    pub uuid: Option<Uuid>,
     /// What only this format knows, in the order to show it.
     pub details: Vec<(&'static str, Detail)>,
+    /// What is wrong with the image without keeping it from being read: whole sentences.
+    pub warnings: Vec<String>,
 }
 
 /// How an image names the one behind it. Untrusted: a name, never an order to open it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackingReference {
     /// The name as it stands in the image.
     pub name: String,
     /// The format that the image says the other one has.
     pub format: Option<String>,
+    /// Other names of the same file, to be tried in this order where the first leads nowhere.
+    pub other_names: Vec<String>,
+    /// The identity that the other one must have, in formats that keep one.
+    pub uuid: Option<Uuid>,
+    /// When the other one was last changed, in seconds since 1970-01-01 UTC, as the image knows it.
+    pub modified: Option<u64>,
 }
 
 /// The value of a format's own fact.

@@ -74,6 +74,7 @@ impl Qcow2Layer {
             Some(name) => Some(BackingReference {
                 name: read_name(&*storage, name, "backing file name")?,
                 format: extensions.backing_format,
+                ..BackingReference::default()
             }),
             None => None,
         };
@@ -86,6 +87,7 @@ impl Qcow2Layer {
                 backing,
                 dirty: geometry.dirty,
                 details: details(&geometry),
+                ..LayerInfo::default()
             },
             storage,
             tables,
