@@ -15,8 +15,20 @@ pub trait Layer: Send + Sync {
     /// The facts that hold for the whole image.
     fn info(&self) -> &LayerInfo;
 
-    /// Where the image's bytes live. Host offsets of extents count in it.
+    /// Where the image's bytes live.
     fn storage(&self) -> &Arc<dyn Storage>;
+
+    /// Where the host offsets of extents count: where the image's bytes live, unless guest data
+    /// stands in a file of its own.
+    fn data_storage(&self) -> &Arc<dyn Storage> {
+        self.storage()
+    }
+
+    /// Whether guest byte n is byte n of [`data_storage`](Self::data_storage), all over the disk
+    /// and also where that has holes.
+    fn is_flat(&self) -> bool {
+        false
+    }
 
     /// What this layer says about the bytes from `offset`, up to `limit`.
     ///

@@ -35,7 +35,9 @@ pub use format::{CreateSpec, Format, Match, Probe};
 pub use layer::{BackingReference, Detail, Layer, LayerInfo};
 pub use limits::{Budget, Limits};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
-pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};
+pub use sink::{
+    Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, Transfer, ZeroPolicy,
+};
 pub use storage::{Span, Storage, StorageId, StorageMut, Zeroing, end_of_storage};
 pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
 pub use zero::is_zero;

@@ -1,6 +1,6 @@
 //! Where a conversion's bytes go: allocations are ordered, writes are not.
 
-use crate::{Codec, GuestRange, Result};
+use crate::{Codec, GuestRange, HostRange, Result, Storage, StorageMut};
 
 /// An image that is being written from nothing.
 ///
@@ -28,6 +28,30 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// `Io` if they cannot be written.
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()>;
+
+    /// Whether [`transfer`](Self::transfer) can share what stands in `source`.
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        let _ = source;
+        false
+    }
+
+    /// Stores in `slot`, which is not packed, the bytes that `source` has from offset `from`,
+    /// without this process seeing them.
+    ///
+    /// False if that cannot be; the slot is still to be [`write`](Self::write)n then.
+    ///
+    /// # Errors
+    /// `Io` if what belongs around the bytes cannot be written.
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let _ = (slot, source, from, transfer);
+        Ok(false)
+    }
 
     /// Makes `range` read as zeros; called, in any order, only under [`ZeroPolicy::Written`].
     ///
@@ -120,6 +144,31 @@ pub struct Slot {
     pub host: u64,
     /// Length of the packed unit in bytes; `None` for bytes stored as they are.
     pub packed: Option<u64>,
+}
+
+/// How bytes come from one file into another inside the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// Both files own the same blocks; a later write to one leaves the other as it is.
+    Share,
+    /// The kernel copies, or shares if it can.
+    Copy,
+}
+
+impl Transfer {
+    /// Moves `from` of `source` to offset `to` of `target` in this way; false if that cannot be.
+    pub fn run(
+        self,
+        source: &dyn Storage,
+        from: HostRange,
+        target: &dyn StorageMut,
+        to: u64,
+    ) -> bool {
+        match self {
+            Self::Share => target.share_from(source, from, to),
+            Self::Copy => target.copy_from(source, from, to),
+        }
+    }
 }
 
 /// What a finished image turned out to be.

@@ -1,6 +1,7 @@
 //! Where bytes live, as formats see it.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, ErrorKind, HostRange, Result};
@@ -28,6 +29,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Io` if a read fails or the bytes end before `buf` is full; nothing can be said of `buf` then.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The open file whose bytes these are, offset by offset; `None` if there is no such file.
+    ///
+    /// For moving bytes from file to file inside the kernel, never for reading or writing.
+    fn file(&self) -> Option<&File> {
+        None
+    }
 
     /// Whether the bytes from `offset` are known to be zeros without reading them, and how far
     /// that answer holds, at most up to `limit`.
@@ -68,6 +76,29 @@ pub trait StorageMut: Storage {
     /// # Errors
     /// `Io` if it can be done in no way, not even by writing zeros.
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()>;
+
+    /// Whether [`share_from`](Self::share_from) works from `source`: tried, not guessed.
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        let _ = source;
+        false
+    }
+
+    /// Makes the bytes at `to` those that `from` has in `source`, holes included, by letting both
+    /// files own the same blocks; growing this storage where needed.
+    ///
+    /// False if that cannot be, for whatever reason; part of it may have been done then. Whoever
+    /// reads and writes the bytes instead will learn the reason if it matters.
+    fn share_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
+        let _ = (source, from, to);
+        false
+    }
+
+    /// As [`share_from`](Self::share_from), but the kernel may copy the bytes, and holes may
+    /// become zeros that take space.
+    fn copy_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
+        let _ = (source, from, to);
+        false
+    }
 
     /// Returns when everything written so far would survive a power cut.
     ///
