@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Extent, Result, Storage};
+use crate::{Budget, Error, Extent, Result, Storage};
 
 /// One open image: what it says about each guest byte, and the bytes themselves.
 ///
@@ -55,6 +55,26 @@ pub trait Layer: Send + Sync {
     /// As [`extent_at`](Self::extent_at), and `Corrupt` if a packed unit does not unpack to exactly
     /// one unit. Nothing can be said of `buf` then.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// This image with its guest data in `data`, the file that `info().data_file` names.
+    ///
+    /// Until it has it, every byte that stands there is an error.
+    ///
+    /// # Errors
+    /// `Usage` if the image names no such file.
+    fn with_data(&self, data: Arc<dyn Storage>) -> Result<Arc<dyn Layer>> {
+        let text = format!("the image has its data, it does not need '{}'", data.name());
+        Err(Error::usage(text))
+    }
+
+    /// The disk as it was when `info().snapshots[index]` was taken.
+    ///
+    /// # Errors
+    /// Those of [`Format::open`](crate::Format::open), and `Usage` if there is no such snapshot.
+    fn snapshot(&self, index: usize, budget: &Budget) -> Result<Arc<dyn Layer>> {
+        let _ = (index, budget);
+        Err(Error::usage("the image has no such snapshot"))
+    }
 }
 
 /// The facts about an image as a whole.
@@ -69,6 +89,10 @@ pub struct LayerInfo {
     pub unit: Option<u64>,
     /// The image that shows through where this one holds nothing.
     pub backing: Option<BackingReference>,
+    /// The file that holds the image's guest data, if it is not the image file.
+    pub data_file: Option<String>,
+    /// Earlier states of the disk that the image file holds too, in its order.
+    pub snapshots: Vec<Snapshot>,
     /// Whether the image was not closed properly; its guest data is readable all the same.
     pub dirty: bool,
     /// The identity of the image, where its format keeps one.
@@ -94,6 +118,27 @@ pub struct BackingReference {
     pub modified: Option<u64>,
 }
 
+/// An earlier state of the disk, kept inside the image file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What the image file calls it; unique in a sound image.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Size of the disk at that time, in bytes.
+    pub virtual_size: u64,
+    /// Bytes of a virtual machine's state that belong to it.
+    pub vm_state_len: u64,
+    /// When it was taken, in seconds since 1970-01-01 UTC.
+    pub taken_seconds: u32,
+    /// The nanoseconds of that second.
+    pub taken_nanoseconds: u32,
+    /// How long the virtual machine had run, in nanoseconds.
+    pub vm_clock_nanoseconds: u64,
+    /// How many instructions it had run, where that was counted.
+    pub vm_instructions: Option<u64>,
+}
+
 /// The value of a format's own fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detail {
@@ -103,4 +148,8 @@ pub enum Detail {
     Number(u64),
     /// A word.
     Text(String),
+    /// Several values.
+    List(Vec<Detail>),
+    /// Facts of one thing, in the order to show them.
+    Record(Vec<(&'static str, Detail)>),
 }

@@ -32,7 +32,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
 pub use flat::Flat;
 pub use format::{CreateSpec, Format, Match, Probe};
-pub use layer::{BackingReference, Detail, Layer, LayerInfo};
+pub use layer::{BackingReference, Detail, Layer, LayerInfo, Snapshot};
 pub use limits::{Budget, Limits};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
 pub use sink::{

@@ -76,6 +76,89 @@ pub enum Qcow2Error {
         /// The order.
         found: u32,
     },
+    /// Extended L2 entries in an image of small clusters.
+    #[error(
+        "there are subclusters in clusters of {cluster_size} bytes; they need 16384 bytes or more"
+    )]
+    Subclusters {
+        /// Bytes per cluster.
+        cluster_size: u64,
+    },
+    /// A file for guest data that nobody named, or nobody opened.
+    #[error("guest data stands in the file '{name}', which was not opened")]
+    DataFileClosed {
+        /// The name in the image.
+        name: String,
+    },
+    /// A file for guest data without a name.
+    #[error("guest data stands in another file, of which the image does not say the name")]
+    DataFileNameless,
+    /// A compressed cluster where there can be none.
+    #[error("L2 entry {entry:#018x} names a compressed cluster, but data is in another file")]
+    PackedElsewhere {
+        /// The entry.
+        entry: u64,
+    },
+    /// The status of subclusters contradicts itself or the rest of the entry.
+    #[error("L2 entry {entry:#018x} has the subcluster bitmap {bitmap:#018x}: {rule}")]
+    SubclusterBitmap {
+        /// The first half of the entry.
+        entry: u64,
+        /// The second half.
+        bitmap: u64,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// A snapshot with more extra data than anyone writes.
+    #[error("snapshot {index} has {len} bytes of extra data; at most {limit} are allowed")]
+    SnapshotExtra {
+        /// Its place in the table.
+        index: usize,
+        /// Length of its extra data.
+        len: u64,
+        /// The longest allowed.
+        limit: u64,
+    },
+    /// A snapshot that is not there.
+    #[error("there are {count} snapshots; number {index}, counted from 0, is none of them")]
+    NoSnapshot {
+        /// The one asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A bitmaps extension of another length than the format says.
+    #[error("the bitmaps extension has {found} bytes; it must have 24")]
+    BitmapsExtension {
+        /// Its length.
+        found: u64,
+    },
+    /// More bitmaps than are allowed.
+    #[error("there are {found} bitmaps; at most {limit} are allowed")]
+    TooManyBitmaps {
+        /// How many.
+        found: u32,
+        /// The most allowed.
+        limit: u32,
+    },
+    /// A directory that its entries do not fill.
+    #[error("the bitmap directory has {len} bytes; its {count} entries take {used}")]
+    BitmapDirectory {
+        /// Length of the directory.
+        len: u64,
+        /// Entries it should have.
+        count: u32,
+        /// Length of the entries up to the one that does not fit, or of all.
+        used: u64,
+    },
+    /// A granularity outside what QEMU knows.
+    #[error("bitmap {index} has a granularity of 2^{found} bytes; it must be from 2^9 to 2^31")]
+    Granularity {
+        /// Its place in the directory.
+        index: u32,
+        /// Base-2 logarithm of the granularity.
+        found: u8,
+    },
     /// The autoclear bit for raw external data without external data.
     #[error("autoclear feature bit 1 says that external data is raw, but there is none")]
     RawExternalData,
@@ -302,7 +385,13 @@ impl From<Qcow2Error> for Error {
         let kind = match &error {
             UnknownFeatures { .. } | Unsupported { .. } | Version { .. } => ErrorKind::Unsupported,
             CompressionType { .. } => ErrorKind::Unsupported,
-            TooManyExtensions { .. } | TableTooLong { .. } | HostLimit { .. } => ErrorKind::Limit,
+            TooManyExtensions { .. }
+            | TableTooLong { .. }
+            | HostLimit { .. }
+            | SnapshotExtra { .. }
+            | TooManyBitmaps { .. } => ErrorKind::Limit,
+            DataFileClosed { .. } => ErrorKind::Denied,
+            NoSnapshot { .. } => ErrorKind::Usage,
             ClusterSizeOption { .. } | NeedsVersion3 { .. } | DiskTooLarge { .. } => {
                 ErrorKind::Usage
             }

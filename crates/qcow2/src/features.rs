@@ -5,7 +5,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Qcow2Error;
 use crate::geometry::Area;
-use crate::ondisk::{self, RawExtension, RawFeatureName};
+use crate::ondisk::{self, RawBitmaps, RawExtension, RawFeatureName};
 
 /// What the header extensions say, as far as it matters.
 #[derive(Debug, Default)]
@@ -14,6 +14,10 @@ pub(crate) struct Extensions {
     pub(crate) backing_format: Option<String>,
     /// Whether there is an encryption header.
     pub(crate) encryption: bool,
+    /// The file that holds guest data, if the features say that another one does.
+    pub(crate) data_file: Option<String>,
+    /// Where the bitmaps are described.
+    pub(crate) bitmaps: Option<RawBitmaps>,
     /// The feature name table.
     names: Vec<RawFeatureName>,
 }
@@ -76,6 +80,24 @@ impl Extensions {
                 self.backing_format = Some(read_name(storage, data, "backing format")?);
             }
             ondisk::EXTENSION_ENCRYPTION => self.encryption = true,
+            ondisk::EXTENSION_DATA_FILE => {
+                if self.data_file.is_some() {
+                    return Err(Qcow2Error::ExtensionTwice { kind }.into());
+                }
+                self.data_file = Some(read_name(storage, data, "data file's name")?);
+            }
+            ondisk::EXTENSION_BITMAPS => {
+                if self.bitmaps.is_some() {
+                    return Err(Qcow2Error::ExtensionTwice { kind }.into());
+                }
+                let mut raw = RawBitmaps::new_zeroed();
+                if data.len != size_of::<RawBitmaps>() as u64 {
+                    let found = data.len;
+                    return Err(Qcow2Error::BitmapsExtension { found }.into());
+                }
+                storage.read_at(data.offset, raw.as_mut_bytes())?;
+                self.bitmaps = Some(raw);
+            }
             ondisk::EXTENSION_FEATURE_NAMES => {
                 let bytes = data.len.min(NAMES_BYTES as u64) as usize;
                 let count = bytes / size_of::<RawFeatureName>();

@@ -3,7 +3,7 @@
 use goldsmith_block::{Codec, HostRange};
 
 use crate::error::Qcow2Error;
-use crate::ondisk::{self, RawHeader};
+use crate::ondisk::{self, RawHeader, RawSnapshot};
 
 /// The first cluster: what lies where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +122,28 @@ pub(crate) struct Geometry {
     pub(crate) corrupt: bool,
     /// Whether refcounts may be updated late.
     pub(crate) lazy_refcounts: bool,
+    /// Whether L2 entries say for each subcluster of a cluster what it is.
+    pub(crate) extended_l2: bool,
+    /// Where guest data stands.
+    pub(crate) data: DataPlace,
+    /// Byte offset of the snapshot table; 0 if there are no snapshots.
+    pub(crate) snapshots_offset: u64,
+    /// Internal snapshots.
+    pub(crate) snapshots: u32,
+    /// Whether the bitmaps are up to date.
+    pub(crate) bitmaps_valid: bool,
+}
+
+/// Where the clusters of guest data stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataPlace {
+    /// In the image file.
+    Here,
+    /// In a file of their own.
+    Elsewhere {
+        /// Whether that file is the disk, byte for byte.
+        raw: bool,
+    },
 }
 
 impl Geometry {
@@ -144,14 +166,18 @@ impl Geometry {
             _ => return refuse("an unknown encryption method"),
         }
         let v3 = area.version == 3;
-        if area.incompatible & ondisk::EXTERNAL_DATA != 0 {
-            return refuse("an external data file");
-        }
-        if area.incompatible & ondisk::EXTENDED_L2 != 0 {
-            return refuse("extended L2 entries (subclusters)");
-        }
-        if v3 && raw.autoclear_features.get() & ondisk::RAW_EXTERNAL_DATA != 0 {
-            return Err(Qcow2Error::RawExternalData);
+        let autoclear = if v3 { raw.autoclear_features.get() } else { 0 };
+        let data = match (
+            area.incompatible & ondisk::EXTERNAL_DATA != 0,
+            autoclear & ondisk::RAW_EXTERNAL_DATA != 0,
+        ) {
+            (true, raw) => DataPlace::Elsewhere { raw },
+            (false, false) => DataPlace::Here,
+            (false, true) => return Err(Qcow2Error::RawExternalData),
+        };
+        let extended_l2 = area.incompatible & ondisk::EXTENDED_L2 != 0;
+        if extended_l2 && area.cluster_bits < ondisk::EXTENDED_CLUSTER_BITS {
+            return Err(Qcow2Error::Subclusters { cluster_size });
         }
         let refcount_order = match area.version {
             2 => ondisk::REFCOUNT_ORDER_V2,
@@ -168,7 +194,7 @@ impl Geometry {
         }
 
         let l1_entries = raw.l1_size.get();
-        let need = l1_entries_for(virtual_size, area.cluster_bits);
+        let need = l1_entries_for(virtual_size, area.cluster_bits, extended_l2);
         if u64::from(l1_entries) < need {
             return Err(Qcow2Error::L1TooSmall {
                 entries: l1_entries,
@@ -201,8 +227,9 @@ impl Geometry {
             ondisk::REFCOUNT_TABLE_BYTES,
         )
         .check()?;
-        let bytes = u64::from(raw.nb_snapshots.get()) * ondisk::SNAPSHOT_ENTRY_LEN;
-        let limit = u64::from(ondisk::SNAPSHOTS) * ondisk::SNAPSHOT_ENTRY_LEN;
+        let snapshots = raw.nb_snapshots.get();
+        let least = size_of::<RawSnapshot>() as u64;
+        let (bytes, limit) = (u64::from(snapshots) * least, ondisk::SNAPSHOTS * least);
         table("snapshot table", raw.snapshots_offset.get(), bytes, limit).check()?;
 
         Ok(Self {
@@ -217,7 +244,58 @@ impl Geometry {
             dirty: area.incompatible & ondisk::DIRTY != 0,
             corrupt: area.incompatible & ondisk::CORRUPT != 0,
             lazy_refcounts: v3 && raw.compatible_features.get() & ondisk::LAZY_REFCOUNTS != 0,
+            extended_l2,
+            data,
+            snapshots_offset: raw.snapshots_offset.get(),
+            snapshots,
+            bitmaps_valid: autoclear & ondisk::BITMAPS_VALID != 0,
         })
+    }
+
+    /// The shape that the image had when a snapshot was taken whose L1 table has `l1_entries` at
+    /// `l1_offset`, of a disk of `virtual_size` bytes.
+    pub(crate) fn at_snapshot(
+        &self,
+        l1_offset: u64,
+        l1_entries: u32,
+        virtual_size: u64,
+    ) -> Result<Self, Qcow2Error> {
+        if i64::try_from(virtual_size).is_err() {
+            let found = virtual_size;
+            return Err(Qcow2Error::VirtualSize { found });
+        }
+        let need = l1_entries_for(virtual_size, self.cluster_bits, self.extended_l2);
+        if u64::from(l1_entries) < need {
+            let entries = l1_entries;
+            return Err(Qcow2Error::L1TooSmall { entries, need });
+        }
+        Table {
+            table: "snapshot's L1 table",
+            offset: l1_offset,
+            len: u64::from(l1_entries) * 8,
+            limit: ondisk::L1_BYTES,
+            cluster_size: self.cluster_size(),
+            file_len: self.file_len,
+        }
+        .check()?;
+        Ok(Self {
+            virtual_size,
+            l1: HostRange::new(if need == 0 { 0 } else { l1_offset }, need * 8),
+            ..self.clone()
+        })
+    }
+
+    /// Base-2 logarithm of the length of an L2 entry in bytes.
+    pub(crate) fn entry_bits(&self) -> u32 {
+        entry_bits(self.extended_l2)
+    }
+
+    /// Base-2 logarithm of the guest bytes that share a status: a cluster or a subcluster.
+    pub(crate) fn status_bits(&self) -> u32 {
+        match self.extended_l2 {
+            true => self.cluster_bits - ondisk::SUBCLUSTERS_BITS,
+            false => self.cluster_bits,
+        }
     }
 
     /// Bytes per cluster.
@@ -227,13 +305,18 @@ impl Geometry {
 }
 
 /// Entries of the L1 table that a disk of `virtual_size` bytes needs.
-pub(crate) fn l1_entries_for(virtual_size: u64, cluster_bits: u32) -> u64 {
-    virtual_size.div_ceil(1 << mapped_bits(cluster_bits))
+pub(crate) fn l1_entries_for(virtual_size: u64, cluster_bits: u32, extended_l2: bool) -> u64 {
+    virtual_size.div_ceil(1 << mapped_bits(cluster_bits, extended_l2))
 }
 
-/// Base-2 logarithm of the guest bytes that one L2 table maps: a cluster for each 8-byte entry.
-pub(crate) fn mapped_bits(cluster_bits: u32) -> u32 {
-    2 * cluster_bits - 3
+/// Base-2 logarithm of the guest bytes that one L2 table maps: a cluster for each entry.
+pub(crate) fn mapped_bits(cluster_bits: u32, extended_l2: bool) -> u32 {
+    2 * cluster_bits - entry_bits(extended_l2)
+}
+
+/// Base-2 logarithm of the length of an L2 entry in bytes.
+fn entry_bits(extended_l2: bool) -> u32 {
+    if extended_l2 { 4 } else { 3 }
 }
 
 /// The codec of compressed clusters, from a field that old images do not have.
@@ -254,19 +337,26 @@ fn codec(raw: &RawHeader, area: &Area) -> Result<Codec, Qcow2Error> {
     }
 }
 
-/// A table that the header names.
-struct Table {
-    table: &'static str,
-    offset: u64,
-    len: u64,
-    limit: u64,
-    cluster_size: u64,
-    file_len: u64,
+/// A table that the header or another structure names.
+pub(crate) struct Table {
+    /// What people call it.
+    pub(crate) table: &'static str,
+    /// Byte offset.
+    pub(crate) offset: u64,
+    /// Length in bytes.
+    pub(crate) len: u64,
+    /// The longest it may be.
+    pub(crate) limit: u64,
+    /// Bytes per cluster.
+    pub(crate) cluster_size: u64,
+    /// Length of the file in bytes.
+    pub(crate) file_len: u64,
 }
 
 impl Table {
-    /// An empty table may be anywhere.
-    fn check(self) -> Result<(), Qcow2Error> {
+    /// Whether it is short enough, starts at a cluster behind the first and ends in the file. An
+    /// empty table may be anywhere.
+    pub(crate) fn check(self) -> Result<(), Qcow2Error> {
         let Self {
             table,
             offset,
@@ -355,7 +445,7 @@ mod tests {
     fn good_header_is_understood() {
         let geometry = parse(&good(), FILE_LEN).unwrap();
         assert_eq!(geometry.cluster_size(), 65536);
-        assert_eq!(mapped_bits(geometry.cluster_bits), 29);
+        assert_eq!(mapped_bits(geometry.cluster_bits, geometry.extended_l2), 29);
         assert_eq!(geometry.l1, HostRange::new(3 << 16, 8));
         assert_eq!(geometry.refcount_bits, 16);
     }
@@ -372,8 +462,18 @@ mod tests {
         assert!(refused(|raw| raw.crypt_method = 1.into()).contains("AES"));
         assert!(refused(|raw| raw.crypt_method = 2.into()).contains("LUKS"));
         assert!(refused(|raw| raw.crypt_method = 3.into()).contains("unknown encryption"));
-        assert!(refused(|raw| raw.incompatible_features = 4.into()).contains("external data"));
-        assert!(refused(|raw| raw.incompatible_features = 16.into()).contains("subclusters"));
+        let subclusters = |raw: &mut RawHeader| {
+            raw.incompatible_features = 16.into();
+            raw.cluster_bits = 13.into();
+        };
+        assert!(refused(subclusters).contains("clusters of 8192 bytes"));
+        assert_eq!(
+            refused(|raw| {
+                raw.incompatible_features = 16.into();
+                raw.size = ((1 << 28) + 1).into();
+            }),
+            "L1 table has 1 entries; the disk size needs 2"
+        );
         assert!(refused(|raw| raw.incompatible_features = 8.into()).contains("bit 3"));
         assert!(refused(|raw| raw.compression_type = 1).contains("type is 1"));
         assert!(refused(|raw| raw.autoclear_features = 2.into()).contains("autoclear"));
@@ -482,7 +582,7 @@ mod tests {
             if let Ok(geometry) = parse(&raw, len) {
                 prop_assert!(geometry.l1.end() <= len);
                 prop_assert!(geometry.l1.len <= ondisk::L1_BYTES);
-                let mapped = (geometry.l1.len / 8) << mapped_bits(geometry.cluster_bits);
+                let mapped = (geometry.l1.len / 8) << mapped_bits(geometry.cluster_bits, geometry.extended_l2);
                 prop_assert!(geometry.virtual_size <= mapped);
             }
         }

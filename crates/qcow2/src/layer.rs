@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, Budget, Detail, Error, Extent, ExtentKind, GuestRange, HostRange, Layer,
-    LayerInfo, Result, Storage,
+    BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, GuestRange, HostRange,
+    Layer, LayerInfo, Result, Storage, align_down,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::NAME;
+use crate::bitmap::Bitmap;
 use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
-use crate::geometry::{Area, Geometry};
+use crate::geometry::{Area, DataPlace, Geometry};
 use crate::mapping::Mapping;
 use crate::ondisk::RawHeader;
+use crate::snapshot::Snapshots;
 use crate::table::{Part, Tables};
 
 /// Packed bytes that are read together at most, unless one unit alone has more. [ours] As many as
@@ -25,12 +27,16 @@ const BATCH: u64 = 1 << 20;
 const GAP: u64 = 4096;
 
 /// A qcow2 image, open for reading.
+#[derive(Clone)]
 pub(crate) struct Qcow2Layer {
     storage: Arc<dyn Storage>,
+    /// Where guest data stands: the image file, or another one as soon as it is given.
+    data: Option<Arc<dyn Storage>>,
     geometry: Geometry,
-    tables: Tables,
+    tables: Arc<Tables>,
+    snapshots: Arc<Snapshots>,
     info: LayerInfo,
-    scratch: Pool<Scratch>,
+    scratch: Arc<Pool<Scratch>>,
 }
 
 /// What one reader needs to unpack; never more than a batch and two clusters, in any image.
@@ -51,7 +57,7 @@ struct Packed {
     host: HostRange,
 }
 
-/// Clusters in a row that share a status.
+/// Clusters or subclusters in a row that share a status.
 struct Run {
     /// The status of the first one.
     mapping: Mapping,
@@ -79,30 +85,49 @@ impl Qcow2Layer {
             None => None,
         };
         let tables = Tables::open(&*storage, &geometry, budget)?;
+        let snapshots = Snapshots::read(&*storage, &geometry, budget)?;
+        let bitmaps = match &extensions.bitmaps {
+            // Others than these may say nothing of the disk any more. [spec]
+            Some(raw) if geometry.bitmaps_valid => {
+                Bitmap::read_all(raw, &*storage, &geometry, budget)?
+            }
+            _ => Vec::new(),
+        };
+        let data_file = match geometry.data {
+            DataPlace::Here => None,
+            DataPlace::Elsewhere { .. } => {
+                Some(extensions.data_file.ok_or(Qcow2Error::DataFileNameless)?)
+            }
+        };
         Ok(Self {
             info: LayerInfo {
                 format: NAME,
                 virtual_size: geometry.virtual_size,
                 unit: Some(geometry.cluster_size()),
                 backing,
+                snapshots: snapshots.infos.clone(),
                 dirty: geometry.dirty,
-                details: details(&geometry),
+                details: details(&geometry, data_file.as_deref(), &bitmaps),
+                data_file,
                 ..LayerInfo::default()
             },
+            data: (geometry.data == DataPlace::Here).then(|| Arc::clone(&storage)),
             storage,
-            tables,
+            tables: Arc::new(tables),
+            snapshots: Arc::new(snapshots),
             geometry,
-            scratch: Pool::new(Scratch::default),
+            scratch: Arc::new(Pool::new(Scratch::default)),
         })
     }
 
     /// What the entries say from `offset`, up to `limit`. Says nothing of whether the file holds it.
     fn run(&self, offset: u64, limit: u64) -> Result<Run> {
-        let bits = self.geometry.cluster_bits;
+        let geometry = &self.geometry;
+        let (bits, status_bits) = (geometry.cluster_bits, geometry.status_bits());
         let (cluster, last) = (offset >> bits, (limit - 1) >> bits);
         let part = self
             .tables
-            .part(&*self.storage, &self.geometry, cluster, last + 1)?;
+            .part(&*self.storage, geometry, cluster, last + 1)?;
         let (entries, first) = match part {
             Part::Empty { end } => {
                 return Ok(Run {
@@ -113,39 +138,57 @@ impl Qcow2Layer {
             Part::Entries { entries, first } => (entries, first),
         };
         // The part holds the cluster asked for, and an index into it fits.
-        let mut entries = entries[(cluster - first) as usize..].iter();
-        let mut next = || {
-            entries
-                .next()
-                .map(|entry| Mapping::of(*entry, &self.geometry))
-        };
-        let mapping = next().transpose()?.unwrap_or(Mapping::Unallocated);
-        let mut end = cluster + 1;
+        let numbers = (1 << geometry.entry_bits()) / 8;
+        let entries = &entries[(cluster - first) as usize * numbers..];
+        let mut entries = entries.chunks_exact(numbers);
+        let mut next = |at| entries.next().map(|entry| Mapping::of(entry, at, geometry));
+
+        let start = align_down(offset, 1 << status_bits);
+        // Less than the parts of a cluster.
+        let at = ((start - (cluster << bits)) >> status_bits) as u32;
+        let first = next(at).transpose()?;
+        let (mapping, parts) = first.unwrap_or((Mapping::Unallocated, 1));
+        // Clusters past the disk's end do not exist, so ends stay below 2^63 and a cluster.
+        let mut end = start + (u64::from(parts) << status_bits);
         // A faulty entry ends the run: its error belongs to whoever asks for its own bytes.
-        while end <= last
-            && let Some(expected) = mapping.after((end - cluster) << bits)
-            && next().is_some_and(|found| found == Ok(expected))
+        while end < limit
+            && end.is_multiple_of(geometry.cluster_size())
+            && let Some(expected) = mapping.after(end - start)
+            && let Some(Ok((found, parts))) = next(0)
+            && found == expected
         {
-            end += 1;
+            end += u64::from(parts) << status_bits;
         }
-        // Clusters past the disk's end do not exist, so the shift stays below 2^63 and a cluster.
-        let end = limit.min(end << bits);
+        let end = limit.min(end);
         Ok(Run { mapping, end })
     }
 
-    /// The host bytes of `range`, which starts `into` bytes into clusters at `host`.
+    /// Where guest data stands.
+    fn data(&self) -> Result<&Arc<dyn Storage>, Qcow2Error> {
+        self.data
+            .as_ref()
+            .ok_or_else(|| Qcow2Error::DataFileClosed {
+                name: self.info.data_file.clone().unwrap_or_default(),
+            })
+    }
+
+    /// The host bytes of `range`, which starts `into` bytes into what stands at `host`.
     ///
     /// Only what the guest can see must exist: QEMU leaves the file's last cluster as short as the
     /// disk. [qemu]
     fn visible(&self, host: u64, into: u64, range: GuestRange) -> Result<HostRange> {
         let host = HostRange::new(host + into, range.len());
-        let file_len = self.geometry.file_len;
+        let data = self.data()?;
+        let file_len = data.len();
         if host.end() > file_len {
             // Only the part that is missing: what the file still holds is good.
             let there = file_len.saturating_sub(host.offset);
             let host = HostRange::new(host.offset + there, host.len - there);
             let missing = GuestRange::new(range.start + there, range.end);
-            let error = Error::from(Qcow2Error::DataTruncated { host, file_len });
+            let mut error = Error::from(Qcow2Error::DataTruncated { host, file_len });
+            if self.geometry.data != DataPlace::Here {
+                error = error.in_file(data.name());
+            }
             return Err(error.at_guest(missing));
         }
         Ok(host)
@@ -252,11 +295,52 @@ impl Layer for Qcow2Layer {
         &self.storage
     }
 
+    fn data_storage(&self) -> &Arc<dyn Storage> {
+        // Without the data file no extent has a host offset.
+        self.data.as_ref().unwrap_or(&self.storage)
+    }
+
+    fn with_data(&self, data: Arc<dyn Storage>) -> Result<Arc<dyn Layer>> {
+        if self.geometry.data == DataPlace::Here {
+            let text = format!(
+                "the image holds its own data, it needs no '{}'",
+                data.name()
+            );
+            return Err(Error::usage(text));
+        }
+        Ok(Arc::new(Self {
+            data: Some(data),
+            ..self.clone()
+        }))
+    }
+
+    fn snapshot(&self, index: usize, budget: &Budget) -> Result<Arc<dyn Layer>> {
+        let Snapshots { infos, l1_tables } = &*self.snapshots;
+        let count = infos.len();
+        let Some((info, (l1_offset, l1_entries))) = infos.get(index).zip(l1_tables.get(index))
+        else {
+            return Err(Qcow2Error::NoSnapshot { index, count }.into());
+        };
+        let virtual_size = info.virtual_size;
+        let geometry = self
+            .geometry
+            .at_snapshot(*l1_offset, *l1_entries, virtual_size)?;
+        Ok(Arc::new(Self {
+            tables: Arc::new(Tables::open(&*self.storage, &geometry, budget)?),
+            info: LayerInfo {
+                virtual_size,
+                ..self.info.clone()
+            },
+            geometry,
+            ..self.clone()
+        }))
+    }
+
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
         debug_assert!(offset < limit && limit <= self.info.virtual_size);
         let Run { mapping, end } = self.run(offset, limit)?;
         let range = GuestRange::new(offset, end);
-        let into = offset & (self.geometry.cluster_size() - 1);
+        let into = offset % (1 << self.geometry.status_bits());
         let kind = match mapping {
             Mapping::Unallocated => ExtentKind::Unallocated,
             Mapping::Zero { host } => {
@@ -270,7 +354,7 @@ impl Layer for Qcow2Layer {
                 host: Some(self.visible(host, into, range)?.offset),
             },
             Mapping::Compressed { host } => {
-                let start = offset - into;
+                let start = align_down(offset, self.geometry.cluster_size());
                 ExtentKind::Compressed {
                     unit: GuestRange::new(start, start + self.geometry.cluster_size()),
                     host: self.packed(host)?,
@@ -290,7 +374,7 @@ impl Layer for Qcow2Layer {
             // Both ends lie in `buf`, so their distances from its start fit.
             let rest = &mut buf[(at - offset) as usize..];
             let part = &mut rest[..(end - at) as usize];
-            let into = at & (self.geometry.cluster_size() - 1);
+            let into = at % (1 << self.geometry.status_bits());
             at = match mapping {
                 Mapping::Unallocated => {
                     part.fill(0);
@@ -305,7 +389,7 @@ impl Layer for Qcow2Layer {
                 }
                 Mapping::Data { host } => {
                     let host = self.visible(host, into, GuestRange::new(at, end))?;
-                    self.storage.read_at(host.offset, part)?;
+                    self.data()?.read_at(host.offset, part)?;
                     end
                 }
                 Mapping::Compressed { host } => self.read_packed(at, host, rest)?,
@@ -316,25 +400,42 @@ impl Layer for Qcow2Layer {
 }
 
 /// What `qemu-img info` shows of the format, in its order. [qemu]
-fn details(geometry: &Geometry) -> Vec<(&'static str, Detail)> {
-    let compression = match geometry.codec {
-        goldsmith_block::Codec::Deflate => "zlib",
-        goldsmith_block::Codec::Zstd => "zstd",
-    };
-    let refcount_bits = Detail::Number(geometry.refcount_bits.into());
-    if geometry.version == 2 {
-        return vec![
-            ("compat", Detail::Text("0.10".into())),
-            ("compression-type", Detail::Text(compression.into())),
-            ("refcount-bits", refcount_bits),
-        ];
+fn details(
+    geometry: &Geometry,
+    data_file: Option<&str>,
+    bitmaps: &[Bitmap],
+) -> Vec<(&'static str, Detail)> {
+    let v3 = geometry.version == 3;
+    let text = |text: &str| Detail::Text(text.into());
+    let mut details = vec![
+        ("compat", text(if v3 { "1.1" } else { "0.10" })),
+        (
+            "compression-type",
+            text(match geometry.codec {
+                Codec::Deflate => "zlib",
+                Codec::Zstd => "zstd",
+            }),
+        ),
+    ];
+    let refcount_bits = (
+        "refcount-bits",
+        Detail::Number(geometry.refcount_bits.into()),
+    );
+    if !v3 {
+        details.push(refcount_bits);
+        return details;
     }
-    vec![
-        ("compat", Detail::Text("1.1".into())),
-        ("compression-type", Detail::Text(compression.into())),
-        ("lazy-refcounts", Detail::Flag(geometry.lazy_refcounts)),
-        ("refcount-bits", refcount_bits),
-        ("corrupt", Detail::Flag(geometry.corrupt)),
-        ("extended-l2", Detail::Flag(false)),
-    ]
+    details.push(("lazy-refcounts", Detail::Flag(geometry.lazy_refcounts)));
+    if !bitmaps.is_empty() {
+        let bitmaps = bitmaps.iter().map(Bitmap::detail);
+        details.push(("bitmaps", Detail::List(bitmaps.collect())));
+    }
+    details.push(refcount_bits);
+    if let (Some(name), DataPlace::Elsewhere { raw }) = (data_file, geometry.data) {
+        details.push(("data-file", text(name)));
+        details.push(("data-file-raw", Detail::Flag(raw)));
+    }
+    details.push(("corrupt", Detail::Flag(geometry.corrupt)));
+    details.push(("extended-l2", Detail::Flag(geometry.extended_l2)));
+    details
 }

@@ -46,10 +46,11 @@
 //! # Ok::<(), goldsmith_block::Error>(())
 //! ```
 //!
-//! Not supported, and refused: encryption, external data files, extended L2 entries. Internal
-//! snapshots and bitmaps are passed over. New images have no backing file.
+//! Not supported, and refused: encryption. Bitmaps are listed, not read. New images have no backing
+//! file.
 #![forbid(unsafe_code)]
 
+mod bitmap;
 mod error;
 mod features;
 mod geometry;
@@ -58,6 +59,7 @@ mod mapping;
 pub mod ondisk;
 mod refcount;
 mod sink;
+mod snapshot;
 mod table;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use goldsmith_block::HostRange;
 
 use crate::error::Qcow2Error;
-use crate::geometry::Geometry;
+use crate::geometry::{DataPlace, Geometry};
 use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
 
 /// The status of a guest cluster.
@@ -29,24 +29,24 @@ pub(crate) enum Mapping {
 }
 
 impl Mapping {
-    /// Reads the L2 entry `entry`. [spec "Cluster mapping"]
+    /// What an entry says of the `at`th part of its cluster, and of how many parts from there on.
     ///
-    /// The host range is any below 2^56: whether the file holds it is another question.
-    pub(crate) fn of(entry: u64, geometry: &Geometry) -> Result<Self, Qcow2Error> {
-        if entry & COMPRESSED != 0 {
-            return compressed(entry, geometry);
+    /// `entry` is one number, or two where L2 entries are extended: then parts are subclusters,
+    /// otherwise the only part is the cluster. [spec "Cluster mapping"] The host range starts below
+    /// 2^56: whether the file holds it is another question.
+    pub(crate) fn of(
+        entry: &[u64],
+        at: u32,
+        geometry: &Geometry,
+    ) -> Result<(Self, u32), Qcow2Error> {
+        match *entry {
+            [entry, bitmap] => subclusters(entry, bitmap, at, geometry),
+            // Entries are cut to the length that the geometry says, never to none.
+            _ => Ok((cluster(entry[0], geometry)?, 1)),
         }
-        let offset = host_offset("L2", entry, ZERO, geometry)?;
-        if entry & ZERO == 0 {
-            return Ok(offset.map_or(Self::Unallocated, |host| Self::Data { host }));
-        }
-        if geometry.version < 3 {
-            return Err(Qcow2Error::ZeroFlag { entry });
-        }
-        Ok(Self::Zero { host: offset })
     }
 
-    /// What the same run says of the cluster that comes `bytes` after its first one.
+    /// What the same run says of the cluster or subcluster that starts `bytes` after its first one.
     pub(crate) fn after(self, bytes: u64) -> Option<Self> {
         match self {
             Self::Unallocated => Some(self),
@@ -57,6 +57,61 @@ impl Mapping {
             Self::Compressed { .. } => None,
         }
     }
+}
+
+/// Reads a standard entry. [spec "Standard Cluster Descriptor"]
+fn cluster(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
+    if entry & COMPRESSED != 0 {
+        return compressed(entry, geometry);
+    }
+    let offset = host_offset("L2", entry, ZERO, geometry)?;
+    if entry & ZERO == 0 {
+        return Ok(offset.map_or(Mapping::Unallocated, |host| Mapping::Data { host }));
+    }
+    if geometry.version < 3 {
+        return Err(Qcow2Error::ZeroFlag { entry });
+    }
+    // [qemu] Without an offset there is no place, wherever data stands.
+    let host = offset.filter(|host| *host != 0);
+    Ok(Mapping::Zero { host })
+}
+
+/// Reads an extended entry. [spec "Extended L2 Entries"] The lower half of the bitmap says which
+/// subclusters are allocated, the upper half which read as zeros.
+fn subclusters(
+    entry: u64,
+    bitmap: u64,
+    at: u32,
+    geometry: &Geometry,
+) -> Result<(Mapping, u32), Qcow2Error> {
+    let broken = |rule| {
+        Err(Qcow2Error::SubclusterBitmap {
+            entry,
+            bitmap,
+            rule,
+        })
+    };
+    let (allocated, zero) = (bitmap as u32, (bitmap >> 32) as u32);
+    if entry & COMPRESSED != 0 {
+        if bitmap != 0 {
+            return broken("a compressed cluster has no subclusters");
+        }
+        return Ok((compressed(entry, geometry)?, 32 - at));
+    }
+    let offset = host_offset("L2", entry, 0, geometry)?;
+    if allocated & zero != 0 {
+        return broken("a subcluster is both data and zeros");
+    }
+    if offset.is_none() && allocated != 0 {
+        return broken("a subcluster is data, but the cluster has no place");
+    }
+    let here = offset.map(|host| host + (u64::from(at) << geometry.status_bits()));
+    let (mapping, same) = match (allocated >> at & 1, zero >> at & 1, here) {
+        (1, _, Some(host)) => (Mapping::Data { host }, allocated),
+        (_, 1, host) => (Mapping::Zero { host }, zero),
+        _ => (Mapping::Unallocated, !(allocated | zero)),
+    };
+    Ok((mapping, (same >> at).trailing_ones()))
 }
 
 /// The offset in a standard L2 entry or, with no `flags`, in an L1 entry; `None` if it names nothing.
@@ -84,7 +139,11 @@ pub(crate) fn host_offset(
         });
     }
     if offset == 0 && entry & COPIED != 0 {
-        return Err(Qcow2Error::NoOffset { table, entry });
+        // In a file of its own, data may stand at the very beginning. [spec]
+        return match geometry.data {
+            DataPlace::Elsewhere { .. } if table == "L2" => Ok(Some(0)),
+            _ => Err(Qcow2Error::NoOffset { table, entry }),
+        };
     }
     Ok((offset != 0).then_some(offset))
 }
@@ -96,6 +155,9 @@ pub(crate) fn packed_offset_bits(cluster_bits: u32) -> u32 {
 
 /// A compressed cluster. The copied flag should be clear but says nothing about its bytes.
 fn compressed(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
+    if geometry.data != DataPlace::Here {
+        return Err(Qcow2Error::PackedElsewhere { entry });
+    }
     let descriptor = entry & !(COMPRESSED | COPIED);
     let offset_bits = packed_offset_bits(geometry.cluster_bits);
     let offset = descriptor & ((1 << offset_bits) - 1);
@@ -150,11 +212,76 @@ mod tests {
             dirty: false,
             corrupt: false,
             lazy_refcounts: false,
+            extended_l2: false,
+            data: DataPlace::Here,
+            snapshots_offset: 0,
+            snapshots: 0,
+            bitmaps_valid: false,
         }
     }
 
     fn of(entry: u64) -> Result<Mapping, Qcow2Error> {
-        Mapping::of(entry, &geometry(3, 16))
+        cluster(entry, &geometry(3, 16))
+    }
+
+    /// Subclusters of 2 KiB.
+    fn part(entry: u64, bitmap: u64, at: u32) -> Result<(Mapping, u32), Qcow2Error> {
+        let geometry = Geometry {
+            extended_l2: true,
+            ..geometry(3, 16)
+        };
+        Mapping::of(&[entry, bitmap], at, &geometry)
+    }
+
+    #[test]
+    fn subclusters_are_read_in_runs() {
+        let place = COPIED | 0x5_0000;
+        // Two of data, three of zeros, the rest nothing.
+        let bitmap = 0b11 | 0b11100 << 32;
+        let data = |host| Mapping::Data { host };
+        let zero = |host| Mapping::Zero { host };
+        assert_eq!(part(place, bitmap, 0), Ok((data(0x5_0000), 2)));
+        assert_eq!(part(place, bitmap, 1), Ok((data(0x5_0800), 1)));
+        assert_eq!(part(place, bitmap, 2), Ok((zero(Some(0x5_1000)), 3)));
+        assert_eq!(part(place, bitmap, 5), Ok((Mapping::Unallocated, 27)));
+        assert_eq!(
+            part(place, u64::from(u32::MAX), 0),
+            Ok((data(0x5_0000), 32))
+        );
+        assert_eq!(part(0, 1 << 63, 31), Ok((zero(None), 1)));
+        assert_eq!(part(0, 1 << 63, 0), Ok((Mapping::Unallocated, 31)));
+        let packed = part(COMPRESSED | 0x5_0123, 0, 7).unwrap();
+        assert_eq!(packed.1, 25);
+    }
+
+    #[test]
+    fn subclusters_that_break_a_rule_are_refused() {
+        for (entry, bitmap, rule) in [
+            (0x5_0000, 1 | 1 << 32, "both data and zeros"),
+            (0, 2, "no place"),
+            (COMPRESSED | 0x5_0000, 1, "no subclusters"),
+            (0x5_0001, 0, "reserved bits"),
+        ] {
+            for at in [0, 31] {
+                let refused = part(entry, bitmap, at).unwrap_err().to_string();
+                assert!(refused.contains(rule), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_in_another_file_may_stand_at_its_start_and_is_never_packed() {
+        let elsewhere = Geometry {
+            data: DataPlace::Elsewhere { raw: true },
+            ..geometry(3, 16)
+        };
+        let of = |entry| cluster(entry, &elsewhere);
+        assert_eq!(of(COPIED), Ok(Mapping::Data { host: 0 }));
+        assert_eq!(of(COPIED | 1), Ok(Mapping::Zero { host: None }));
+        assert_eq!(of(0), Ok(Mapping::Unallocated));
+        let packed = of(COMPRESSED | 0x5_0000);
+        assert!(matches!(packed, Err(Qcow2Error::PackedElsewhere { .. })));
+        assert!(host_offset("L1", COPIED, 0, &elsewhere).is_err());
     }
 
     #[test]
@@ -185,7 +312,7 @@ mod tests {
             })
         ));
         assert!(matches!(of(COPIED), Err(Qcow2Error::NoOffset { .. })));
-        let v2 = Mapping::of(0x5_0001, &geometry(2, 16));
+        let v2 = cluster(0x5_0001, &geometry(2, 16));
         assert!(matches!(v2, Err(Qcow2Error::ZeroFlag { entry: 0x5_0001 })));
     }
 
@@ -201,7 +328,7 @@ mod tests {
     #[test]
     fn compressed_offset_past_2_to_the_56_is_refused() {
         let entry = COMPRESSED | 1 << 56 | 512;
-        let refused = Mapping::of(entry, &geometry(3, 9)).unwrap_err();
+        let refused = cluster(entry, &geometry(3, 9)).unwrap_err();
         assert!(
             matches!(refused, Qcow2Error::ReservedBits { reserved, .. } if reserved == 1 << 56)
         );
@@ -210,11 +337,32 @@ mod tests {
     proptest! {
         /// Any entry: an answer, never a panic, and a range that later sums cannot overflow.
         #[test]
-        fn any_entry_gets_an_answer(entry: u64, version in 2u32..4, cluster_bits in 9u32..22) {
-            match Mapping::of(entry, &geometry(version, cluster_bits)) {
-                Ok(Mapping::Compressed { host }) => prop_assert!(host.end() < 1 << 57),
-                Ok(Mapping::Data { host }) => prop_assert!(host < 1 << 56),
-                _ => {}
+        fn any_entry_gets_an_answer(
+            entry: u64,
+            bitmap: u64,
+            at in 0u32..32,
+            version in 2u32..4,
+            cluster_bits in 9u32..22,
+        ) {
+            let standard = geometry(version, cluster_bits);
+            let extended = Geometry {
+                extended_l2: true,
+                cluster_bits: cluster_bits.max(14),
+                ..standard.clone()
+            };
+            for found in [
+                Mapping::of(&[entry], 0, &standard),
+                Mapping::of(&[entry, bitmap], at, &extended),
+                Mapping::of(&[entry, bitmap & !(bitmap << 32)], at, &extended),
+            ] {
+                match found {
+                    Ok((Mapping::Compressed { host }, _)) => prop_assert!(host.end() < 1 << 57),
+                    Ok((Mapping::Data { host }, parts)) => {
+                        prop_assert!(host < 1 << 56 && (1..=32).contains(&parts));
+                    }
+                    Ok((_, parts)) => prop_assert!((1..=32).contains(&parts)),
+                    Err(_) => {}
+                }
             }
         }
 
@@ -228,7 +376,7 @@ mod tests {
             let offset = offset % (packed_end(cluster_bits) - 1) + 1;
             let len = len % ((1 << cluster_bits) - 1) + 1;
             let entry = packed_entry(HostRange::new(offset, len), cluster_bits);
-            match Mapping::of(entry, &geometry(2, cluster_bits)) {
+            match cluster(entry, &geometry(2, cluster_bits)) {
                 Ok(Mapping::Compressed { host }) => {
                     prop_assert_eq!(host.offset, offset);
                     prop_assert_eq!(host.end(), (offset + len).next_multiple_of(512));

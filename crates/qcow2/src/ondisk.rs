@@ -1,7 +1,7 @@
 //! Structures and constants as they stand in the file. No I/O, no decisions.
 #![doc = include_str!("../FORMAT.md")]
 
-use zerocopy::byteorder::{BE, U32, U64};
+use zerocopy::byteorder::{BE, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The first four bytes of the file. [spec "Header"]
@@ -79,9 +79,15 @@ pub(crate) const L1_BYTES: u64 = 32 << 20;
 /// Longest refcount table in bytes. [qemu]
 pub(crate) const REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Most internal snapshots. [qemu]
-pub(crate) const SNAPSHOTS: u32 = 65536;
-/// Least length of a snapshot table entry in bytes. [spec "Snapshots"]
-pub(crate) const SNAPSHOT_ENTRY_LEN: u64 = 40;
+pub(crate) const SNAPSHOTS: u64 = 65536;
+/// Longest snapshot table in bytes. [qemu]
+pub(crate) const SNAPSHOT_TABLE_BYTES: u64 = 64 << 20;
+/// Most bitmaps. [qemu]
+pub(crate) const BITMAPS: u32 = 65535;
+/// Longest bitmap directory in bytes. [qemu]
+pub(crate) const BITMAP_DIRECTORY_BYTES: u64 = 1024 * BITMAPS as u64;
+/// Bitmap granularities, as base-2 logarithms. [qemu]
+pub(crate) const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 /// Longest name of a backing file, and here also of a format, in bytes. [spec]
 pub(crate) const NAME_LEN: u64 = 1023;
 /// Greatest refcount order: 64 bits. [spec]
@@ -104,6 +110,8 @@ pub(crate) const COMPRESSION_TYPE: u64 = 1 << 3;
 pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 /// Compatible feature bit: refcounts may be updated late. [spec]
 pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
+/// Autoclear feature bit: the bitmaps are up to date. [spec]
+pub(crate) const BITMAPS_VALID: u64 = 1 << 0;
 /// Autoclear feature bit: the external data file is a raw image of its own. [spec]
 pub(crate) const RAW_EXTERNAL_DATA: u64 = 1 << 1;
 
@@ -147,6 +155,99 @@ pub(crate) const COMPATIBLE: u8 = 1;
 /// Feature name table: an autoclear feature. [spec]
 pub(crate) const AUTOCLEAR: u8 = 2;
 
+/// Header extension: name of the file that holds guest data. [spec]
+pub(crate) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+/// Header extension: where the bitmaps stand. [spec]
+pub(crate) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+
+/// The data of the bitmaps extension. [spec "Bitmaps extension"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawBitmaps {
+    /// Bitmaps in the directory.
+    pub(crate) count: U32<BE>,
+    /// Zeros.
+    pub(crate) reserved: [u8; 4],
+    /// Length of the directory in bytes.
+    pub(crate) directory_len: U64<BE>,
+    /// Byte offset of the directory, a multiple of the cluster size.
+    pub(crate) directory_offset: U64<BE>,
+}
+const _: () = assert!(size_of::<RawBitmaps>() == 24);
+
+/// The start of a bitmap's directory entry; extra data and the name follow, and padding to a
+/// multiple of 8. [spec "Bitmap directory"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawBitmap {
+    /// Byte offset of the bitmap's table, a multiple of the cluster size.
+    pub(crate) table_offset: U64<BE>,
+    /// Entries of the table.
+    pub(crate) table_len: U32<BE>,
+    /// [`BITMAP_IN_USE`], [`BITMAP_AUTO`] and others.
+    pub(crate) flags: U32<BE>,
+    /// 1: dirty tracking.
+    pub(crate) kind: u8,
+    /// Base-2 logarithm of the bytes that one bit stands for.
+    pub(crate) granularity_bits: u8,
+    /// Length of the name in bytes.
+    pub(crate) name_len: U16<BE>,
+    /// Length of the extra data in bytes.
+    pub(crate) extra_len: U32<BE>,
+}
+const _: () = assert!(size_of::<RawBitmap>() == 24);
+
+/// Bitmap flag: it was not saved properly and says nothing. [spec]
+pub(crate) const BITMAP_IN_USE: u32 = 1 << 0;
+/// Bitmap flag: it records every write. [spec]
+pub(crate) const BITMAP_AUTO: u32 = 1 << 1;
+
+/// The start of a snapshot table entry; extra data, id and name follow, and padding to a multiple
+/// of 8. [spec "Snapshots"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawSnapshot {
+    /// Byte offset of the L1 table, a multiple of the cluster size.
+    pub(crate) l1_offset: U64<BE>,
+    /// Entries of the L1 table.
+    pub(crate) l1_len: U32<BE>,
+    /// Length of the id in bytes.
+    pub(crate) id_len: U16<BE>,
+    /// Length of the name in bytes.
+    pub(crate) name_len: U16<BE>,
+    /// When it was taken, in seconds since 1970-01-01 UTC.
+    pub(crate) seconds: U32<BE>,
+    /// The nanoseconds of that second.
+    pub(crate) nanoseconds: U32<BE>,
+    /// How long the virtual machine had run, in nanoseconds.
+    pub(crate) vm_clock: U64<BE>,
+    /// Bytes of the machine's state; the extra data may know better.
+    pub(crate) vm_state_len: U32<BE>,
+    /// Length of the extra data in bytes.
+    pub(crate) extra_len: U32<BE>,
+}
+const _: () = assert!(size_of::<RawSnapshot>() == 40);
+
+/// The extra data of a snapshot, as far as anything known reaches; an entry may have less. [spec]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawSnapshotExtra {
+    /// Bytes of the machine's state.
+    pub(crate) vm_state_len: U64<BE>,
+    /// Size of the disk in bytes.
+    pub(crate) virtual_size: U64<BE>,
+    /// Instructions that the machine had run; all ones: not counted.
+    pub(crate) instructions: U64<BE>,
+}
+const _: () = assert!(size_of::<RawSnapshotExtra>() == 24);
+
+/// Longest extra data of a snapshot in bytes. [qemu]
+pub(crate) const SNAPSHOT_EXTRA_BYTES: u64 = 1024;
+
+/// Subclusters of a cluster with extended L2 entries, as a base-2 logarithm. [spec]
+pub(crate) const SUBCLUSTERS_BITS: u32 = 5;
+/// Smallest cluster with extended L2 entries, as a base-2 logarithm. [qemu]
+pub(crate) const EXTENDED_CLUSTER_BITS: u32 = 14;
 /// L1, L2: the refcount of what the entry names is exactly one. [spec]
 pub(crate) const COPIED: u64 = 1 << 63;
 /// L2: the cluster is compressed. [spec]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
     Codec, Committed, CreateSpec, Demand, GuestRange, HostRange, OptionKind, OptionSpec, Packing,
-    Placement, Result, Sink, SinkProfile, Slot, StorageMut, ZeroPolicy,
+    Placement, Result, Sink, SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy,
 };
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::{BE, U64};
@@ -100,8 +100,8 @@ impl Plan {
         }
 
         let virtual_size = spec.virtual_size;
-        let l1_entries = l1_entries_for(virtual_size, cluster_bits);
-        let most = (ondisk::L1_BYTES / 8) << mapped_bits(cluster_bits);
+        let l1_entries = l1_entries_for(virtual_size, cluster_bits, false);
+        let most = (ondisk::L1_BYTES / 8) << mapped_bits(cluster_bits, false);
         if virtual_size > most {
             return Err(Qcow2Error::DiskTooLarge {
                 size: virtual_size,
@@ -234,6 +234,26 @@ impl Sink for Qcow2Sink {
             clear_rest(&*self.storage, end, self.plan.cluster_size())?;
         }
         Ok(())
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let from = HostRange::new(from, slot.range.len());
+        if !transfer.run(source, from, &*self.storage, slot.host) {
+            return Ok(false);
+        }
+        let end = slot.host + slot.range.len();
+        clear_rest(&*self.storage, end, self.plan.cluster_size())?;
+        Ok(true)
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {

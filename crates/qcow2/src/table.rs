@@ -25,12 +25,15 @@ pub(crate) struct Tables {
     slice_bits: u32,
     /// Base-2 logarithm of the entries in an L2 table.
     table_bits: u32,
+    /// Base-2 logarithm of the length of an entry in bytes.
+    entry_bits: u32,
 }
 
 /// Part of an L2 table.
 #[derive(Clone)]
 struct Slice {
     number: u64,
+    /// Whole entries, one behind the other; each is one or two numbers.
     entries: Arc<[u64]>,
 }
 
@@ -72,14 +75,16 @@ impl Tables {
 
         let slice_bytes = SLICE_BYTES.min(geometry.cluster_size());
         let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
-        let slices = clusters.div_ceil(slice_bytes / 8);
+        let entry_bits = geometry.entry_bits();
+        let slices = clusters.div_ceil(slice_bytes >> entry_bits);
         let places = slices.min(CACHE_BYTES / slice_bytes);
         budget.reserve(places * slice_bytes, "L2 table cache")?;
         Ok(Self {
             l1,
             cache: (0..places).map(|_| Mutex::new(None)).collect(),
-            slice_bits: slice_bytes.trailing_zeros() - 3,
-            table_bits: geometry.cluster_bits - 3,
+            slice_bits: slice_bytes.trailing_zeros() - entry_bits,
+            table_bits: geometry.cluster_bits - entry_bits,
+            entry_bits,
         })
     }
 
@@ -139,7 +144,8 @@ impl Tables {
         let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
         let count = (clusters - first).min(1 << self.slice_bits) as usize;
         let in_table = first & ((1 << self.table_bits) - 1);
-        let host = HostRange::new(table + in_table * 8, count as u64 * 8);
+        let bytes = count << self.entry_bits;
+        let host = HostRange::new(table + (in_table << self.entry_bits), bytes as u64);
         if host.end() > geometry.file_len {
             return Err(Qcow2Error::TableTruncated {
                 table: "L2 table",
@@ -149,9 +155,9 @@ impl Tables {
             }
             .into());
         }
-        let mut bytes = vec![0; count * 8];
+        let mut bytes = vec![0; bytes];
         storage.read_at(host.offset, &mut bytes)?;
-        let mut entries = vec![0; count];
+        let mut entries = vec![0; bytes.len() / 8];
         BE::read_u64_into(&bytes, &mut entries);
         Ok(entries.into())
     }

@@ -126,7 +126,7 @@ pub fn assert_extent(layer: &dyn Layer, extent: &Extent, offset: u64, limit: u64
         range.end <= limit,
         "{extent:?} goes past the limit {limit:#x}"
     );
-    let file_len = layer.storage().len();
+    let file_len = layer.data_storage().len();
     match extent.kind {
         ExtentKind::Data { host: Some(host) }
         | ExtentKind::Zero {

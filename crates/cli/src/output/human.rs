@@ -38,13 +38,8 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
     if !layer.details.is_empty() {
         writeln!(out, "Format specific information:")?;
     }
-    for (name, detail) in &layer.details {
-        let name = name.replace('-', " ");
-        match detail {
-            Detail::Flag(on) => writeln!(out, "    {name}: {on}")?,
-            Detail::Number(number) => writeln!(out, "    {name}: {number}")?,
-            Detail::Text(text) => writeln!(out, "    {name}: {}", shown(text))?,
-        }
+    for (name, value) in &layer.details {
+        detail(out, 1, name, value)?;
     }
     writeln!(out, "Child node '/file':")?;
     writeln!(out, "    filename: {}", info.path.display())?;
@@ -56,6 +51,32 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
         info.file_len
     )?;
     writeln!(out, "    disk size: {}", rounded(info.allocated))
+}
+
+/// One fact, and those it is made of, each level further in.
+fn detail(out: &mut impl Write, depth: usize, name: &str, value: &Detail) -> Result<()> {
+    write!(
+        out,
+        "{:width$}{}:",
+        "",
+        name.replace('-', " "),
+        width = 4 * depth
+    )?;
+    match value {
+        Detail::Flag(on) => writeln!(out, " {on}"),
+        Detail::Number(number) => writeln!(out, " {number}"),
+        Detail::Text(text) => writeln!(out, " {}", shown(text)),
+        Detail::List(items) => {
+            writeln!(out)?;
+            let mut items = items.iter().enumerate();
+            items.try_for_each(|(nth, item)| detail(out, depth + 1, &format!("[{nth}]"), item))
+        }
+        Detail::Record(fields) => {
+            writeln!(out)?;
+            let mut fields = fields.iter();
+            fields.try_for_each(|(name, value)| detail(out, depth + 1, name, value))
+        }
+    }
 }
 
 /// The stored runs of a disk, as `qemu-img map` lays them out.

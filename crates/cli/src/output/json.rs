@@ -45,11 +45,7 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure
     say("format", json!(layer.format));
     say("actual-size", json!(info.allocated));
     if !layer.details.is_empty() {
-        let data: Map<_, _> = layer
-            .details
-            .iter()
-            .map(|(key, detail)| ((*key).to_owned(), value(detail)))
-            .collect();
+        let data = record(&layer.details);
         say(
             "format-specific",
             json!({ "type": layer.format, "data": data }),
@@ -78,7 +74,16 @@ fn value(detail: &Detail) -> Value {
         Detail::Flag(on) => json!(on),
         Detail::Number(number) => json!(number),
         Detail::Text(text) => json!(text),
+        Detail::List(items) => items.iter().map(value).collect(),
+        Detail::Record(fields) => record(fields),
     }
+}
+
+fn record(fields: &[(&'static str, Detail)]) -> Value {
+    let fields = fields.iter();
+    fields
+        .map(|(key, detail)| ((*key).to_owned(), value(detail)))
+        .collect()
 }
 
 /// The runs of a disk, as `qemu-img map --output=json` gives them: one object to a line.

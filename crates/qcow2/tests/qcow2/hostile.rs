@@ -129,6 +129,25 @@ proptest! {
         fuzz::open_read(&QCOW2, &forge.bytes);
     }
 
+    /// Extended entries of any content.
+    #[test]
+    fn any_subclusters_get_an_answer(
+        l2 in prop::collection::vec((entry(), any::<u64>(), any::<u64>()), 8),
+        incompatible in prop_oneof![4 => Just(16u64), 1 => Just(16 | 4)],
+    ) {
+        let mut forge = Forge::new(3, 14, 8 << 14);
+        forge.put_u64(72, incompatible);
+        forge.extension(104, 0x4441_5441, b"data");
+        for (index, (entry, allocated, mask)) in l2.into_iter().enumerate() {
+            // Mostly bitmaps that are allowed.
+            forge.entry(2 * index, if entry & COMPRESSED == 0 { entry << 5 } else { entry });
+            let zero = (mask >> 3) & !(allocated << 32);
+            forge.entry(2 * index + 1, if mask & 7 == 0 { allocated } else { allocated >> 32 | zero });
+        }
+        survives(&QCOW2, forge.bytes.clone());
+        fuzz::open_read(&QCOW2, &forge.bytes);
+    }
+
     /// Header extensions of any content.
     #[test]
     fn any_extensions_get_an_answer(

@@ -2,8 +2,10 @@
 // Helpers of tests assert with it as tests do.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod bench;
 mod forge;
 
+mod features;
 mod golden;
 mod hostile;
 mod judges;
