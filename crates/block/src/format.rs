@@ -28,6 +28,25 @@ pub trait Format: Send + Sync {
     /// goldsmith cannot read, `Limit` if its tables are over `budget`, `Io` if they cannot be read.
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>>;
 
+    /// The options that [`open_with`](Self::open_with) understands.
+    fn open_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    /// As [`open`](Self::open), with values for [`open_options`](Self::open_options).
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    fn open_with(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        let _ = options;
+        self.open(storage, budget)
+    }
+
     /// The creation options that [`create`](Self::create) understands.
     fn options(&self) -> &'static [OptionSpec];
 

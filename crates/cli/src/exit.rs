@@ -27,6 +27,14 @@ impl Failure {
     }
 }
 
+/// Says on standard error what is wrong without keeping the command from doing its work.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        let shown = crate::output::human::shown(warning);
+        let _ = writeln!(std::io::stderr(), "goldsmith: warning: {shown}");
+    }
+}
+
 impl From<goldsmith::Error> for Failure {
     fn from(error: goldsmith::Error) -> Self {
         // A stopped command ends as the shell expects of one that was interrupted.

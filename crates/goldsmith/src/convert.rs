@@ -36,7 +36,7 @@ enum Identity {
 }
 
 /// What a conversion did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
     /// Size of the disk in bytes.
     pub virtual_size: u64,
@@ -46,6 +46,8 @@ pub struct Converted {
     pub data: u64,
     /// Checksum of the source's guest bytes, if it was asked for.
     pub crc32: Option<Crc32>,
+    /// What is wrong with the source without keeping it from being read; see [`Chain::warnings`].
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Convert<'a> {
@@ -211,6 +213,7 @@ impl<'a> Convert<'a> {
             file_len: outcome.committed.file_len,
             data: outcome.data,
             crc32: outcome.crc32,
+            warnings: source.warnings().to_vec(),
         })
     }
 

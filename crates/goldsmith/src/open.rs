@@ -2,9 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use goldsmith_block::{
-    BackingReference, Budget, Chain, Error, ErrorKind, Layer, Limits, Result, Storage,
+    BackingReference, Budget, Chain, Error, ErrorKind, Layer, Limits, Options, Result, Storage,
 };
 use goldsmith_storage::FileStorage;
 
@@ -28,6 +29,7 @@ pub struct Opener {
     references: References,
     limits: Limits,
     backing_format: Option<String>,
+    options: Vec<(String, String)>,
 }
 
 impl Opener {
@@ -57,6 +59,14 @@ impl Opener {
         self
     }
 
+    /// Sets one of the [options](goldsmith_block::Format::open_options) with which the format of the
+    /// topmost image opens it; the last value of a key wins.
+    #[must_use]
+    pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.push((key.into(), value.into()));
+        self
+    }
+
     /// Opens the image at `path` with everything behind it, as the disk that a guest sees.
     ///
     /// `format` is the format's name; `None` guesses it, see [`probe`](crate::probe).
@@ -68,7 +78,8 @@ impl Opener {
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
         let budget = Budget::new(&self.limits);
         let mut path = path.as_ref().to_owned();
-        let top = open_layer(&path, format, &budget)?;
+        let top = open_layer(&path, format, &budget, &self.options)?;
+        let mut warnings = Vec::new();
         let mut behind: Vec<Arc<dyn Layer>> = Vec::new();
         loop {
             let last = behind.last().unwrap_or(&top);
@@ -78,6 +89,7 @@ impl Opener {
             let (next_path, layer) = self
                 .open_reference(&path, &reference, &budget)
                 .map_err(|error| error.in_file(path.to_string_lossy()))?;
+            warnings.extend(changed_since(&path, &reference, &next_path));
             let id = layer.storage().id();
             if std::iter::once(&top)
                 .chain(&behind)
@@ -85,7 +97,7 @@ impl Opener {
             {
                 return Err(Error::corrupt(format!(
                     "the backing file '{}' is already part of the chain",
-                    reference.name
+                    next_path.display()
                 ))
                 .in_file(path.to_string_lossy()));
             }
@@ -97,7 +109,7 @@ impl Opener {
             }
             path = next_path;
         }
-        Ok(Chain::new(top, behind))
+        Ok(Chain::new(top, behind).warn(warnings))
     }
 
     /// Opens the image at `path` alone, whatever it names.
@@ -110,16 +122,61 @@ impl Opener {
         path: impl AsRef<Path>,
         format: Option<&str>,
     ) -> Result<Arc<dyn Layer>> {
-        open_layer(path.as_ref(), format, &Budget::new(&self.limits))
+        let budget = Budget::new(&self.limits);
+        open_layer(path.as_ref(), format, &budget, &self.options)
     }
 
+    /// Opens what `reference`, found in the image at `from`, means: the first of its names that
+    /// leads to an image with the right identity.
     fn open_reference(
         &self,
         from: &Path,
         reference: &BackingReference,
         budget: &Budget,
     ) -> Result<(PathBuf, Arc<dyn Layer>)> {
-        let path = self.resolve(from, &reference.name)?;
+        let mut failures = Vec::new();
+        for name in std::iter::once(&reference.name).chain(&reference.other_names) {
+            match self.open_name(from, name, reference, budget) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => failures.push(error),
+            }
+        }
+        // An error that says what is wrong with a file that was found helps more than one about a
+        // file that is not there.
+        let rank = |error: &Error| match error.kind() {
+            ErrorKind::Io => 0,
+            ErrorKind::Unsupported | ErrorKind::Denied => 1,
+            _ => 2,
+        };
+        let worst = failures.iter().map(rank).max().unwrap_or(0);
+        let at = failures.iter().position(|error| rank(error) == worst);
+        let error = failures.swap_remove(at.unwrap_or(0));
+        if failures.is_empty() || self.references == References::Deny {
+            return Err(error);
+        }
+        let others: Vec<_> = reference
+            .other_names
+            .iter()
+            .map(|it| format!("'{it}'"))
+            .collect();
+        Err(Error::new(
+            error.kind(),
+            format!(
+                "{}; the image also names its backing file {}, which did not help",
+                error.report(),
+                others.join(", ")
+            ),
+        ))
+    }
+
+    fn open_name(
+        &self,
+        from: &Path,
+        name: &str,
+        reference: &BackingReference,
+        budget: &Budget,
+    ) -> Result<(PathBuf, Arc<dyn Layer>)> {
+        let path = self.resolve(from, name)?;
         // Guessing would let whoever fills a RAW backing file turn it into something else.
         let format = reference
             .format
@@ -127,12 +184,22 @@ impl Opener {
             .or(self.backing_format.as_deref());
         let format = format.ok_or_else(|| {
             denied(format!(
-                "the image names its backing file '{}' without saying its format; say it with \
-                 the backing format option (--backing-format)",
-                reference.name
+                "the image names its backing file '{name}' without saying its format; say it with \
+                 the backing format option (--backing-format)"
             ))
         })?;
-        let layer = open_layer(&path, Some(format), budget)?;
+        let layer = open_layer(&path, Some(format), budget, &[])?;
+        let found = layer.info().uuid;
+        if let Some(wanted) = reference.uuid
+            && found != Some(wanted)
+        {
+            let found = found.map_or("none".into(), |uuid| uuid.to_string());
+            return Err(Error::corrupt(format!(
+                "the image is based on the one with the identity {wanted}, and that of '{}' is \
+                 {found}",
+                path.display()
+            )));
+        }
         Ok((path, layer))
     }
 
@@ -189,15 +256,43 @@ fn absolute(directory: &Path) -> Result<PathBuf> {
     std::path::absolute(directory).map_err(|error| Error::new(ErrorKind::Io, error))
 }
 
-fn open_layer(path: &Path, format: Option<&str>, budget: &Budget) -> Result<Arc<dyn Layer>> {
+/// What to say if the file at `path` is not as the image at `from` last saw it.
+///
+/// A word of warning only: XenServer's tools never compare the times, and a copied file rarely
+/// keeps its own; Hyper-V refuses. The identity has to match in any case.
+fn changed_since(from: &Path, reference: &BackingReference, path: &Path) -> Option<String> {
+    let known = UNIX_EPOCH + Duration::from_secs(reference.modified?);
+    let found = std::fs::metadata(path).and_then(|it| it.modified()).ok()?;
+    let apart = found
+        .duration_since(known)
+        .unwrap_or_else(|error| error.duration());
+    // File systems that keep two seconds of precision are about.
+    let apart = Some(apart.as_secs()).filter(|seconds| *seconds > 2)?;
+    let order = if found > known { "later" } else { "earlier" };
+    Some(format!(
+        "{}: its backing file '{}' was last changed {apart} seconds {order} than the image says; if \
+         it was written to since, what shows through is wrong",
+        from.display(),
+        path.display()
+    ))
+}
+
+fn open_layer(
+    path: &Path,
+    format: Option<&str>,
+    budget: &Budget,
+    options: &[(String, String)],
+) -> Result<Arc<dyn Layer>> {
     let format = format.map(registry::format_named).transpose()?;
     let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
     let format = match format {
         Some(format) => format,
         None => registry::probe(&*storage)?,
     };
+    let pairs = options.iter().map(|(key, value)| (&**key, &**value));
+    let options = Options::parse(format.open_options(), pairs)?;
     format
-        .open(storage, budget)
+        .open_with(storage, budget, &options)
         .map_err(|error| error.in_file(path.to_string_lossy()))
 }
 

@@ -14,15 +14,6 @@ pub enum VhdError {
         /// Length of the file.
         file_len: u64,
     },
-    /// The copy of the footer at the start is intact, the footer itself is not there.
-    #[error(
-        "no footer stands at the end of the file ({file_len} bytes), only its copy at the start is \
-         intact; the file was truncated, or its last 512 bytes were overwritten"
-    )]
-    FooterLost {
-        /// Length of the file.
-        file_len: u64,
-    },
     /// The footer's bytes do not add up.
     #[error("footer checksum is {stored:#010x}; its bytes add up to {computed:#010x}")]
     FooterChecksum {
@@ -43,11 +34,76 @@ pub enum VhdError {
         /// What the footer says.
         found: u32,
     },
-    /// The image holds only what differs from another one.
-    #[error("differencing image, which needs its parent {parent:?}")]
-    Differencing {
-        /// The parent's name as it stands in the image; empty if there is none.
-        parent: String,
+    /// XenServer's tools stopped in the middle of changing the image.
+    #[error(
+        "the image is marked v_poison: XenServer's tools were changing it and did not finish, so \
+         its data may be in two places at once"
+    )]
+    Poisoned,
+    /// A differencing image names no parent.
+    #[error("differencing image that names no parent")]
+    NoParentName,
+    /// A parent locator has no name, or one longer than any path.
+    #[error("parent locator {code} is {len} bytes long; a name has 1 to 65536")]
+    LocatorLength {
+        /// Kind of the locator.
+        code: String,
+        /// What the locator says.
+        len: u32,
+    },
+    /// A parent locator's name is not in the file.
+    #[error(
+        "parent locator {code} of {len} bytes at {offset:#x} runs past the end of the data at \
+         {data_end:#x}"
+    )]
+    LocatorOutside {
+        /// Kind of the locator.
+        code: String,
+        /// Where it says that its name is.
+        offset: u64,
+        /// Length of the name.
+        len: u32,
+        /// Where the footer begins.
+        data_end: u64,
+    },
+    /// A parent locator's name is no text.
+    #[error("parent locator {code} is no text")]
+    LocatorText {
+        /// Kind of the locator.
+        code: String,
+    },
+    /// The creator writes batmaps, but there is none.
+    #[error("no batmap stands at {offset:#x}, where the creator of the image keeps it")]
+    NoBatmap {
+        /// Where it should be.
+        offset: u64,
+    },
+    /// The batmap is of a version that we do not know.
+    #[error("batmap version is {found:#010x}; only 1.1 and 1.2 are known")]
+    BatmapVersion {
+        /// What its header says.
+        found: u32,
+    },
+    /// The batmap is not in the file.
+    #[error(
+        "batmap of {sectors} sectors at {offset:#x} is empty or runs past the end of the data at \
+         {data_end:#x}"
+    )]
+    BatmapOutside {
+        /// Where its header says that it is.
+        offset: u64,
+        /// Length in sectors.
+        sectors: u32,
+        /// Where the footer begins.
+        data_end: u64,
+    },
+    /// The batmap's bytes do not add up.
+    #[error("batmap checksum is {stored:#010x}; its bytes add up to {computed:#010x}")]
+    BatmapChecksum {
+        /// What its header says.
+        stored: u32,
+        /// What its bytes give.
+        computed: u32,
     },
     /// The creator counts by a geometry that has no sectors.
     #[error(
@@ -213,9 +269,7 @@ impl From<VhdError> for Error {
     fn from(error: VhdError) -> Self {
         use VhdError as E;
         let kind = match error {
-            E::FooterVersion { .. } | E::HeaderVersion { .. } | E::Differencing { .. } => {
-                ErrorKind::Unsupported
-            }
+            E::FooterVersion { .. } | E::HeaderVersion { .. } => ErrorKind::Unsupported,
             E::SizeNotSectors { .. }
             | E::SizeOverDynamic { .. }
             | E::BlockSizeOption { .. }

@@ -3,14 +3,9 @@
 use std::ops::RangeInclusive;
 
 use goldsmith_block::{HostRange, SECTOR, align_up};
-use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
-use crate::ondisk::{
-    CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, FIXED,
-    FOOTER_COOKIE, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, RawFooter, RawHeader,
-    SHORT_FOOTER_LEN, VERSION,
-};
+use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, RawHeader, VERSION};
 
 /// Smallest and largest accepted block, in bytes. [ours] The specification only gives a default,
 /// 2 MiB, and asks for a power of two.
@@ -63,98 +58,6 @@ impl Chs {
     }
 }
 
-/// The footer in the last bytes of a file, and its length in bytes: 512, or 511 in images of
-/// Virtual PC before 2004. [spec "Hard Disk Footer Format"]
-///
-/// Only the cookie is looked at.
-pub(crate) fn footer_at_end(tail: &[u8]) -> Option<(RawFooter, u64)> {
-    [FOOTER_LEN, SHORT_FOOTER_LEN].into_iter().find_map(|len| {
-        let start = tail.len().checked_sub(len as usize)?;
-        let found = &tail[start..];
-        if !found.starts_with(&FOOTER_COOKIE) {
-            return None;
-        }
-        // The byte that a short footer lacks is one of the reserved zeros.
-        let mut raw = RawFooter::new_zeroed();
-        raw.as_mut_bytes()[..found.len()].copy_from_slice(found);
-        Some((raw, len))
-    })
-}
-
-/// What a footer says about the whole image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Footer {
-    /// Size of the disk in bytes.
-    pub(crate) virtual_size: u64,
-    pub(crate) disk: Disk,
-    /// Whether the sector bitmaps count from the lowest bit of each byte.
-    pub(crate) low_bit_first: bool,
-}
-
-/// The disk type, with what matters for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Disk {
-    Fixed,
-    Dynamic { header_offset: u64 },
-    Differencing { header_offset: u64 },
-}
-
-impl Footer {
-    /// Checks all that can be checked without the rest of the file.
-    pub(crate) fn parse(raw: &RawFooter) -> Result<Self, VhdError> {
-        let (stored, computed) = (raw.checksum.get(), raw.computed_checksum());
-        // Zero is a checksum like any other: the specification knows none that means "unset".
-        if stored != computed {
-            return Err(VhdError::FooterChecksum { stored, computed });
-        }
-        let version = raw.version.get();
-        if version >> 16 != VERSION >> 16 {
-            return Err(VhdError::FooterVersion { found: version });
-        }
-        let header_offset = raw.data_offset.get();
-        let disk = match raw.disk_type.get() {
-            FIXED => Disk::Fixed,
-            DYNAMIC => Disk::Dynamic { header_offset },
-            DIFFERENCING => Disk::Differencing { header_offset },
-            found => return Err(VhdError::DiskType { found }),
-        };
-        Ok(Self {
-            virtual_size: virtual_size(raw)?,
-            disk,
-            // [libvhd] Version 0.1 of blktap set bits as a little-endian machine numbers them.
-            low_bit_first: raw.creator == CREATOR_TAPDISK && raw.creator_version.get() == 1,
-        })
-    }
-}
-
-/// Which of its two sizes an image means, in bytes.
-///
-/// Virtual PC shows the guest what the geometry gives, and so do the images that QEMU writes
-/// without `force_size`; everybody else means `current_size`, which is also the only one that can
-/// be right where the geometry is at its maximum. [qemu block/vpc.c]
-fn virtual_size(raw: &RawFooter) -> Result<u64, VhdError> {
-    let chs = Chs {
-        cylinders: raw.cylinders.get(),
-        heads: raw.heads,
-        sectors: raw.sectors,
-    };
-    let current_size = raw.current_size.get();
-    let by_geometry = [CREATOR_VIRTUAL_PC, CREATOR_QEMU_CHS].contains(&raw.creator);
-    if !by_geometry || chs.total_sectors() == Chs::MAX.total_sectors() {
-        return Ok(current_size);
-    }
-    // [ours] QEMU shows an empty disk here, and so loses all of it without a word.
-    if chs.total_sectors() == 0 && current_size != 0 {
-        return Err(VhdError::EmptyGeometry {
-            cylinders: chs.cylinders,
-            heads: chs.heads,
-            sectors: chs.sectors,
-            current_size,
-        });
-    }
-    Ok(chs.total_sectors() * SECTOR)
-}
-
 /// Where a dynamic image keeps what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Dynamic {
@@ -167,6 +70,8 @@ pub(crate) struct Dynamic {
     pub(crate) header: HostRange,
     /// The entries that matter; the table may go on behind them.
     pub(crate) bat: HostRange,
+    /// Number of entries in the whole table.
+    pub(crate) bat_entries: u32,
     /// Where the footer begins, and so where blocks must have ended.
     pub(crate) data_end: u64,
 }
@@ -228,6 +133,7 @@ impl Dynamic {
             blocks: need,
             header,
             bat: HostRange::new(offset, need * 4),
+            bat_entries: entries,
             data_end,
         })
     }
@@ -288,29 +194,11 @@ pub(crate) struct Block {
     pub(crate) data: u64,
 }
 
-/// Characters of a parent's name that a message shows.
-const SHOWN: usize = 80;
-
-/// The front of the parent's file name as `header` has it, for people to read; empty if there is
-/// none.
-///
-/// [spec] UTF-16, big-endian as everything else. blktap 0.1 wrote the order of its machine, which
-/// shows as gibberish.
-pub(crate) fn parent_name(header: &RawHeader) -> String {
-    if header.cookie != HEADER_COOKIE {
-        return String::new();
-    }
-    let units = header.parent_name.iter().map(|unit| unit.get());
-    char::decode_utf16(units.take_while(|unit| *unit != 0))
-        .map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER))
-        .take(SHOWN)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use zerocopy::byteorder::big_endian::U32;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::*;
 
@@ -349,18 +237,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn footer_is_found_in_the_last_512_or_511_bytes_only() {
-        let mut tail = [0; 512];
-        assert!(footer_at_end(&tail).is_none());
-        tail[2..10].copy_from_slice(b"conectix");
-        assert!(footer_at_end(&tail).is_none());
-        tail[1..9].copy_from_slice(b"conectix");
-        let (raw, len) = footer_at_end(&tail).unwrap();
-        assert_eq!((raw.cookie, len), (*b"conectix", 511));
-        assert!(footer_at_end(&tail[2..]).is_none());
-    }
-
     proptest! {
         /// A geometry never has more sectors than its disk, and lacks less than two cylinders.
         #[test]
@@ -369,28 +245,6 @@ mod tests {
             let cylinder = u64::from(chs.heads) * u64::from(chs.sectors);
             prop_assert!(chs.total_sectors() <= sectors);
             prop_assert!(chs.total_sectors() + 2 * cylinder > sectors);
-        }
-
-        /// Any 512 bytes: an answer, never a panic. With the checksum put right in half of them.
-        #[test]
-        fn footer_parse_is_total(
-            bytes in prop::collection::vec(any::<u8>(), 512),
-            sealed: bool,
-            disk_type in 0u32..6,
-            by_geometry: bool,
-        ) {
-            let mut raw = RawFooter::new_zeroed();
-            raw.as_mut_bytes().copy_from_slice(&bytes);
-            if sealed {
-                raw.version = U32::new(VERSION);
-                raw.disk_type = U32::new(disk_type);
-                if by_geometry {
-                    raw.creator = CREATOR_VIRTUAL_PC;
-                }
-                raw.checksum = U32::new(raw.computed_checksum());
-            }
-            let parsed = Footer::parse(&raw);
-            prop_assert!(parsed.is_err() || sealed && (2..=4).contains(&disk_type));
         }
 
         /// Any header under any footer: an answer, and blocks that lie where they may.

@@ -4,65 +4,95 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Budget, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, Layer, LayerInfo, Result,
-    SECTOR, Storage,
+    Budget, Detail, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, Layer, LayerInfo,
+    OptionKind, OptionSpec, Options, Result, SECTOR, Storage,
 };
+use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::batmap::Batmap;
 use crate::bitmap::{Bitmap, BitmapCache};
 use crate::error::VhdError;
-use crate::geometry::{Block, Disk, Dynamic, Footer, footer_at_end, parent_name};
-use crate::ondisk::{FOOTER_COOKIE, FOOTER_LEN, RawFooter, RawHeader, UNUSED};
+use crate::footer::{Disk, Footer, Found, SizeRule};
+use crate::geometry::{Block, Dynamic};
+use crate::locator::Parent;
+use crate::ondisk::{RawHeader, UNUSED};
 
-/// Zeros that the image states and does not store.
+/// The options with which an image can be opened.
+pub(crate) static OPEN_OPTIONS: [OptionSpec; 1] = [OptionSpec {
+    name: "force_size_calc",
+    kind: OptionKind::Choice(&["auto", "chs", "current_size"]),
+    default: "auto",
+    help: "which of the two sizes in a VHD is the disk's; auto: the one that its creator means",
+}];
+
+/// Zeros that the image states and does not store: a dynamic disk has nothing behind it, so what it
+/// does not hold is its own zeros. QEMU's map says the same.
 const ZERO: ExtentKind = ExtentKind::Zero {
     allocated: true,
     host: None,
 };
 
-/// Opens the image in `storage`; see [`Format::open`](goldsmith_block::Format::open).
-pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
-    let file_len = storage.len();
-    let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
-    storage.read_at(file_len - tail.len() as u64, &mut tail)?;
-    let Some((raw, footer_len)) = footer_at_end(&tail) else {
-        return Err(missing_footer(&*storage)?.into());
+/// Opens the image in `storage`; see [`Format::open_with`](goldsmith_block::Format::open_with).
+pub(crate) fn open(
+    storage: Arc<dyn Storage>,
+    budget: &Budget,
+    options: &Options,
+) -> Result<Arc<dyn Layer>> {
+    let rule = match options.choice("force_size_calc") {
+        "chs" => SizeRule::Geometry,
+        "current_size" => SizeRule::CurrentSize,
+        _ => SizeRule::Creator,
     };
-    let footer = Footer::parse(&raw)?;
-    let data_end = file_len - footer_len;
-    match footer.disk {
-        Disk::Fixed => Ok(Arc::new(FixedLayer::open(storage, &footer, data_end)?)),
-        Disk::Dynamic { header_offset } => {
-            let (raw, place) = read_header(&*storage, header_offset, data_end)?;
-            let geometry = Dynamic::parse(&raw, place, footer.virtual_size, data_end)?;
-            Ok(Arc::new(DynamicLayer::open(
-                storage, &footer, geometry, budget,
-            )?))
-        }
-        Disk::Differencing { header_offset } => {
-            // A name for the message is worth a look, not an error of its own.
-            let parent = read_header(&*storage, header_offset, data_end)
-                .map(|(raw, _)| parent_name(&raw))
-                .unwrap_or_default();
-            Err(VhdError::Differencing { parent }.into())
-        }
+    let found = Found::read(&*storage, rule)?;
+    let header_offset = match found.footer.disk {
+        Disk::Fixed => return Ok(Arc::new(FixedLayer::open(storage, &found)?)),
+        Disk::Dynamic { header_offset } | Disk::Differencing { header_offset } => header_offset,
+    };
+    let (raw, place) = read_header(&*storage, header_offset, found.data_end)?;
+    let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
+    let mut info = LayerInfo {
+        unit: Some(geometry.block_size()),
+        ..info(&found)
+    };
+    if let Disk::Differencing { .. } = found.footer.disk {
+        let parent = Parent::read(&*storage, &raw, found.data_end)?;
+        info.backing = Some(parent.reference);
+        info.details.extend(parent.details);
+        info.warnings.extend(parent.warnings);
     }
+    let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget)?;
+    Ok(Arc::new(layer))
 }
 
-/// Why there is no footer at the end of `storage`.
+/// The facts that the footer gives.
 ///
-/// [spec] A damaged footer may be replaced by its copy at the start; but a file that lost its end
-/// has lost its last block with it, and the two look the same. So that is for a repair to decide.
-fn missing_footer(storage: &dyn Storage) -> Result<VhdError> {
-    let file_len = storage.len();
-    if file_len >= FOOTER_LEN {
-        let mut copy = RawFooter::new_zeroed();
-        storage.read_at(0, copy.as_mut_bytes())?;
-        if copy.cookie == FOOTER_COOKIE && Footer::parse(&copy).is_ok() {
-            return Ok(VhdError::FooterLost { file_len });
+/// Of an image like any other nothing is said that qemu-img does not say.
+fn info(found: &Found) -> LayerInfo {
+    let footer = &found.footer;
+    let mut details = Vec::new();
+    if let Disk::Differencing { .. } = footer.disk {
+        details.push(("subformat", Detail::Text("differencing".into())));
+    }
+    for (name, is_so) in [
+        ("footer-recovered", found.recovered),
+        ("saved-state", footer.saved_state),
+        ("temporary", footer.temporary),
+        ("hidden", footer.hidden),
+        ("poisoned", footer.poisoned),
+    ] {
+        if is_so {
+            details.push((name, Detail::Flag(true)));
         }
     }
-    Ok(VhdError::NoFooter { file_len })
+    LayerInfo {
+        format: crate::NAME,
+        virtual_size: footer.virtual_size,
+        uuid: Some(Uuid::from_bytes(footer.uuid)).filter(|uuid| !uuid.is_nil()),
+        details,
+        warnings: found.warnings.clone(),
+        ..LayerInfo::default()
+    }
 }
 
 /// The dynamic header at `offset`, unchecked, and where it stands.
@@ -81,12 +111,13 @@ fn read_header(
 #[derive(Debug)]
 struct FixedLayer {
     info: LayerInfo,
+    poisoned: bool,
     disk: Flat,
 }
 
 impl FixedLayer {
-    fn open(storage: Arc<dyn Storage>, footer: &Footer, data_len: u64) -> Result<Self, VhdError> {
-        let virtual_size = footer.virtual_size;
+    fn open(storage: Arc<dyn Storage>, found: &Found) -> Result<Self, VhdError> {
+        let (virtual_size, data_len) = (found.footer.virtual_size, found.data_end);
         if virtual_size > data_len {
             return Err(VhdError::FixedTruncated {
                 virtual_size,
@@ -94,7 +125,8 @@ impl FixedLayer {
             });
         }
         Ok(Self {
-            info: info(virtual_size, None),
+            info: info(found),
+            poisoned: found.footer.poisoned,
             disk: Flat::new(storage, virtual_size),
         })
     }
@@ -109,22 +141,41 @@ impl Layer for FixedLayer {
         self.disk.storage()
     }
 
+    fn is_flat(&self) -> bool {
+        true
+    }
+
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        refuse_poison(self.poisoned)?;
         self.disk.extent_at(offset, limit)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        refuse_poison(self.poisoned)?;
         self.disk.storage().read_at(offset, buf)
     }
 }
 
-/// A dynamic image: blocks where the block allocation table says, each behind its sector bitmap.
+/// What a poisoned image gives instead of data. It opens all the same, so that `info` can tell.
+fn refuse_poison(poisoned: bool) -> Result<(), VhdError> {
+    match poisoned {
+        true => Err(VhdError::Poisoned),
+        false => Ok(()),
+    }
+}
+
+/// A dynamic or differencing image: blocks where the block allocation table says, each behind its
+/// sector bitmap.
 #[derive(Debug)]
 struct DynamicLayer {
     storage: Arc<dyn Storage>,
     info: LayerInfo,
     geometry: Dynamic,
+    /// What a block without a place and a sector whose bit is clear are.
+    absent: ExtentKind,
+    poisoned: bool,
     low_bit_first: bool,
+    batmap: Option<Batmap>,
     /// One entry per block of the disk.
     bat: Vec<u32>,
     bitmaps: BitmapCache,
@@ -135,6 +186,7 @@ impl DynamicLayer {
         storage: Arc<dyn Storage>,
         footer: &Footer,
         geometry: Dynamic,
+        mut info: LayerInfo,
         budget: &Budget,
     ) -> Result<Self> {
         let mut bat = budget.zeroed(geometry.blocks, "block table")?;
@@ -144,11 +196,24 @@ impl DynamicLayer {
             BitmapCache::SLOTS as u64 * geometry.bitmap_bytes(),
             "sector bitmaps",
         )?;
+        let batmap = match Batmap::read(&*storage, &geometry, footer.batmap, budget)? {
+            Ok(batmap) => batmap,
+            Err(error) => {
+                info.warnings.push(format!("{error}; it was not used"));
+                None
+            }
+        };
         Ok(Self {
             storage,
-            info: info(geometry.virtual_size, Some(geometry.block_size())),
+            info,
             geometry,
+            absent: match footer.disk {
+                Disk::Differencing { .. } => ExtentKind::Unallocated,
+                _ => ZERO,
+            },
+            poisoned: footer.poisoned,
             low_bit_first: footer.low_bit_first,
+            batmap,
             bat,
             bitmaps: BitmapCache::new(),
         })
@@ -162,6 +227,13 @@ impl DynamicLayer {
     }
 
     fn bitmap(&self, index: u64, block: Block) -> Result<Arc<Bitmap>> {
+        if self
+            .batmap
+            .as_ref()
+            .is_some_and(|batmap| batmap.is_full(index))
+        {
+            return Ok(Arc::new(Bitmap::Full));
+        }
         self.bitmaps.get(index, || {
             let mut bytes = vec![0; self.geometry.bitmap_bytes() as usize];
             self.storage.read_at(block.bitmap, &mut bytes)?;
@@ -180,17 +252,15 @@ impl Layer for DynamicLayer {
     }
 
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        refuse_poison(self.poisoned)?;
         let bits = self.geometry.block_bits;
         let index = offset >> bits;
         let unused = self.unused_run(index, ((limit - 1) >> bits) + 1);
         if unused > 0 {
             let end = limit.min((index + unused) << bits);
-            // A dynamic disk has nothing behind it, so what it does not hold is its own zeros.
-            // QEMU's map says the same.
-            let kind = ZERO;
             return Ok(Extent {
                 range: GuestRange::new(offset, end),
-                kind,
+                kind: self.absent,
             });
         }
         let start = index << bits;
@@ -207,9 +277,9 @@ impl Layer for DynamicLayer {
                 host: Some(block.data + (offset - start)),
             }
         } else {
-            // [spec] A sector whose bit is clear was never written: it reads as zeros, whatever
-            // stands there. QEMU does not look at the bitmap and shows what stands there.
-            ZERO
+            // [spec] A sector whose bit is clear was never written, whatever stands there. QEMU
+            // does not look at the bitmap and shows what stands there.
+            self.absent
         };
         let run_end = start + (sector + sectors) * SECTOR;
         Ok(Extent {
@@ -232,14 +302,5 @@ impl Layer for DynamicLayer {
             at = extent.range.end;
         }
         Ok(())
-    }
-}
-
-fn info(virtual_size: u64, unit: Option<u64>) -> LayerInfo {
-    LayerInfo {
-        format: crate::NAME,
-        virtual_size,
-        unit,
-        ..LayerInfo::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Microsoft's VHD images, which qemu-img calls vpc: fixed and dynamic, read and written.
+//! Microsoft's VHD images, which qemu-img calls vpc: fixed, dynamic and differencing.
 //!
 //! ```text
 //! fixed     data as the guest sees it ──────────────────────────────────────────────► footer
@@ -48,30 +48,31 @@
 //! ```
 //!
 //! # Not supported
-//! - Differencing images: they are recognised and refused, with the name of the parent.
 //! - Images split into `.vhd`, `.v01`, `.v02` and so on, as Virtual PC did before 2005.
-//! - An image whose footer is lost is refused even if the copy at its start is intact: it may have
-//!   lost more than that.
-//! - Xen's batmap is not needed for reading and not written; early Xen tools that hid an image
-//!   without a new checksum left it broken.
+//! - Parents that a Macintosh alias names, which is a blob for its own file manager.
+//! - The data of an image that XenServer's tools marked `v_poison` while they changed it.
 //! - Writing to a block device: the footer stands at the end of the file, and a device has its end
 //!   elsewhere.
 #![doc = ""]
 #![doc = include_str!("../FORMAT.md")]
 #![forbid(unsafe_code)]
 
+mod batmap;
 mod bitmap;
 mod error;
+mod footer;
 mod geometry;
 mod layer;
+mod locator;
 mod ondisk;
 mod sink;
 
 use std::sync::Arc;
 
+use footer::{Footer, SizeRule};
 use goldsmith_block::{
-    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Probe, Result, SECTOR, Sink, Storage,
-    StorageMut,
+    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Options, Probe, Result, SECTOR, Sink,
+    Storage, StorageMut,
 };
 
 pub use error::VhdError;
@@ -98,18 +99,31 @@ impl Format for Vhd {
     /// By the cookie at the start, or by a whole footer at the end: a fixed image begins with
     /// whatever the guest wrote there.
     fn probe(&self, probe: &Probe<'_>) -> Match {
-        if probe.head.starts_with(&ondisk::FOOTER_COOKIE) {
+        if footer::is_cookie(probe.head) {
             return Match::Marked;
         }
         // Eight bytes at the end of a disk may be anything; a footer that adds up is one.
-        match geometry::footer_at_end(probe.tail) {
-            Some((raw, _)) if geometry::Footer::parse(&raw).is_ok() => Match::Marked,
+        match footer::footer_at_end(probe.tail) {
+            Some((raw, _)) if Footer::parse(&raw, SizeRule::Creator).is_ok() => Match::Marked,
             _ => Match::No,
         }
     }
 
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        layer::open(storage, budget)
+        layer::open(storage, budget, &Options::defaults(self.open_options()))
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        &layer::OPEN_OPTIONS
+    }
+
+    fn open_with(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        layer::open(storage, budget, options)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -8,10 +8,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// First bytes of a footer. [spec "Hard Disk Footer Format"]
 pub(crate) const FOOTER_COOKIE: [u8; 8] = *b"conectix";
+/// What XenServer's tools put in its place while they work on an image, so that nobody opens it.
+/// [libvhd]
+pub(crate) const POISON_COOKIE: [u8; 8] = *b"v_poison";
 /// First bytes of a dynamic header. [spec "Dynamic Disk Header Format"]
 pub(crate) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
 /// Version 1.0 of the footer and of the dynamic header. [spec]
 pub(crate) const VERSION: u32 = 0x0001_0000;
+/// First bytes of a batmap header. [libvhd]
+pub(crate) const BATMAP_COOKIE: [u8; 8] = *b"tdbatmap";
+/// Versions of the batmap: the older one sums its bytes as signed numbers. [libvhd]
+pub(crate) const BATMAP_1_1: u32 = 0x0001_0001;
+pub(crate) const BATMAP_1_2: u32 = 0x0001_0002;
+/// The feature bit of a disk that may be deleted when its machine stops. [spec]
+pub(crate) const FEATURE_TEMPORARY: u32 = 1;
 /// The feature bit that is always set. [spec]
 pub(crate) const FEATURE_RESERVED: u32 = 2;
 /// Where there is no next structure. [qemu] The specification prints 32 bits of it, but every
@@ -30,8 +40,25 @@ pub(crate) const CREATOR_VIRTUAL_PC: [u8; 4] = *b"vpc ";
 pub(crate) const CREATOR_QEMU_CHS: [u8; 4] = *b"qemu";
 pub(crate) const CREATOR_QEMU_EXACT: [u8; 4] = *b"qem2";
 pub(crate) const CREATOR_TAPDISK: [u8; 4] = *b"tap\0";
+/// Versions of [`CREATOR_TAPDISK`]: with the bits of bitmaps in another order, with a batmap perhaps,
+/// and with one for certain. [libvhd]
+pub(crate) const TAPDISK_0_1: u32 = 0x0000_0001;
+pub(crate) const TAPDISK_1_1: u32 = 0x0001_0001;
+pub(crate) const TAPDISK_1_2: u32 = 0x0001_0002;
 /// Host operating system "Windows", the only one that is not Macintosh. [spec]
 pub(crate) const HOST_WINDOWS: [u8; 4] = *b"Wi2k";
+
+/// Platform codes of parent locators. [spec "Platform Code"]
+pub(crate) const LOCATOR_NONE: [u8; 4] = [0; 4];
+/// A path relative to the image, with backslashes, in UTF-16.
+pub(crate) const LOCATOR_W2RU: [u8; 4] = *b"W2ru";
+/// An absolute path, with backslashes, in UTF-16.
+pub(crate) const LOCATOR_W2KU: [u8; 4] = *b"W2ku";
+/// A file URL in UTF-8.
+pub(crate) const LOCATOR_MACX: [u8; 4] = *b"MacX";
+/// Out of use: a relative and an absolute path with backslashes.
+pub(crate) const LOCATOR_WI2R: [u8; 4] = *b"Wi2r";
+pub(crate) const LOCATOR_WI2K: [u8; 4] = *b"Wi2k";
 
 /// The BAT entry of a block that has no place in the file. [spec]
 pub(crate) const UNUSED: u32 = u32::MAX;
@@ -84,8 +111,11 @@ pub(crate) struct RawFooter {
     pub(crate) uuid: [u8; 16],
     /// 1 while a virtual machine is suspended on the disk.
     pub(crate) saved_state: u8,
-    /// Zeros; Xen keeps a "hidden" flag in the first byte.
-    pub(crate) reserved: [u8; 427],
+    /// 1 in an image that XenServer does not show: others depend on it, or it is to be deleted.
+    /// [libvhd] The specification knows only reserved bytes here.
+    pub(crate) hidden: u8,
+    /// Zeros.
+    pub(crate) reserved: [u8; 426],
 }
 
 /// Dynamic disk header, at the byte offset that the footer names. [spec "Dynamic Disk Header
@@ -116,9 +146,46 @@ pub(crate) struct RawHeader {
     /// File name of the parent in UTF-16, ended by a zero.
     pub(crate) parent_name: [U16; 256],
     /// Eight places where the parent may be found, in a differencing image.
-    pub(crate) parent_locators: [u8; 192],
+    pub(crate) parent_locators: [RawLocator; 8],
     /// Zeros.
     pub(crate) padding: [u8; 256],
+}
+
+/// One place where the parent may be found. [spec "Parent Locator Entry"]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawLocator {
+    /// What kind of name it is, one of the platform codes; zeros if there is none.
+    pub(crate) code: [u8; 4],
+    /// Room for the name: in sectors, or in bytes as Microsoft's tools and libvhd write it.
+    pub(crate) space: U32,
+    /// Length of the name in bytes.
+    pub(crate) len: U32,
+    /// Zeros.
+    pub(crate) reserved: U32,
+    /// Byte offset of the name.
+    pub(crate) offset: U64,
+}
+
+/// XenServer's map of the blocks whose sectors all hold data, directly behind the block table.
+/// [libvhd "vhd.h"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawBatmap {
+    /// [`BATMAP_COOKIE`].
+    pub(crate) cookie: [u8; 8],
+    /// Byte offset of the map, one bit per block, highest bit first.
+    pub(crate) map_offset: U64,
+    /// Length of the map in sectors.
+    pub(crate) map_sectors: U32,
+    /// [`BATMAP_1_1`] or [`BATMAP_1_2`].
+    pub(crate) version: U32,
+    /// One's complement of the byte sum of the map.
+    pub(crate) checksum: U32,
+    /// In use by XenServer's tools while they coalesce.
+    pub(crate) marker: u8,
+    /// Zeros.
+    pub(crate) padding: [u8; 483],
 }
 
 const _: () = {
@@ -135,6 +202,9 @@ const _: () = {
     assert!(offset_of!(RawHeader, checksum) == 36);
     assert!(offset_of!(RawHeader, parent_name) == 64);
     assert!(offset_of!(RawHeader, parent_locators) == 576);
+    assert!(size_of::<RawLocator>() == 24);
+    assert!(size_of::<RawBatmap>() == 512);
+    assert!(offset_of!(RawBatmap, checksum) == 24);
     assert!(FOOTER_LEN == SECTOR);
 };
 

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Committed, CreateSpec, Demand, GuestRange, OptionKind, OptionSpec, Placement, Result, SECTOR,
-    Sink, SinkProfile, Slot, StorageMut, ZeroPolicy, align_down, align_up,
+    Committed, CreateSpec, Demand, GuestRange, HostRange, OptionKind, OptionSpec, Placement,
+    Result, SECTOR, Sink, SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy, align_down,
+    align_up,
 };
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -97,7 +98,8 @@ fn footer(spec: &CreateSpec, disk_type: u32, data_offset: u64) -> RawFooter {
         checksum: U32::ZERO,
         uuid: spec.uuid.into_bytes(),
         saved_state: 0,
-        reserved: [0; 427],
+        hidden: 0,
+        reserved: [0; 426],
     };
     raw.checksum = U32::new(raw.computed_checksum());
     raw
@@ -143,6 +145,21 @@ impl Sink for FixedSink {
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
         self.storage.write_at(slot.host, data)
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let from = HostRange::new(from, slot.range.len());
+        Ok(transfer.run(source, from, &*self.storage, slot.host))
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
@@ -262,6 +279,21 @@ impl Sink for DynamicSink {
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
         self.storage.write_at(slot.host, data)
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let from = HostRange::new(from, slot.range.len());
+        Ok(transfer.run(source, from, &*self.storage, slot.host))
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {

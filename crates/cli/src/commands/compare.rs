@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use goldsmith::{Chain, CompareError, CompareJob, Comparison};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::options::Opening;
 use crate::progress::Display;
 
@@ -95,6 +95,10 @@ impl Compare {
 
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
         let opened = self.opening.opener().open(path, format);
-        opened.map_err(|error| Failure::with_status(2, error.report()))
+        let chain = opened.map_err(|error| Failure::with_status(2, error.report()))?;
+        if !self.quiet {
+            exit::warn(chain.warnings());
+        }
+        Ok(chain)
     }
 }

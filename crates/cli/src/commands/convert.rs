@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use goldsmith::{Cancel, Uuid};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::options::{Opening, size};
 use crate::output::human;
 use crate::progress::Display;
@@ -153,9 +153,12 @@ impl Convert {
         } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
             convert = convert.uuid_from_name();
         }
-        convert.run()?;
+        let done = convert.run()?;
         if let Some(display) = display {
             display.finish();
+        }
+        if !self.quiet {
+            exit::warn(&done.warnings);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use goldsmith::{ImageInfo, Opener};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::options::OutputFormat;
 use crate::output::{human, json};
 
@@ -36,6 +36,7 @@ impl Info {
             OutputFormat::Human => human::info(&mut out, &info)?,
             OutputFormat::Json => json::info(&mut out, &info)?,
         }
+        exit::warn(&info.layer.warnings);
         Ok(ExitCode::SUCCESS)
     }
 }

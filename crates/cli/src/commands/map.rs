@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::options::{Opening, OutputFormat};
 use crate::output::{human, json};
 
@@ -34,6 +34,7 @@ impl Map {
             .opening
             .opener()
             .open(&self.image, self.format.as_deref())?;
+        exit::warn(chain.warnings());
         let mut out = std::io::BufWriter::new(stdout().lock());
         match self.output {
             OutputFormat::Human => human::map(&mut out, &chain)?,

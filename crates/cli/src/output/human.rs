@@ -139,7 +139,7 @@ fn hex(number: u64) -> String {
 }
 
 /// Text from an image, safe to show on a terminal.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars()
         .map(|c| {
             if c.is_control() {

@@ -171,3 +171,45 @@ fn interrupted_conversion_leaves_nothing() {
     let names = std::fs::read_dir(folder.path("")).unwrap().count();
     assert_eq!(names, 1, "only the source is left");
 }
+
+#[test]
+fn child_is_flattened_over_its_parent_and_a_lost_footer_is_a_warning() {
+    use goldsmith_testkit::build::vhd::{Vhd, footer};
+    let folder = Folder::new();
+    let (below, above) = (disk("8k:A 8k:B 8k:-"), disk("8k:- 8k:b 8k:-"));
+    let base = Vhd::dynamic(below.bytes(), 8 << 10).footer(footer::UUID, &[9; 16]);
+    let child = Vhd::dynamic(above.bytes(), 8 << 10);
+    let child = child.child_of([9; 16], 0, "", &[(b"W2ru", r".\base.vhd")]);
+    std::fs::write(folder.path("base.vhd"), base.bytes()).unwrap();
+    let child = child.bytes();
+    std::fs::write(folder.path("top.vhd"), &child).unwrap();
+    let line = "convert -f vpc -O raw top.vhd out.raw";
+    assert_eq!(folder.goldsmith_ok(line), "");
+    let mut expected = below.bytes()[..8 << 10].to_vec();
+    expected.extend(&above.bytes()[8 << 10..]);
+    assert!(std::fs::read(folder.path("out.raw")).unwrap() == expected);
+
+    std::fs::write(folder.path("top.vhd"), &child[..child.len() - 512]).unwrap();
+    for line in [
+        line,
+        "map top.vhd",
+        "compare top.vhd out.raw",
+        "info top.vhd",
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!(done.status, 0, "{done:?}");
+        let start = "goldsmith: warning: ";
+        let text = "its copy at the start is intact and was used\n";
+        assert!(
+            done.stderr.starts_with(start) && done.stderr.ends_with(text),
+            "{done:?}"
+        );
+    }
+    assert!(std::fs::read(folder.path("out.raw")).unwrap() == expected);
+    let done = folder.goldsmith("convert --references deny -f vpc -O raw top.vhd out.raw");
+    assert_eq!(done.status, 1);
+    assert!(
+        done.stderr.contains("needs the backing file 'base.vhd'"),
+        "{done:?}"
+    );
+}

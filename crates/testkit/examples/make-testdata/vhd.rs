@@ -233,8 +233,8 @@ pub(crate) fn files() -> Vec<File> {
         built!(
             "vhd-differencing.vhd",
             "vpc",
-            "disk type 4: nothing without its parent",
-            unsupported(),
+            "disk type 4, and no name of a parent",
+            bad(),
             Vhd::dynamic(plain.bytes(), BLOCK).footer(footer::DISK_TYPE, &[0, 0, 0, 4])
         ),
         built!(

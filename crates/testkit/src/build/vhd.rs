@@ -46,6 +46,14 @@ pub mod header {
     /// u32, bytes.
     pub const BLOCK_SIZE: usize = 32;
     pub(super) const CHECKSUM: usize = 36;
+    /// 16 bytes.
+    pub const PARENT_UUID: usize = 40;
+    /// u32, seconds since 2000.
+    pub const PARENT_TIMESTAMP: usize = 56;
+    /// 512 bytes of UTF-16.
+    pub const PARENT_NAME: usize = 64;
+    /// 8 entries of 24 bytes: code, space, length, four zeros, u64 byte offset.
+    pub const PARENT_LOCATORS: usize = 576;
 }
 
 /// An image in the making. Checksums are computed in [`bytes`](Self::bytes), unless they were set.
@@ -56,6 +64,8 @@ pub struct Vhd {
     keep_sums: bool,
     dynamic: Option<Dynamic>,
     data: Vec<u8>,
+    /// What stands between the blocks and the footer.
+    names: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +86,7 @@ impl Vhd {
             keep_sums: false,
             dynamic: None,
             data: content.to_vec(),
+            names: Vec::new(),
         }
     }
 
@@ -112,6 +123,7 @@ impl Vhd {
             keep_sums: false,
             dynamic: None,
             data: Vec::new(),
+            names: Vec::new(),
         };
         let mut table = Vec::new();
         for block in content.chunks(block_size) {
@@ -134,6 +146,47 @@ impl Vhd {
             block_size,
             blocks_at,
         });
+        image
+    }
+
+    /// Makes a dynamic image a differencing one, whose parent has the identity `uuid` (all zeros for
+    /// a RAW one) and was last changed `timestamp` seconds after the start of 2000.
+    ///
+    /// The parent is called `name`, unless that is empty, and each of `locators`, a platform code
+    /// and a text that becomes UTF-8 for `MacX` and UTF-16 for all others.
+    #[must_use]
+    pub fn child_of(
+        self,
+        uuid: [u8; 16],
+        timestamp: u32,
+        name: &str,
+        locators: &[(&[u8; 4], &str)],
+    ) -> Self {
+        let name: Vec<_> = name.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let blocks_at = self.dynamic.as_ref().expect("a dynamic image").blocks_at;
+        let mut image = self
+            .footer(footer::DISK_TYPE, &4_u32.to_be_bytes())
+            .header(header::PARENT_UUID, &uuid)
+            .header(header::PARENT_TIMESTAMP, &timestamp.to_be_bytes())
+            .header(header::PARENT_NAME, &name);
+        for (nth, (code, text)) in locators.iter().enumerate() {
+            let bytes = match *code {
+                b"MacX" => text.as_bytes().to_vec(),
+                _ => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            };
+            let at = (blocks_at + image.data.len() + image.names.len()) as u64;
+            let locator = [
+                &code[..],
+                &512_u32.to_be_bytes(),
+                &(bytes.len() as u32).to_be_bytes(),
+                &[0; 4],
+                &at.to_be_bytes(),
+            ];
+            image.names.extend(&bytes);
+            let padded = image.names.len().next_multiple_of(FOOTER);
+            image.names.resize(padded, 0);
+            image = image.header(header::PARENT_LOCATORS + nth * 24, &locator.concat());
+        }
         image
     }
 
@@ -215,6 +268,7 @@ impl Vhd {
             file.resize(dynamic.blocks_at, 0xff);
         }
         file.extend(&self.data);
+        file.extend(&self.names);
         file.extend(&footer[..self.footer_len]);
         file
     }

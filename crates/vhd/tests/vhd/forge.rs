@@ -20,6 +20,48 @@ pub(crate) struct Forge {
     pub(crate) footer_len: usize,
     /// Index, bitmap as it stands in the file, data; in the order of the file.
     pub(crate) blocks: Vec<(usize, Vec<u8>, Vec<u8>)>,
+    pub(crate) uuid: [u8; 16],
+    /// Makes the image a differencing one.
+    pub(crate) parent: Option<Parent>,
+    /// Version, checksum and bytes of the batmap; the checksum is computed if `None`.
+    pub(crate) batmap: Option<(u32, Option<u32>, Vec<u8>)>,
+}
+
+/// What a differencing image says about its parent.
+#[derive(Clone, Default)]
+pub(crate) struct Parent {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) timestamp: u32,
+    /// UTF-16 in whatever order.
+    pub(crate) name: Vec<u8>,
+    /// Platform code, space as it stands there, bytes of the name.
+    pub(crate) locators: Vec<([u8; 4], u32, Vec<u8>)>,
+}
+
+impl Parent {
+    /// The parent with this identity, that nothing names.
+    pub(crate) fn nameless(uuid: [u8; 16]) -> Self {
+        Self {
+            uuid,
+            ..Self::default()
+        }
+    }
+
+    /// With a locator of a Windows path, its room counted in bytes as Microsoft does.
+    pub(crate) fn locator(mut self, code: &[u8; 4], name: &str) -> Self {
+        let bytes = match code {
+            b"MacX" => name.as_bytes().to_vec(),
+            _ => name.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        };
+        self.locators.push((*code, 512, bytes));
+        self
+    }
+
+    /// With this Unicode name, as the specification has it.
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        self.name = name.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        self
+    }
 }
 
 impl Forge {
@@ -37,6 +79,9 @@ impl Forge {
             table_last: false,
             footer_len: 512,
             blocks: Vec::new(),
+            uuid: *b"a very unique id",
+            parent: None,
+            batmap: None,
         }
     }
 
@@ -68,7 +113,7 @@ impl Forge {
         footer.extend([self.chs.1, self.chs.2]);
         footer.extend(disk_type.to_be_bytes());
         footer.extend([0; 4]);
-        footer.extend(b"a very unique id");
+        footer.extend(self.uuid);
         footer.resize(512, 0);
         seal(&mut footer, 64);
         footer
@@ -80,18 +125,42 @@ impl Forge {
         [data, &footer[..self.footer_len]].concat()
     }
 
-    /// A dynamic image.
+    /// A dynamic image, or a differencing one if it has a parent.
     pub(crate) fn dynamic(&self) -> Vec<u8> {
-        let footer = self.footer(3, self.header_at as u64);
+        let disk_type = if self.parent.is_some() { 4 } else { 3 };
+        let footer = self.footer(disk_type, self.header_at as u64);
         let need = self.current_size.div_ceil(self.block_size.into()) as u32;
         let entries = self.table_entries.unwrap_or(need);
         let mut table = vec![0xff; (entries as usize * 4).next_multiple_of(512)];
 
         let mut image = footer.clone();
         image.resize(self.header_at + 1024 + self.padding, 0xee);
+        let parent = self.parent.clone().unwrap_or_default();
+        let mut locators = Vec::new();
+        for (code, space, name) in &parent.locators {
+            locators.extend(code);
+            locators.extend(space.to_be_bytes());
+            locators.extend((name.len() as u32).to_be_bytes());
+            locators.extend([0; 4]);
+            locators.extend((image.len() as u64).to_be_bytes());
+            image.extend(name);
+            image.resize(image.len().next_multiple_of(512), 0);
+        }
         let mut table_at = image.len();
         if !self.table_last {
             image.extend(&table);
+        }
+        if let Some((version, checksum, map)) = &self.batmap {
+            let sum: u32 = map.iter().map(|byte| u32::from(*byte)).sum();
+            let mut header = b"tdbatmap".to_vec();
+            header.extend((image.len() as u64 + 512).to_be_bytes());
+            header.extend((map.len().div_ceil(512) as u32).to_be_bytes());
+            header.extend(version.to_be_bytes());
+            header.extend(checksum.unwrap_or(!sum).to_be_bytes());
+            header.resize(512, 0);
+            image.extend(header);
+            image.extend(map);
+            image.resize(image.len().next_multiple_of(512), 0);
         }
         for (index, bitmap, data) in &self.blocks {
             image.extend(vec![0xee; self.padding]);
@@ -112,6 +181,13 @@ impl Forge {
         header.extend(0x0001_0000_u32.to_be_bytes());
         header.extend(entries.to_be_bytes());
         header.extend(self.block_size.to_be_bytes());
+        header.extend([0; 4]);
+        header.extend(parent.uuid);
+        header.extend(parent.timestamp.to_be_bytes());
+        header.extend([0; 4]);
+        header.extend(&parent.name);
+        header.resize(576, 0);
+        header.extend(&locators);
         header.resize(1024, 0);
         seal(&mut header, 36);
         image[self.header_at..][..1024].copy_from_slice(&header);

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use goldsmith_block::Chain;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
-use crate::forge::Forge;
+use crate::forge::{Forge, Parent};
 
 const SUBFORMATS: [&str; 2] = ["dynamic", "fixed"];
 
@@ -164,6 +165,45 @@ fn seven_zip_reads_sector_bitmaps_as_we_do() {
     let theirs = extract(&dir.path().join("disk.vhd"), &image);
     assert!(theirs[64 << 10..] == *disk.bytes());
     assert!(theirs == read(image));
+}
+
+/// The judge that follows parents, by the first of the relative name and the Unicode name.
+#[test]
+fn seven_zip_sees_a_child_over_its_parent_as_we_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = pattern::disk("128k:q 64k:- 64k:Q");
+    let base = write(&below, &[]);
+    std::fs::write(dir.path().join("base.vhd"), &base).unwrap();
+    let block = pattern::disk("64k:z");
+    // Sectors 0 to 7 and 128 - 8 to 127.
+    let mut bitmap = [0; 16];
+    (bitmap[0], bitmap[15]) = (0xff, 0xff);
+    let mut forge = Forge::new(256 << 10, 64 << 10)
+        .block(1, &bitmap, block.bytes())
+        .block(2, &bitmap, block.bytes())
+        .full_block(3, block.bytes());
+    let uuid = base[base.len() - 512 + 68..][..16].try_into().unwrap();
+    forge.parent = Some(
+        Parent::nameless(uuid)
+            .name("base.vhd")
+            .locator(b"W2ru", r".\base.vhd"),
+    );
+    let image = forge.dynamic();
+    // What each sector of the child leaves open is the parent's.
+    let mut expected = below.bytes().to_vec();
+    for at in [64 << 10, 128 << 10] {
+        expected[at..at + 4096].copy_from_slice(&block.bytes()[..4096]);
+        let last = (64 << 10) - 4096;
+        expected[at + last..][..4096].copy_from_slice(&block.bytes()[last..]);
+    }
+    expected[192 << 10..].copy_from_slice(block.bytes());
+
+    assert!(extract(&dir.path().join("top.vhd"), &image) == expected);
+    let layers = [image, base].map(|bytes| image::open(&VHD, bytes).unwrap());
+    let [top, behind] = layers;
+    let mut ours = vec![0; expected.len()];
+    Chain::new(top, [behind]).read_at(0, &mut ours).unwrap();
+    assert!(ours == expected);
 }
 
 /// What `vhd-util check` demands of an image without parent, rule by rule. [blktap

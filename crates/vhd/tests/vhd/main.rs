@@ -7,6 +7,7 @@ mod golden;
 mod hostile;
 mod judges;
 mod reading;
+mod recovery;
 mod samples;
 mod writing;
 

@@ -1,0 +1,368 @@
+//! Differencing VHDs: which file becomes the parent, and what then shows through.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result};
+use goldsmith_testkit::build::vhd::{Vhd, footer};
+use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::qemu;
+use support::Folder;
+
+const BLOCK: usize = 8 << 10;
+/// 2020-09-13, in seconds since 1970 and since 2000.
+const CHANGED: (u64, u32) = (1_600_000_000, 653_315_200);
+const BASE: [u8; 16] = *b"the base of them";
+
+/// Four blocks, of which the parent has the first, the second and the fourth.
+const PARENT: &str = "8k:A 8k:B 8k:- 8k:D";
+/// Of the child's blocks the second and the third are there, their sectors by halves.
+const CHILD: &str = "8k:- 4k:b 4k:x 4k:c 4k:y 8k:-";
+/// The first half of each child's block shows, then the parent, or nothing.
+const SHOWN: &str = "8k:A 4k:b 4k:Q 4k:c 4k:- 8k:D";
+
+fn base() -> Vhd {
+    Vhd::dynamic(disk(PARENT).bytes(), BLOCK).footer(footer::UUID, &BASE)
+}
+
+/// Platform codes and names.
+type Locators<'a> = &'a [(&'a [u8; 4], &'a str)];
+
+/// A child with these names for its parent.
+fn child(name: &str, locators: Locators<'_>) -> Vhd {
+    Vhd::dynamic(disk(CHILD).bytes(), BLOCK)
+        .bitmaps(|bits| bits[..2].copy_from_slice(&[0xff, 0]))
+        .child_of(BASE, CHANGED.1, name, locators)
+}
+
+/// What the guest sees of [`CHILD`] over [`PARENT`].
+fn shown() -> Vec<u8> {
+    let mut bytes = disk(SHOWN).bytes().to_vec();
+    bytes[12 << 10..16 << 10].copy_from_slice(&disk(PARENT).bytes()[12 << 10..16 << 10]);
+    // Patterns depend on the place, so the others are those of the child and of the parent.
+    bytes
+}
+
+fn put(folder: &Folder, name: &str, image: &Vhd) -> PathBuf {
+    let path = folder.path(name);
+    std::fs::write(&path, image.bytes()).unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(CHANGED.0);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(time).unwrap();
+    path
+}
+
+fn open(path: &Path, references: References) -> Result<Chain> {
+    Opener::new().references(references).open(path, Some("vpc"))
+}
+
+fn read(chain: &Chain) -> Vec<u8> {
+    let mut bytes = vec![0xaa; chain.virtual_size() as usize];
+    chain.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+#[track_caller]
+fn refused(path: &Path, references: References) -> (ErrorKind, String) {
+    let error = open(path, references).err().expect("it was opened");
+    (error.kind(), error.report())
+}
+
+/// QEMU opens such an image as if it were a dynamic one, ignores the bitmaps too, and ends with 0.
+#[test]
+fn each_sector_shows_the_child_or_the_parent_as_its_bit_says() {
+    let folder = Folder::new();
+    put(&folder, "base.vhd", &base());
+    let top = put(
+        &folder,
+        "top.vhd",
+        &child("base.vhd", &[(b"W2ru", r".\base.vhd")]),
+    );
+    let chain = open(&top, References::SameDirectory).unwrap();
+    assert_eq!(chain.warnings(), [""; 0]);
+    assert!(read(&chain) == shown());
+    let map: Vec<_> = goldsmith::map(&chain)
+        .map(|entry| entry.map(|it| (it.range.start >> 10, it.range.end >> 10, it.depth, it.data)))
+        .collect::<Result<_>>()
+        .unwrap();
+    assert_eq!(
+        map,
+        [
+            (0, 8, 1, true),
+            (8, 12, 0, true),
+            (12, 16, 1, true),
+            (16, 20, 0, true),
+            (20, 24, 1, false),
+            (24, 32, 1, true),
+        ]
+    );
+    let theirs = qemu::read("vpc", &std::fs::read(&top).unwrap());
+    assert!(theirs == disk(CHILD).bytes(), "QEMU has learnt it");
+}
+
+/// [spec "Parent Locator Entry"] and the habits of Virtual PC, Hyper-V and XenServer.
+#[test]
+fn parent_is_found_by_any_of_its_names() {
+    let folder = Folder::new();
+    let path = put(&folder, "base.vhd", &base());
+    let absolute = path.to_str().unwrap().to_owned();
+    let windows = format!(r"C:{}", absolute.replace('/', r"\"));
+    let url = format!("file://localhost{}", absolute.replace('.', "%2E"));
+    let names: [(&str, Locators<'_>); 11] = [
+        ("", &[(b"W2ru", r".\base.vhd")]),
+        ("", &[(b"W2ru", "base.vhd")]),
+        ("", &[(b"W2ku", &windows)]),
+        ("", &[(b"W2ku", r".\base.vhd")]),
+        ("", &[(b"MacX", &url)]),
+        ("", &[(b"MacX", "file://./base.vhd")]),
+        ("", &[(b"Wi2r", r".\base.vhd")]),
+        ("", &[(b"Wi2k", &windows)]),
+        ("base.vhd", &[]),
+        (r"D:\vms\base.vhd", &[]),
+        (
+            r"base.vhd",
+            &[(b"W2ru", r".\gone.vhd"), (b"W2ku", r"Z:\gone\gone.vhd")],
+        ),
+    ];
+    for (name, locators) in names {
+        let top = put(&folder, "top.vhd", &child(name, locators));
+        let chain = open(&top, References::SameDirectory)
+            .unwrap_or_else(|error| panic!("{name:?} {locators:?}: {error:?}"));
+        assert!(read(&chain) == shown(), "{name:?} {locators:?}");
+    }
+}
+
+#[test]
+fn relative_name_wins_over_the_absolute_one_and_that_over_the_plain_one() {
+    let folder = Folder::new();
+    let content = |letter: &str| disk(&format!("32k:{letter}"));
+    for letter in ["r", "k", "n"] {
+        let image = Vhd::dynamic(content(letter).bytes(), BLOCK).footer(footer::UUID, &BASE);
+        put(&folder, &format!("{letter}.vhd"), &image);
+    }
+    let absolute = format!(r"C:{}", folder.text("k.vhd").replace('/', r"\"));
+    let empty = disk("32k:-");
+    let top = Vhd::dynamic(empty.bytes(), BLOCK).child_of(
+        BASE,
+        0,
+        "n.vhd",
+        &[(b"W2ku", &absolute), (b"W2ru", r".\r.vhd")],
+    );
+    let path = put(&folder, "top.vhd", &top);
+    for letter in ["r", "k", "n"] {
+        let chain = open(&path, References::SameDirectory).unwrap();
+        assert!(read(&chain) == content(letter).bytes(), "{letter}");
+        std::fs::remove_file(folder.path(&format!("{letter}.vhd"))).unwrap();
+    }
+    let (kind, report) = refused(&path, References::SameDirectory);
+    assert_eq!(kind, ErrorKind::Io);
+    assert!(
+        report.contains("r.vhd") && report.contains("k.vhd', 'n.vhd'"),
+        "{report}"
+    );
+}
+
+#[test]
+fn names_are_followed_only_as_far_as_the_policy_goes() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("inner")).unwrap();
+    let outside = put(&folder, "base.vhd", &base());
+    let absolute = format!(r"C:{}", outside.to_str().unwrap().replace('/', r"\"));
+    let names: [(&[u8; 4], &str); 4] = [
+        (b"W2ru", r"..\base.vhd"),
+        (b"W2ku", &absolute),
+        (b"MacX", "file:///etc/passwd"),
+        (b"W2ku", r"\\server\share\base.vhd"),
+    ];
+    for locator in names {
+        let top = put(&folder, "inner/top.vhd", &child("", &[locator]));
+        let (kind, report) = refused(&top, References::SameDirectory);
+        assert_eq!(kind, ErrorKind::Denied, "{report}");
+        let (kind, report) = refused(&top, References::Deny);
+        assert_eq!(kind, ErrorKind::Denied);
+        assert!(report.contains("policy is 'deny'"), "{report}");
+    }
+    for locator in &names[..2] {
+        let top = put(&folder, "inner/top.vhd", &child("", &[*locator]));
+        assert!(read(&open(&top, References::Allow).unwrap()) == shown());
+    }
+    std::os::unix::fs::symlink("../base.vhd", folder.path("inner/link.vhd")).unwrap();
+    let top = put(
+        &folder,
+        "inner/top.vhd",
+        &child("", &[(b"W2ru", r".\link.vhd")]),
+    );
+    assert_eq!(
+        refused(&top, References::SameDirectory).0,
+        ErrorKind::Denied
+    );
+    // A name that may not be followed does not spoil one that may.
+    put(&folder, "inner/base.vhd", &base());
+    let top = put(&folder, "inner/top.vhd", &child("base.vhd", &names));
+    assert!(read(&open(&top, References::SameDirectory).unwrap()) == shown());
+}
+
+#[test]
+fn info_opens_nothing_and_lists_every_name() {
+    let folder = Folder::new();
+    let image = child(
+        "base.vhd",
+        &[
+            (b"W2ru", r".\gone\base.vhd"),
+            (b"MacX", "file:///x/base.vhd"),
+        ],
+    );
+    let top = put(&folder, "top.vhd", &image);
+    let info = goldsmith::ImageInfo::read(&Opener::new(), &top, None).unwrap();
+    let backing = info.layer.backing.clone().unwrap();
+    assert_eq!(backing.name, "gone/base.vhd");
+    assert_eq!(backing.other_names, ["/x/base.vhd", "base.vhd"]);
+    assert_eq!(backing.format.as_deref(), Some("vpc"));
+    assert_eq!(backing.uuid, Some(goldsmith::Uuid::from_bytes(BASE)));
+    assert_eq!(backing.modified, Some(CHANGED.0));
+    let names: Vec<_> = info.layer.details.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        [
+            "subformat",
+            "parent-locator-W2ru",
+            "parent-locator-MacX",
+            "parent-name"
+        ]
+    );
+}
+
+#[test]
+fn parent_with_another_identity_is_no_parent() {
+    let folder = Folder::new();
+    put(
+        &folder,
+        "base.vhd",
+        &base().footer(footer::UUID, b"some other image"),
+    );
+    let top = put(&folder, "top.vhd", &child("", &[(b"W2ru", r".\base.vhd")]));
+    let (kind, report) = refused(&top, References::SameDirectory);
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(
+        report
+            .contains("is based on the one with the identity 74686520-6261-7365-206f-66207468656d")
+            && report.contains("is 736f6d65-206f-7468-6572-20696d616765"),
+        "{report}"
+    );
+    // Another file under another name is looked for, too.
+    put(&folder, "right.vhd", &base());
+    let top = put(
+        &folder,
+        "top.vhd",
+        &child("right.vhd", &[(b"W2ru", r".\base.vhd")]),
+    );
+    assert!(read(&open(&top, References::SameDirectory).unwrap()) == shown());
+}
+
+/// Hyper-V refuses (0xC03A000F), XenServer's tools do not look. A copy of the file has another time
+/// and the same bytes, so it is worth a word and no more.
+#[test]
+fn parent_changed_since_is_a_warning() {
+    let folder = Folder::new();
+    let path = put(&folder, "base.vhd", &base());
+    let top = put(&folder, "top.vhd", &child("base.vhd", &[]));
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    for (offset, warns) in [
+        (-100, "100 seconds earlier"),
+        (2, ""),
+        (3600, "3600 seconds later"),
+    ] {
+        let time = Duration::from_secs(CHANGED.0.checked_add_signed(offset).unwrap());
+        file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+        let chain = open(&top, References::SameDirectory).unwrap();
+        match chain.warnings() {
+            [] => assert_eq!(warns, ""),
+            [only] => assert!(!warns.is_empty() && only.contains(warns), "{only}"),
+            more => panic!("{more:?}"),
+        }
+        assert!(read(&chain) == shown());
+    }
+}
+
+/// [libvhd] XenServer puts differencing images on RAW disks: the parent has no identity.
+#[test]
+fn parent_without_identity_is_a_raw_disk() {
+    let folder = Folder::new();
+    folder.write("base.raw", &disk(PARENT));
+    let image = Vhd::dynamic(disk(CHILD).bytes(), BLOCK)
+        .bitmaps(|bits| bits[..2].copy_from_slice(&[0xff, 0]))
+        .child_of([0; 16], 0, "base.raw", &[(b"MacX", "file://./base.raw")]);
+    let top = put(&folder, "top.vhd", &image);
+    let chain = open(&top, References::SameDirectory).unwrap();
+    assert!(read(&chain) == shown());
+    // Even if it looks like a VHD.
+    std::fs::write(folder.path("base.raw"), base().bytes()).unwrap();
+    let chain = open(&top, References::SameDirectory).unwrap();
+    assert!(read(&chain)[..8] == *b"conectix");
+}
+
+#[test]
+fn parent_of_another_size_is_cut_or_filled_with_zeros() {
+    let folder = Folder::new();
+    let empty = Vhd::dynamic(disk("32k:-").bytes(), BLOCK);
+    let top = put(
+        &folder,
+        "top.vhd",
+        &empty.child_of(BASE, 0, "base.vhd", &[]),
+    );
+    for picture in ["20k:A", "32k:A", "64k:A"] {
+        let content = disk(picture);
+        put(
+            &folder,
+            "base.vhd",
+            &Vhd::fixed(content.bytes()).footer(footer::UUID, &BASE),
+        );
+        let mut expected = content.bytes().to_vec();
+        expected.resize(32 << 10, 0);
+        assert!(
+            read(&open(&top, References::SameDirectory).unwrap()) == expected,
+            "{picture}"
+        );
+    }
+}
+
+#[test]
+fn chain_of_files_ends_at_the_limit_and_never_in_a_circle() {
+    let folder = Folder::new();
+    let blank = disk("32k:-");
+    let link = |own: u8, parent: u8| {
+        Vhd::dynamic(blank.bytes(), BLOCK)
+            .footer(footer::UUID, &[own; 16])
+            .child_of([parent; 16], 0, &format!("{parent}.vhd"), &[])
+    };
+    put(
+        &folder,
+        "1.vhd",
+        &Vhd::dynamic(disk("32k:A").bytes(), BLOCK).footer(footer::UUID, &[1; 16]),
+    );
+    for depth in 2..=20 {
+        put(&folder, &format!("{depth}.vhd"), &link(depth, depth - 1));
+    }
+    let top = folder.path("20.vhd");
+    let chain = open(&top, References::SameDirectory).unwrap();
+    assert_eq!(chain.layers().len(), 20);
+    assert!(read(&chain) == disk("32k:A").bytes());
+
+    let mut limits = Limits::default();
+    limits.chain_depth = 19;
+    let opener = Opener::new()
+        .references(References::SameDirectory)
+        .limits(limits);
+    let error = opener.open(&top, Some("vpc")).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+
+    for (last, next) in [(1, 20), (1, 1), (1, 7)] {
+        put(&folder, "1.vhd", &link(last, next));
+        let (kind, report) = refused(&top, References::SameDirectory);
+        assert_eq!(kind, ErrorKind::Corrupt);
+        assert!(report.contains("is already part of the chain"), "{report}");
+    }
+}

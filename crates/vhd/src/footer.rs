@@ -1,0 +1,298 @@
+//! The footer: found at the end of the file, or recovered from its copy at the start.
+
+use goldsmith_block::{Result, SECTOR, Storage};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::error::VhdError;
+use crate::geometry::Chs;
+use crate::ondisk::{
+    CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
+    FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, POISON_COOKIE, RawFooter,
+    SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
+};
+
+/// Whether these are the first bytes of a footer.
+pub(crate) fn is_cookie(bytes: &[u8]) -> bool {
+    bytes.starts_with(&FOOTER_COOKIE) || bytes.starts_with(&POISON_COOKIE)
+}
+
+/// The footer in the last bytes of a file, and its length in bytes: 512, or 511 in images of
+/// Virtual PC before 2004. [spec "Hard Disk Footer Format"]
+///
+/// Only the cookie is looked at.
+pub(crate) fn footer_at_end(tail: &[u8]) -> Option<(RawFooter, u64)> {
+    [FOOTER_LEN, SHORT_FOOTER_LEN].into_iter().find_map(|len| {
+        let start = tail.len().checked_sub(len as usize)?;
+        let found = &tail[start..];
+        if !is_cookie(found) {
+            return None;
+        }
+        // The byte that a short footer lacks is one of the reserved zeros.
+        let mut raw = RawFooter::new_zeroed();
+        raw.as_mut_bytes()[..found.len()].copy_from_slice(found);
+        Some((raw, len))
+    })
+}
+
+/// The footer that holds, and how it was come by.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) footer: Footer,
+    /// Where the data ends: where the footer begins, or the end of a file that lost it.
+    pub(crate) data_end: u64,
+    /// Whether only the copy at the start was left.
+    pub(crate) recovered: bool,
+    /// What is wrong with either footer.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Found {
+    /// Reads the footers of the file in `storage`.
+    ///
+    /// [spec] "This footer ... is replicated at the front of the file to provide redundancy": so
+    /// the one at the end counts, and the copy is taken where that is lost. A file that lost more
+    /// than its footer shows it by blocks that lie past its end, each of which is an error.
+    pub(crate) fn read(storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+        let file_len = storage.len();
+        let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
+        storage.read_at(file_len - tail.len() as u64, &mut tail)?;
+        let mut copy = RawFooter::new_zeroed();
+        if file_len >= FOOTER_LEN {
+            storage.read_at(0, copy.as_mut_bytes())?;
+        }
+        // A fixed image begins with the guest's bytes, whatever these look like.
+        let is_copy = |footer: &Footer| is_cookie(&copy.cookie) && footer.disk != Disk::Fixed;
+
+        let lost =
+            match footer_at_end(&tail).map(|(raw, len)| (Footer::parse(&raw, rule), raw, len)) {
+                None => VhdError::NoFooter { file_len },
+                Some((Err(error @ VhdError::FooterChecksum { .. }), ..)) => error,
+                // Its checksum vouches for it, so it is not damaged but wrong or too new.
+                Some((Err(error), ..)) => return Err(error.into()),
+                Some((Ok(mut footer), raw, len)) => {
+                    let mut warnings = Vec::new();
+                    if footer.disk != Disk::Fixed {
+                        // [libvhd] These versions hid an image in the copy alone.
+                        footer.hidden |= keeps_hidden_in_copy(&copy) && copy.hidden != 0;
+                        warnings.extend(copy_warning(&raw, &copy, len));
+                    }
+                    return Ok(Self {
+                        footer,
+                        data_end: file_len - len,
+                        recovered: false,
+                        warnings,
+                    });
+                }
+            };
+        match Footer::parse(&copy, rule) {
+            Ok(footer) if is_copy(&footer) => Ok(Self {
+                footer,
+                data_end: file_len,
+                recovered: true,
+                warnings: vec![format!(
+                    "{lost}; its copy at the start is intact and was used"
+                )],
+            }),
+            _ => Err(lost.into()),
+        }
+    }
+}
+
+/// What to say of the copy at the start, if it is not the footer of the same image.
+fn copy_warning(raw: &RawFooter, copy: &RawFooter, len: u64) -> Option<String> {
+    let (front, copy_front) = (
+        &raw.as_bytes()[..len as usize],
+        &copy.as_bytes()[..len as usize],
+    );
+    if front == copy_front || (keeps_hidden_in_copy(copy) && copy.hidden != raw.hidden) {
+        return None;
+    }
+    let what = match Footer::parse(copy, SizeRule::Creator) {
+        Ok(_) if is_cookie(&copy.cookie) => "differs from it",
+        _ => "is broken",
+    };
+    Some(format!(
+        "the copy of the footer at the start {what}; the footer at the end was used"
+    ))
+}
+
+/// [libvhd] "early td-util did not re-calculate checksum when marking vhds 'hidden'".
+fn keeps_hidden_in_copy(raw: &RawFooter) -> bool {
+    let version = raw.creator_version.get();
+    raw.creator == CREATOR_TAPDISK && [TAPDISK_0_1, TAPDISK_1_1].contains(&version)
+}
+
+/// Which of the two sizes in a footer is that of the disk; an option when an image is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SizeRule {
+    /// The one that the creator means.
+    Creator,
+    /// That of the geometry.
+    Geometry,
+    /// `current_size`.
+    CurrentSize,
+}
+
+/// What a footer says about the whole image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Footer {
+    /// Size of the disk in bytes.
+    pub(crate) virtual_size: u64,
+    pub(crate) disk: Disk,
+    pub(crate) uuid: [u8; 16],
+    /// Whether the sector bitmaps count from the lowest bit of each byte.
+    pub(crate) low_bit_first: bool,
+    pub(crate) batmap: Presence,
+    /// Whether a virtual machine is suspended on the disk.
+    pub(crate) saved_state: bool,
+    /// Whether XenServer hides the image.
+    pub(crate) hidden: bool,
+    /// Whether XenServer's tools were working on the image, and stopped.
+    pub(crate) poisoned: bool,
+    /// Whether the disk may be deleted when its machine stops.
+    pub(crate) temporary: bool,
+}
+
+/// The disk type, with what matters for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Fixed,
+    Dynamic { header_offset: u64 },
+    Differencing { header_offset: u64 },
+}
+
+/// Whether something stands in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    No,
+    Maybe,
+    Yes,
+}
+
+impl Footer {
+    /// Checks all that can be checked without the rest of the file.
+    pub(crate) fn parse(raw: &RawFooter, rule: SizeRule) -> Result<Self, VhdError> {
+        let (stored, computed) = (raw.checksum.get(), raw.computed_checksum());
+        // Zero is a checksum like any other: the specification knows none that means "unset".
+        let unhidden = || {
+            RawFooter {
+                hidden: 0,
+                ..raw.clone()
+            }
+            .computed_checksum()
+        };
+        if stored != computed && !(keeps_hidden_in_copy(raw) && stored == unhidden()) {
+            return Err(VhdError::FooterChecksum { stored, computed });
+        }
+        let version = raw.version.get();
+        if version >> 16 != VERSION >> 16 {
+            return Err(VhdError::FooterVersion { found: version });
+        }
+        let header_offset = raw.data_offset.get();
+        let disk = match raw.disk_type.get() {
+            FIXED => Disk::Fixed,
+            DYNAMIC => Disk::Dynamic { header_offset },
+            DIFFERENCING => Disk::Differencing { header_offset },
+            found => return Err(VhdError::DiskType { found }),
+        };
+        let tapdisk = (raw.creator == CREATOR_TAPDISK).then(|| raw.creator_version.get());
+        Ok(Self {
+            virtual_size: virtual_size(raw, rule)?,
+            disk,
+            uuid: raw.uuid,
+            low_bit_first: tapdisk == Some(TAPDISK_0_1),
+            batmap: match tapdisk {
+                Some(TAPDISK_1_2..) => Presence::Yes,
+                // [libvhd] These "probably have a batmap", but not if they are older images that
+                // were brought up to date.
+                Some(version) if version > TAPDISK_0_1 => Presence::Maybe,
+                _ => Presence::No,
+            },
+            saved_state: raw.saved_state != 0,
+            hidden: raw.hidden != 0,
+            poisoned: raw.cookie == POISON_COOKIE,
+            temporary: raw.features.get() & FEATURE_TEMPORARY != 0,
+        })
+    }
+}
+
+/// The moment that a time stamp means, in seconds since 1970-01-01 UTC.
+pub(crate) fn unix_time(timestamp: u32) -> u64 {
+    EPOCH + u64::from(timestamp)
+}
+
+/// Which of its two sizes an image means, in bytes.
+///
+/// Virtual PC shows the guest what the geometry gives, and so do the images that QEMU writes
+/// without `force_size`; everybody else means `current_size`, which is also the only one that can
+/// be right where the geometry is at its maximum. [qemu block/vpc.c]
+fn virtual_size(raw: &RawFooter, rule: SizeRule) -> Result<u64, VhdError> {
+    let chs = Chs {
+        cylinders: raw.cylinders.get(),
+        heads: raw.heads,
+        sectors: raw.sectors,
+    };
+    let current_size = raw.current_size.get();
+    let by_geometry = match rule {
+        SizeRule::Creator => [CREATOR_VIRTUAL_PC, CREATOR_QEMU_CHS].contains(&raw.creator),
+        SizeRule::Geometry => true,
+        SizeRule::CurrentSize => false,
+    };
+    if !by_geometry || chs.total_sectors() == Chs::MAX.total_sectors() {
+        return Ok(current_size);
+    }
+    // [ours] QEMU shows an empty disk here, and so loses all of it without a word.
+    if chs.total_sectors() == 0 && current_size != 0 {
+        return Err(VhdError::EmptyGeometry {
+            cylinders: chs.cylinders,
+            heads: chs.heads,
+            sectors: chs.sectors,
+            current_size,
+        });
+    }
+    Ok(chs.total_sectors() * SECTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zerocopy::byteorder::big_endian::U32;
+
+    use super::*;
+
+    #[test]
+    fn footer_is_found_in_the_last_512_or_511_bytes_only() {
+        let mut tail = [0; 512];
+        assert!(footer_at_end(&tail).is_none());
+        tail[2..10].copy_from_slice(b"conectix");
+        assert!(footer_at_end(&tail).is_none());
+        tail[1..9].copy_from_slice(b"conectix");
+        let (raw, len) = footer_at_end(&tail).unwrap();
+        assert_eq!((raw.cookie, len), (*b"conectix", 511));
+        assert!(footer_at_end(&tail[2..]).is_none());
+    }
+
+    proptest! {
+        /// Any 512 bytes: an answer, never a panic. With the checksum put right in half of them.
+        #[test]
+        fn footer_parse_is_total(
+            bytes in prop::collection::vec(any::<u8>(), 512),
+            sealed: bool,
+            disk_type in 0u32..6,
+            by_geometry: bool,
+        ) {
+            let mut raw = RawFooter::new_zeroed();
+            raw.as_mut_bytes().copy_from_slice(&bytes);
+            if sealed {
+                raw.version = U32::new(VERSION);
+                raw.disk_type = U32::new(disk_type);
+                if by_geometry {
+                    raw.creator = CREATOR_VIRTUAL_PC;
+                }
+                raw.checksum = U32::new(raw.computed_checksum());
+            }
+            let parsed = Footer::parse(&raw, SizeRule::Creator);
+            prop_assert!(parsed.is_err() || sealed && (2..=4).contains(&disk_type));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The names by which a differencing image knows its parent.
+
+use goldsmith_block::{BackingReference, Detail, Result, Storage};
+use uuid::Uuid;
+use zerocopy::byteorder::big_endian::U16;
+
+use crate::error::VhdError;
+use crate::footer::unix_time;
+use crate::ondisk::{
+    LOCATOR_MACX, LOCATOR_NONE, LOCATOR_W2KU, LOCATOR_W2RU, LOCATOR_WI2K, LOCATOR_WI2R, RawHeader,
+    RawLocator,
+};
+
+/// Longest name that is read, in bytes. [ours] Windows ends paths at 32767 characters.
+const NAME_LEN: u32 = 64 << 10;
+
+/// Kinds of names in the order in which they are tried, each with what `info` calls it: the one
+/// that survives a move of the whole folder first.
+const KINDS: [([u8; 4], &str); 5] = [
+    (LOCATOR_W2RU, "parent-locator-W2ru"),
+    (LOCATOR_W2KU, "parent-locator-W2ku"),
+    (LOCATOR_MACX, "parent-locator-MacX"),
+    (LOCATOR_WI2R, "parent-locator-Wi2r"),
+    (LOCATOR_WI2K, "parent-locator-Wi2k"),
+];
+
+/// What a differencing image says about its parent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parent {
+    pub(crate) reference: BackingReference,
+    /// The names as they stand in the image.
+    pub(crate) details: Vec<(&'static str, Detail)>,
+    /// Names that cannot be read.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Parent {
+    /// Reads what `header` names; names end at or before `data_end`.
+    ///
+    /// # Errors
+    /// `Corrupt` if no name is left; `Io` if one cannot be read.
+    pub(crate) fn read(storage: &dyn Storage, header: &RawHeader, data_end: u64) -> Result<Self> {
+        let mut parent = Self::default();
+        let mut names = Vec::new();
+        for (code, label) in KINDS {
+            for locator in header.parent_locators.iter().filter(|it| it.code == code) {
+                match name(storage, locator, data_end)? {
+                    Ok(name) => {
+                        names.push(local_path(&name));
+                        parent.details.push((label, Detail::Text(name)));
+                    }
+                    Err(error) => parent.warnings.push(error.to_string()),
+                }
+            }
+        }
+        let known =
+            |code: &[u8; 4]| *code == LOCATOR_NONE || KINDS.iter().any(|(known, _)| known == code);
+        // An alias of the Macintosh, "Mac ", among them: a blob for its own file manager.
+        for locator in header.parent_locators.iter().filter(|it| !known(&it.code)) {
+            let code = locator.code.escape_ascii();
+            parent
+                .warnings
+                .push(format!("parent locator of the unknown kind '{code}'"));
+        }
+        let unicode = decode_utf16(&header.parent_name, |unit: &U16| unit.get());
+        if let Some(name) = unicode.filter(|name| !name.is_empty()) {
+            let path = local_path(&name);
+            // [spec] It is "the parent hard disk filename", but some write the whole path.
+            let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
+            names.extend([path, file]);
+            parent.details.push(("parent-name", Detail::Text(name)));
+        }
+
+        let uuid = Uuid::from_bytes(header.parent_uuid);
+        // [libvhd] A parent without an identity is no VHD: XenServer puts images on RAW disks.
+        let raw = uuid.is_nil();
+        let mut seen = Vec::new();
+        names.retain(|name| {
+            !name.is_empty() && !seen.contains(name) && {
+                seen.push(name.clone());
+                true
+            }
+        });
+        let mut names = names.into_iter();
+        parent.reference = BackingReference {
+            name: names.next().ok_or(VhdError::NoParentName)?,
+            format: Some(if raw { "raw" } else { crate::NAME }.into()),
+            other_names: names.collect(),
+            uuid: (!raw).then_some(uuid),
+            modified: match header.parent_timestamp.get() {
+                // Nobody changed a disk in the first second of 2000: it was not known.
+                0 => None,
+                timestamp => Some(unix_time(timestamp)),
+            },
+        };
+        Ok(parent)
+    }
+}
+
+/// The name that `locator` points to. The inner error is the locator's, the outer one the file's.
+fn name(
+    storage: &dyn Storage,
+    locator: &RawLocator,
+    data_end: u64,
+) -> Result<std::result::Result<String, VhdError>> {
+    let (len, offset) = (locator.len.get(), locator.offset.get());
+    let code = locator.code.escape_ascii().to_string();
+    // The room that the name has is not looked at: writers disagree on its unit, and the name
+    // counts only as far as its own length says.
+    if len == 0 || len > NAME_LEN {
+        return Ok(Err(VhdError::LocatorLength { code, len }));
+    }
+    if offset
+        .checked_add(len.into())
+        .is_none_or(|end| end > data_end)
+    {
+        return Ok(Err(VhdError::LocatorOutside {
+            code,
+            offset,
+            len,
+            data_end,
+        }));
+    }
+    let mut bytes = vec![0; len as usize];
+    storage.read_at(offset, &mut bytes)?;
+    let name = match locator.code {
+        LOCATOR_W2RU | LOCATOR_W2KU => from_utf16(&bytes),
+        LOCATOR_MACX => from_utf8(&bytes).map(|url| from_url(&url)),
+        // [ours] No specification says in which letters these are.
+        _ if bytes.contains(&0) => from_utf16(&bytes),
+        _ => from_utf8(&bytes),
+    };
+    Ok(name
+        .filter(|name| !name.is_empty())
+        .ok_or(VhdError::LocatorText { code }))
+}
+
+/// UTF-16 in the order of bytes that makes it a path: little-endian from nearly all writers,
+/// big-endian as everything else from those that follow the specification to the letter.
+fn from_utf16(bytes: &[u8]) -> Option<String> {
+    let (units, []) = bytes.as_chunks::<2>() else {
+        return None;
+    };
+    let latin = |high: usize| units.iter().filter(|unit| unit[high] == 0).count();
+    if latin(0) > latin(1) {
+        decode_utf16(units, |unit| u16::from(unit[0]) << 8 | u16::from(unit[1]))
+    } else {
+        decode_utf16(units, |unit| u16::from(unit[1]) << 8 | u16::from(unit[0]))
+    }
+}
+
+/// The text up to the first zero; `None` if it is no UTF-16.
+///
+/// An order of bytes that was taken the wrong way round is put right by its mark.
+fn decode_utf16<T>(units: &[T], get: impl Fn(&T) -> u16) -> Option<String> {
+    const MARK: u16 = 0xfeff;
+    let swap = units
+        .first()
+        .is_some_and(|unit| get(unit) == MARK.swap_bytes());
+    let units = units.iter().map(|unit| {
+        if swap {
+            get(unit).swap_bytes()
+        } else {
+            get(unit)
+        }
+    });
+    let text = units
+        .skip_while(|unit| *unit == MARK)
+        .take_while(|unit| *unit != 0);
+    char::decode_utf16(text)
+        .collect::<std::result::Result<_, _>>()
+        .ok()
+}
+
+fn from_utf8(bytes: &[u8]) -> Option<String> {
+    let text = bytes.split(|byte| *byte == 0).next()?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// The path of a file URL. [RFC 2396] libvhd writes relative paths behind `file://`, and no
+/// percent signs.
+fn from_url(url: &str) -> String {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    let path = match path.strip_prefix("localhost") {
+        Some(rest) if rest.starts_with('/') => rest,
+        _ => path,
+    };
+    let mut bytes = Vec::new();
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digit = |at: usize| char::from(*tail.get(at)?).to_digit(16);
+        match (first, digit(0), digit(1)) {
+            // Two digits, so it fits, and no zero may hide in a path.
+            (b'%', Some(high), Some(low)) if high + low > 0 => {
+                bytes.push((high << 4 | low) as u8);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
+}
+
+/// A path of Windows as one of this system, as libvhd turns it: slashes, and no drive.
+fn local_path(name: &str) -> String {
+    let path = name.replace('\\', "/");
+    let path = path.strip_prefix("//?/").unwrap_or(&path);
+    let mut path = match path.as_bytes() {
+        [drive, b':', ..] if drive.is_ascii_alphabetic() => &path[2..],
+        _ => path,
+    };
+    while let Some(rest) = path.strip_prefix("./") {
+        path = rest.trim_start_matches('/');
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_of_all_writers_become_paths_of_this_system() {
+        for (name, path) in [
+            (r".\base.vhd", "base.vhd"),
+            (r".\disks\base.vhd", "disks/base.vhd"),
+            (r"..\base.vhd", "../base.vhd"),
+            (r"C:\vms\base.vhd", "/vms/base.vhd"),
+            (r"\\?\d:\vms\base.vhd", "/vms/base.vhd"),
+            (r"\\server\share\base.vhd", "//server/share/base.vhd"),
+            (".//etc/passwd", "etc/passwd"),
+            ("base.vhd", "base.vhd"),
+        ] {
+            assert_eq!(local_path(name), path);
+        }
+        for (url, path) in [
+            ("file:///vms/my%20base.vhd", "/vms/my base.vhd"),
+            ("file://localhost/vms/base.vhd", "/vms/base.vhd"),
+            ("file://./base.vhd", "./base.vhd"),
+            ("file://localhost.vhd", "localhost.vhd"),
+            ("100%.vhd", "100%.vhd"),
+            ("a%00b", "a%00b"),
+            ("%ff", "%ff"),
+        ] {
+            assert_eq!(from_url(url), path);
+        }
+    }
+
+    #[test]
+    fn utf16_is_read_in_either_order() {
+        let text = ".\\b\u{e4}se \u{1f4be}.vhd";
+        let little: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<_> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let marked = [&[0xff, 0xfe][..], &little, &[0, 0]].concat();
+        for bytes in [&little, &big, &marked] {
+            assert_eq!(from_utf16(bytes).as_deref(), Some(text));
+        }
+        assert_eq!(from_utf16(&little[1..]), None, "half a character");
+        assert_eq!(from_utf16(&[0, 0xd8, b'x', 0]), None, "half a pair");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_name_or_none(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            for name in [from_utf16(&bytes), from_utf8(&bytes)].into_iter().flatten() {
+                prop_assert!(!name.contains('\0'));
+                prop_assert!(!from_url(&name).contains('\0'));
+                prop_assert!(!local_path(&name).contains('\\'));
+            }
+        }
+    }
+}

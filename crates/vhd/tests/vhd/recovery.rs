@@ -1,0 +1,311 @@
+//! What is said of an image that is read all the same: lost footers, flags, batmaps.
+
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Detail, Format, Layer, Limits, Options};
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::hostile::walk;
+use goldsmith_testkit::{image, pattern, qemu};
+use goldsmith_vhd::VHD;
+
+use crate::forge::{Forge, patch_footer, seal};
+
+const KIB: u64 = 1 << 10;
+
+/// 128 KiB in blocks of 64 KiB, all there, and the guest's bytes.
+fn forge() -> (Forge, Vec<u8>) {
+    let disk = pattern::disk("64k:q 64k:Q").bytes().to_vec();
+    let forge = Forge::new(128 * KIB, 64 << 10)
+        .full_block(0, &disk[..64 << 10])
+        .full_block(1, &disk[64 << 10..]);
+    (forge, disk)
+}
+
+fn open(bytes: &[u8]) -> Arc<dyn Layer> {
+    image::open(&VHD, bytes).unwrap()
+}
+
+fn read(bytes: &[u8]) -> Vec<u8> {
+    image::read(&*open(bytes)).unwrap()
+}
+
+#[track_caller]
+fn warning(layer: &dyn Layer) -> &str {
+    match &layer.info().warnings[..] {
+        [only] => only,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// [spec "Hard Disk Footer Format"] The copy is there "to provide redundancy".
+#[test]
+fn lost_or_broken_footer_is_made_up_for_by_its_copy() {
+    let (forge, disk) = forge();
+    let image = forge.dynamic();
+    let end = image.len() - 512;
+    let mut overwritten = image.clone();
+    overwritten[end..].fill(0xc7);
+    let mut flipped = image.clone();
+    flipped[end + 50] ^= 1;
+    let cases = [
+        (
+            image[..end].to_vec(),
+            "no VHD footer stands at the end of the file (134144 bytes)",
+        ),
+        (image[..end + 100].to_vec(), "no VHD footer stands"),
+        (overwritten, "no VHD footer stands"),
+        (flipped, "footer checksum is 0x"),
+    ];
+    for (image, text) in cases {
+        let layer = open(&image);
+        assert_eq!(
+            layer.info().details,
+            [("footer-recovered", Detail::Flag(true))]
+        );
+        let warning = warning(&*layer);
+        assert!(warning.starts_with(text), "{warning}");
+        assert!(
+            warning.ends_with("; its copy at the start is intact and was used"),
+            "{warning}"
+        );
+        assert!(read(&image) == disk);
+    }
+}
+
+#[test]
+fn broken_or_other_copy_is_told_and_not_used() {
+    let (forge, disk) = forge();
+    let image = forge.dynamic();
+    assert_eq!(open(&image).info().warnings, [""; 0]);
+    let mut broken = image.clone();
+    broken[50] ^= 1;
+    assert!(warning(&*open(&broken)).contains("start is broken; the footer at the end was used"));
+    let other = patch_footer(image, 48, &(64 * KIB).to_be_bytes());
+    assert!(warning(&*open(&other)).contains("start differs from it; the footer at the end"));
+    assert!(read(&broken) == disk);
+    assert!(read(&other) == disk[..64 << 10]);
+}
+
+/// A guest may keep images on its disk.
+#[test]
+fn copy_never_speaks_for_a_fixed_image() {
+    let (forge, disk) = forge();
+    let inner = forge.dynamic();
+    let outer = Forge::new(inner.len() as u64, 0).fixed(&inner);
+    assert_eq!(open(&outer).info().warnings, [""; 0]);
+    assert!(read(&outer) == inner);
+    // Footers of fixed images have no copy, so this is no copy of one.
+    let fixed = Forge::new(128 * KIB, 0).fixed(&disk);
+    let headed = [&fixed[fixed.len() - 512..], &disk].concat();
+    assert!(image::open(&VHD, headed).is_err());
+}
+
+#[test]
+fn flags_of_the_footer_are_told_and_change_no_byte() {
+    let (forge, disk) = forge();
+    let flag = |name| vec![(name, Detail::Flag(true))];
+    let both = |image: Vec<u8>| {
+        let footer = image[image.len() - 512..].to_vec();
+        [&footer, &image[512..]].concat()
+    };
+    for (at, byte, details) in [
+        (84, 0, vec![]),
+        (84, 1, flag("saved-state")),
+        (85, 1, flag("hidden")),
+        (11, 3, flag("temporary")),
+    ] {
+        let image = both(patch_footer(forge.dynamic(), at, &[byte]));
+        let layer = open(&image);
+        assert_eq!(layer.info().details, details);
+        assert_eq!(layer.info().warnings, [""; 0]);
+        assert!(read(&image) == disk);
+    }
+}
+
+/// [libvhd] "early td-util did not re-calculate checksum when marking vhds 'hidden'", and marked
+/// the copy alone.
+#[test]
+fn blktap_hid_images_without_a_new_checksum() {
+    let (mut forge, disk) = forge();
+    forge.creator = *b"tap\0";
+    for (version, accepted) in [
+        (0x0000_0001, true),
+        (0x0001_0001, true),
+        (0x0001_0003, false),
+    ] {
+        forge.creator_version = version;
+        let mut image = forge.dynamic();
+        image[85] = 1;
+        let layer = open(&image);
+        let hidden = layer.info().details == [("hidden", Detail::Flag(true))];
+        assert_eq!(hidden, accepted, "{version:#x}");
+        if accepted {
+            assert_eq!(layer.info().warnings, [""; 0]);
+            // The same in the footer that counts.
+            let end = image.len() - 512;
+            image[end + 85] = 1;
+            assert!(read(&image) == disk);
+        }
+    }
+}
+
+/// [qemu block/vpc.c] `force_size_calc`, spelled and meant as there.
+#[test]
+fn size_is_taken_from_where_the_option_says() {
+    let mut forge = Forge::new(10 << 20, 2 << 20);
+    forge.chs = (300, 4, 17);
+    let by_geometry = 300 * 4 * 17 * 512;
+    for creator in [b"vpc ", b"qemu", b"qem2", b"win ", b"gold"] {
+        forge.creator = *creator;
+        let file = forge.dynamic();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, &file).unwrap();
+        for (value, expected) in [("chs", by_geometry), ("current_size", 10 << 20)] {
+            let options = Options::parse(VHD.open_options(), [("force_size_calc", value)]).unwrap();
+            let storage = Arc::new(MemoryStorage::holding("image", file.clone()));
+            let budget = Budget::new(&Limits::default());
+            let layer = VHD.open_with(storage, &budget, &options).unwrap();
+            assert_eq!(layer.info().virtual_size, expected, "{creator:?} {value}");
+            let opts = format!(
+                "driver=vpc,force_size_calc={value},file.driver=file,file.filename={}",
+                path.to_str().unwrap()
+            );
+            let theirs = qemu::img_ok(&["info", "--output=json", "--image-opts", &opts]);
+            assert!(
+                theirs.contains(&format!("\"virtual-size\": {expected}")),
+                "{theirs}"
+            );
+        }
+    }
+}
+
+/// A batmap as XenServer's tools write it: versions 1.1 with signed sums, 1.2 with unsigned ones.
+#[test]
+fn full_block_of_the_batmap_needs_no_bitmap() {
+    // The second block is full, and its bitmap was never written: tapdisk reads no bitmap of a
+    // block that the batmap calls full.
+    let disk = pattern::disk("64k:q 64k:Q").bytes().to_vec();
+    let mut forge = Forge::new(128 * KIB, 64 << 10)
+        .block(0, &[0xff, 0], &disk[..64 << 10])
+        .block(1, &[0], &disk[64 << 10..]);
+    forge.creator = *b"tap\0";
+    let mut expected = disk.clone();
+    expected[4096..64 << 10].fill(0);
+    let mut without = expected.clone();
+    without[64 << 10..].fill(0);
+    let mut map = vec![0; 512];
+    map[0] = 0x40;
+    // A bit far behind the disk makes the sums differ.
+    map[511] = 0x80;
+    let unsigned = !(0x40_u32 + 0x80);
+    let signed = !(0x40_u32.wrapping_sub(0x80));
+    for (creator_version, version, checksum, used) in [
+        (0x0001_0001, 0x0001_0001, signed, true),
+        (0x0001_0002, 0x0001_0001, signed, true),
+        (0x0001_0003, 0x0001_0002, unsigned, true),
+        (0x0001_0003, 0x0001_0001, unsigned, false),
+        (0x0001_0003, 0x0001_0002, signed, false),
+        (0x0001_0003, 0x0001_0002, 0, false),
+        (0x0001_0003, 0x0001_0003, unsigned, false),
+    ] {
+        forge.creator_version = creator_version;
+        forge.batmap = Some((version, Some(checksum), map.clone()));
+        let image = forge.dynamic();
+        let layer = open(&image);
+        assert_eq!(
+            layer.info().warnings.is_empty(),
+            used,
+            "{version:#x} {checksum:#x}"
+        );
+        assert!(
+            read(&image) == if used { &expected[..] } else { &without },
+            "{version:#x}"
+        );
+    }
+    // Other creators have none, whatever stands there.
+    forge.creator = *b"win ";
+    forge.batmap = Some((0x0001_0002, Some(unsigned), map));
+    assert_eq!(open(&forge.dynamic()).info().warnings, [""; 0]);
+    assert!(read(&forge.dynamic()) == without);
+}
+
+#[test]
+fn batmap_that_is_missing_or_elsewhere_is_told_and_not_used() {
+    let (mut forge, disk) = forge();
+    (forge.creator, forge.creator_version) = (*b"tap\0", 0x0001_0003);
+    let image = forge.dynamic();
+    assert!(warning(&*open(&image)).starts_with("no batmap stands at 0x800"));
+    forge.creator_version = 0x0001_0001;
+    assert_eq!(
+        open(&forge.dynamic()).info().warnings,
+        [""; 0],
+        "they may have none"
+    );
+
+    forge.creator_version = 0x0001_0003;
+    forge.batmap = Some((0x0001_0002, None, vec![0xc0; 1]));
+    let image = forge.dynamic();
+    assert_eq!(open(&image).info().warnings, [""; 0]);
+    let batmap = 2048;
+    for (at, bytes, text) in [
+        (
+            8,
+            vec![0xff; 8],
+            "batmap of 1 sectors at 0xffffffffffffffff is empty or runs past",
+        ),
+        (16, vec![0; 4], "batmap of 0 sectors"),
+        (16, vec![0xff; 4], "batmap of 4294967295 sectors"),
+        (20, vec![0, 2, 0, 0], "batmap version is 0x00020000"),
+        (
+            24,
+            vec![0; 4],
+            "batmap checksum is 0x00000000; its bytes add up to 0xffffff3f",
+        ),
+        (0, vec![0; 8], "no batmap stands at 0x800"),
+    ] {
+        let mut image = image.clone();
+        image[batmap + at..][..bytes.len()].copy_from_slice(&bytes);
+        let layer = open(&image);
+        assert!(warning(&*layer).starts_with(text), "{}", warning(&*layer));
+        assert!(warning(&*layer).ends_with("; it was not used"));
+        assert!(read(&image) == disk);
+    }
+}
+
+#[test]
+fn batmap_of_a_long_table_is_not_read_beyond_its_entries() {
+    let (mut forge, disk) = forge();
+    (forge.creator, forge.creator_version) = (*b"tap\0", 0x0001_0003);
+    // 128 entries fill a sector; the map claims all the rest of the file.
+    forge.table_entries = Some(128);
+    forge.batmap = Some((0x0001_0002, None, vec![0xc0; 1]));
+    let mut image = forge.dynamic();
+    let sectors = ((image.len() - 512 - 2560) / 512) as u32;
+    image[2048 + 16..][..4].copy_from_slice(&sectors.to_be_bytes());
+    let limits = {
+        let mut limits = Limits::default();
+        limits.metadata_bytes = 8 + 64 * 16 + 512;
+        limits
+    };
+    let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+    let layer = VHD.open(storage, &Budget::new(&limits)).unwrap();
+    assert_eq!(layer.info().warnings, [""; 0]);
+    assert!(image::read(&*layer).unwrap() == disk);
+    assert_eq!(walk(&*layer, 0, 128 * KIB, 9).unwrap().len(), 2);
+}
+
+#[test]
+fn footers_with_a_right_checksum_are_believed_even_if_they_are_too_new() {
+    let (forge, _) = forge();
+    let image = patch_footer(forge.dynamic(), 12, &[0, 2, 0, 0]);
+    let error = image::open(&VHD, image.clone()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), goldsmith_block::ErrorKind::Unsupported);
+    // And so is a copy.
+    let mut lost = image;
+    let end = lost.len() - 512;
+    lost.copy_within(end.., 0);
+    seal(&mut lost[..512], 64);
+    lost.truncate(end);
+    assert!(image::open(&VHD, lost).is_err());
+}
