@@ -35,7 +35,7 @@ impl MmapStorage {
         let map = usize::try_from(len)
             .map_err(|_| std::io::ErrorKind::OutOfMemory.into())
             // SAFETY: the caller promises that nothing changes the file while it is mapped.
-            .and_then(|len| unsafe { MmapOptions::new().len(len).map(file.file()) })
+            .and_then(|len| unsafe { MmapOptions::new().len(len).map(file.handle()) })
             .map_err(|source| {
                 Error::from(StorageError::Map { len, source }).in_file(file.name())
             })?;

@@ -149,7 +149,7 @@ impl Target {
                 path,
                 directory,
                 draft,
-            } => rename(self.storage.file(), &path, &directory, draft)
+            } => rename(self.storage.handle(), &path, &directory, draft)
                 .map_err(|error| Error::from(error).in_file(self.name)),
         }
     }

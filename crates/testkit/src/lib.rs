@@ -30,6 +30,7 @@ pub mod fuzz;
 pub mod hostile;
 pub mod image;
 pub mod model;
+pub mod mount;
 pub mod pattern;
 pub mod qemu;
 pub mod record;

@@ -2,12 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use goldsmith_block::HostRange;
-use rustix::fs::{AtFlags, CWD, FallocateFlags, OFlags, SeekFrom, fallocate, linkat, seek};
+use reflink_copy::ReflinkBlockBuilder;
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, linkat, seek,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 /// Flags for opening whatever stands under a name without waiting for another process (a pipe).
@@ -67,6 +71,32 @@ fn or_unsupported(errno: Errno) -> io::Error {
         }
         errno => errno.into(),
     }
+}
+
+/// Lets `target` own the blocks at `from` of `source` too, as those at `to`.
+pub(crate) fn share(source: &File, from: HostRange, target: &File, to: u64) -> io::Result<()> {
+    let Some(len) = NonZeroU64::new(from.len) else {
+        return Ok(());
+    };
+    ReflinkBlockBuilder::new(source, target, len)
+        .from_offset(from.offset)
+        .to_offset(to)
+        .reflink_block()
+}
+
+/// Copies `from` of `source` to `to` in `target` without a buffer of this process.
+pub(crate) fn copy(source: &File, from: HostRange, target: &File, to: u64) -> io::Result<()> {
+    let (mut at, mut to) = (from.offset, to);
+    while at < from.end() {
+        // More than fits is more than the kernel takes at once.
+        let len = usize::try_from(from.end() - at).unwrap_or(usize::MAX);
+        match copy_file_range(source, Some(&mut at), target, Some(&mut to), len) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A new file in `directory` that has no name, so that nothing is left of it if this process dies.

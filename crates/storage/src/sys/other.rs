@@ -29,6 +29,14 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn share(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn copy(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 pub(crate) fn create_unnamed(_directory: &Path, _mode: u32) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
