@@ -63,6 +63,11 @@ impl Chain {
         self.top().info().virtual_size
     }
 
+    /// Whether the disk is one [flat](Layer::is_flat) layer and nothing else.
+    pub fn is_flat(&self) -> bool {
+        self.layers.len() == 1 && self.top().is_flat()
+    }
+
     /// What the guest finds from `offset`, up to `limit`.
     ///
     /// The same contract as [`Layer::extent_at`], but never `Unallocated`: what no layer holds is

@@ -31,6 +31,10 @@ impl Layer for RawLayer {
         self.disk.storage()
     }
 
+    fn is_flat(&self) -> bool {
+        true
+    }
+
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
         self.disk.extent_at(offset, limit)
     }

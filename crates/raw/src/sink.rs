@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Committed, CreateSpec, Demand, GuestRange, HostRange, Placement, Result, Sink, SinkProfile,
-    Slot, StorageMut, ZeroPolicy, Zeroing,
+    Slot, Storage, StorageMut, Transfer, ZeroPolicy, Zeroing,
 };
 
 use crate::RawError;
@@ -91,6 +91,25 @@ impl Sink for RawSink {
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
         self.storage.write_at(slot.host, data)
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.zeroing == Zeroing::Punch && self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        // Shared blocks are not the target's own, which is what preallocation is for.
+        if self.zeroing == Zeroing::Keep {
+            return Ok(false);
+        }
+        let from = HostRange::new(from, slot.range.len());
+        Ok(transfer.run(source, from, &*self.storage, slot.host))
     }
 
     fn write_zeroes(&self, range: GuestRange) -> Result<()> {

@@ -40,9 +40,13 @@ pub(crate) static OPTIONS: [OptionSpec; 2] = [
 const BLOCK_SIZE: std::ops::RangeInclusive<u64> = 512 << 10..=2 << 20;
 /// Bytes of the sector bitmap before each block: one bit per sector, one sector for all of them.
 const BITMAP_LEN: u64 = SECTOR;
-/// Where the data of a block may begin, and what a demand consists of, in bytes. Guests and hosts
-/// think in pages of this size; [blktap] aligns blocks like this, too.
+/// Where the data of a block may begin, and what a demand for a fixed image consists of, in bytes.
+/// Guests and hosts think in pages of this size; [blktap] aligns blocks like this, too.
 const GRAIN: u64 = 4096;
+/// What a demand for a dynamic image consists of, in bytes. [ours] Zeros that are stored cost
+/// nothing but space inside a block that is there anyway; looking for shorter runs of them than in
+/// qcow2 costs time.
+const UNIT: u64 = 64 << 10;
 /// Byte offset of the block table.
 const BAT_OFFSET: u64 = FOOTER_LEN + HEADER_LEN;
 
@@ -108,7 +112,10 @@ fn footer(spec: &CreateSpec, disk_type: u32, data_offset: u64) -> RawFooter {
 fn profile(virtual_size: u64, placement: Placement) -> SinkProfile {
     SinkProfile {
         virtual_size,
-        grain: GRAIN,
+        grain: match placement {
+            Placement::Identity => GRAIN,
+            Placement::Allocated => UNIT,
+        },
         placement,
         // The storage was emptied.
         zeroes: ZeroPolicy::Implied,
