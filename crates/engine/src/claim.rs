@@ -15,21 +15,65 @@ const LARGEST_UNIT: u64 = 2 << 20;
 
 /// Bytes per claim for reading `sources`: whole units, so that none is unpacked twice.
 pub(crate) fn claim_len<'a>(sources: impl IntoIterator<Item = &'a Chain>) -> u64 {
+    largest_unit(sources).max(CLAIM)
+}
+
+/// The largest unit of `sources` that claims are aligned to; 1 if there is none.
+pub(crate) fn largest_unit<'a>(sources: impl IntoIterator<Item = &'a Chain>) -> u64 {
     let layers = sources.into_iter().flat_map(Chain::layers);
     let units = layers.filter_map(|layer| layer.info().unit);
-    units
-        .filter(|unit| *unit <= LARGEST_UNIT)
-        .fold(CLAIM, u64::max)
+    units.filter(|unit| *unit <= LARGEST_UNIT).fold(1, u64::max)
+}
+
+/// What there is to be done on a disk, as [`Claims`] sees it.
+pub(crate) trait Walk {
+    /// Why the disk cannot be looked at.
+    type Error: From<goldsmith_block::Error>;
+
+    /// Whether the bytes from `at`, up to `limit`, are a hole, and where that ends.
+    fn status(&self, at: u64, limit: u64) -> Result<Status, Self::Error>;
+
+    /// The bytes from `start`, the start of a unit, up to at most `limit`, as far as the target is
+    /// to share them.
+    fn shared(&self, start: u64, limit: u64) -> Result<Option<Sharing>, Self::Error> {
+        let _ = (start, limit);
+        Ok(None)
+    }
+}
+
+/// Whether a range is a hole, and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) hole: bool,
+    pub(crate) end: u64,
+}
+
+/// Bytes that stand in a row in one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sharing {
+    pub(crate) origin: Origin,
+    /// The end of the guest bytes meant.
+    pub(crate) end: u64,
+}
+
+/// Where guest bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The layer that has them.
+    pub(crate) depth: usize,
+    /// Byte offset of the first one in the layer's data storage.
+    pub(crate) host: u64,
 }
 
 /// Hands out the ranges of a disk, one after the other, to any number of workers.
-pub(crate) struct Claims<'a, F> {
-    /// Says whether the bytes from an offset up to a limit are a hole, and where that ends.
-    status: F,
+pub(crate) struct Claims<'a, W> {
+    walk: W,
     /// Bytes of the disk.
     len: u64,
-    /// Bytes per claim, a power of two; claims start at multiples of it.
+    /// Bytes per claim, a power of two; claims end at multiples of it.
     step: u64,
+    /// Claims start at multiples of this, a power of two and at most a step.
+    align: u64,
     cancel: Option<&'a Cancel>,
     next: Mutex<Next>,
 }
@@ -47,39 +91,38 @@ pub(crate) struct Claim {
     pub(crate) hole: GuestRange,
     /// The bytes to work on, perhaps empty at the end of the disk.
     pub(crate) range: GuestRange,
+    /// Where all of `range` stands, if the target is to share it; it may be longer than a step then.
+    pub(crate) origin: Option<Origin>,
     /// Counts the claims, from zero.
     pub(crate) ticket: u64,
 }
 
-/// Whether a range is a hole, and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Status {
-    pub(crate) hole: bool,
-    pub(crate) end: u64,
-}
-
-impl<'a, E, F> Claims<'a, F>
-where
-    F: Fn(u64, u64) -> Result<Status, E>,
-    E: From<goldsmith_block::Error>,
-{
-    pub(crate) fn new(len: u64, step: u64, cancel: Option<&'a Cancel>, status: F) -> Self {
+impl<'a, W: Walk> Claims<'a, W> {
+    /// Claims of `step` bytes that start at multiples of `align`.
+    pub(crate) fn new(
+        len: u64,
+        step: u64,
+        align: u64,
+        cancel: Option<&'a Cancel>,
+        walk: W,
+    ) -> Self {
         let next = Mutex::new(Next {
             cursor: 0,
             ticket: 0,
             stopped: false,
         });
         Self {
-            status,
+            walk,
             len,
             step,
+            align,
             cancel,
             next,
         }
     }
 
     /// The next claim, or `None` when there is nothing left or somebody stopped the work.
-    pub(crate) fn next(&self) -> Result<Option<Claim>, E> {
+    pub(crate) fn next(&self) -> Result<Option<Claim>, W::Error> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         if next.stopped || next.cursor == self.len {
             return Ok(None);
@@ -87,14 +130,20 @@ where
         if let Some(cancel) = self.cancel {
             cancel.check()?;
         }
-        let hole = GuestRange::new(next.cursor, self.hole_end(next.cursor)?);
-        let end = match hole.end.checked_add(self.step) {
-            Some(end) => align_down(end, self.step).min(self.len),
-            None => self.len,
+        let start = self.hole_end(next.cursor)?;
+        let sharing = match start < self.len {
+            true => self.walk.shared(start, self.len)?,
+            false => None,
+        };
+        let end = match (sharing, start.checked_add(self.step)) {
+            (Some(sharing), _) => sharing.end,
+            (None, Some(end)) => align_down(end, self.step).min(self.len),
+            (None, None) => self.len,
         };
         let claim = Claim {
-            hole,
-            range: GuestRange::new(hole.end, end),
+            hole: GuestRange::new(next.cursor, start),
+            range: GuestRange::new(start, end),
+            origin: sharing.map(|sharing| sharing.origin),
             ticket: next.ticket,
         };
         next.cursor = end;
@@ -110,14 +159,14 @@ where
             .stopped = true;
     }
 
-    /// The start of the first claim at or after `start`, a multiple of the step, that is not all
-    /// hole.
-    fn hole_end(&self, start: u64) -> Result<u64, E> {
+    /// The start of the first claim at or after `start`, where one may start, that is not all hole.
+    fn hole_end(&self, start: u64) -> Result<u64, W::Error> {
         let mut at = start;
         while at < self.len {
-            let status = (self.status)(at, self.len)?;
+            let status = self.walk.status(at, self.len)?;
             if !status.hole {
-                return Ok(align_down(at, self.step));
+                // What is shared may end inside what reads are aligned to.
+                return Ok(align_down(at, self.align).max(start));
             }
             if let Some(cancel) = self.cancel {
                 cancel.check()?;
@@ -134,18 +183,15 @@ mod tests {
 
     use super::*;
 
-    /// A disk whose bytes in `data` are data and whose other bytes are holes.
-    fn claims(
-        len: u64,
-        data: &[std::ops::Range<u64>],
-    ) -> Claims<'static, impl Fn(u64, u64) -> Result<Status, Error>> {
-        let data = data.to_vec();
-        Claims::new(len, 64, None, move |at, limit| {
-            let inside = data.iter().find(|run| run.contains(&at));
-            let next = data
-                .iter()
-                .find(|run| run.start > at)
-                .map_or(limit, |run| run.start);
+    /// A disk whose bytes in these runs are data and whose other bytes are holes.
+    struct Runs(Vec<std::ops::Range<u64>>);
+
+    impl Walk for Runs {
+        type Error = Error;
+
+        fn status(&self, at: u64, limit: u64) -> Result<Status, Error> {
+            let inside = self.0.iter().find(|run| run.contains(&at));
+            let next = self.0.iter().find(|run| run.start > at);
             Ok(match inside {
                 Some(run) => Status {
                     hole: false,
@@ -153,13 +199,17 @@ mod tests {
                 },
                 None => Status {
                     hole: true,
-                    end: next.min(limit),
+                    end: next.map_or(limit, |run| run.start),
                 },
             })
-        })
+        }
     }
 
-    fn all(claims: Claims<'_, impl Fn(u64, u64) -> Result<Status, Error>>) -> Vec<Claim> {
+    fn claims(len: u64, data: &[std::ops::Range<u64>]) -> Claims<'static, Runs> {
+        Claims::new(len, 64, 64, None, Runs(data.to_vec()))
+    }
+
+    fn all(claims: Claims<'_, impl Walk<Error = Error>>) -> Vec<Claim> {
         std::iter::from_fn(|| claims.next().unwrap()).collect()
     }
 
@@ -172,16 +222,19 @@ mod tests {
                 Claim {
                     hole: range(0, 64),
                     range: range(64, 128),
+                    origin: None,
                     ticket: 0
                 },
                 Claim {
                     hole: range(128, 896),
                     range: range(896, 960),
+                    origin: None,
                     ticket: 1
                 },
                 Claim {
                     hole: range(960, 960),
                     range: range(960, 1000),
+                    origin: None,
                     ticket: 2
                 },
             ]
@@ -196,6 +249,7 @@ mod tests {
             [Claim {
                 hole: range(0, 1000),
                 range: range(1000, 1000),
+                origin: None,
                 ticket: 0
             }]
         );
@@ -208,5 +262,50 @@ mod tests {
         assert!(claims.next().unwrap().is_some());
         claims.stop();
         assert_eq!(claims.next().unwrap(), None);
+    }
+
+    /// Everything before 128 is shared, from byte 1000 of a file on.
+    struct Shared(Runs);
+
+    impl Walk for Shared {
+        type Error = Error;
+
+        fn status(&self, at: u64, limit: u64) -> Result<Status, Error> {
+            self.0.status(at, limit)
+        }
+
+        fn shared(&self, start: u64, limit: u64) -> Result<Option<Sharing>, Error> {
+            let origin = Origin {
+                depth: 0,
+                host: 1000 + start,
+            };
+            let end = limit.min(128);
+            Ok((start < end).then_some(Sharing { origin, end }))
+        }
+    }
+
+    #[test]
+    fn shared_claims_are_as_long_as_they_can_be() {
+        let walk = Shared(Runs(vec![20..100, 100..200]));
+        let claims = all(Claims::new(200, 64, 16, None, walk));
+        let ranges: Vec<_> = claims
+            .iter()
+            .map(|claim| {
+                (
+                    claim.hole,
+                    claim.range,
+                    claim.origin.map(|origin| origin.host),
+                )
+            })
+            .collect();
+        let range = GuestRange::new;
+        assert_eq!(
+            ranges,
+            [
+                (range(0, 16), range(16, 128), Some(1016)),
+                (range(128, 128), range(128, 192), None),
+                (range(192, 192), range(192, 200), None),
+            ]
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use goldsmith_block::{Chain, Error, ExtentKind, Result};
 
 use crate::cancel::Cancel;
-use crate::claim::{Claim, Claims, Status, claim_len};
+use crate::claim::{Claim, Claims, Status, Walk, claim_len};
 use crate::convert::Job;
 use crate::crew;
 use crate::progress::{Meter, Progress};
@@ -72,7 +72,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
     };
     let meter = Meter::new(len, job.progress);
     let step = claim_len([a, b]);
-    let claims = Claims::new(len, step, job.cancel, |at, limit| pair.status(at, limit));
+    let claims = Claims::new(len, step, step, job.cancel, &pair);
     crew::run(
         Job::thread_count(job.threads),
         || claims.stop(),
@@ -118,7 +118,9 @@ const BEHIND: Nature = Nature {
     packed: false,
 };
 
-impl Pair<'_> {
+impl Walk for &Pair<'_> {
+    type Error = CompareError;
+
     /// What both say about the bytes from `at`: a hole where neither has data.
     fn status(&self, at: u64, limit: u64) -> Result<Status, CompareError> {
         let [(a, end), (b, limit)] = [self.nature(0, at, limit)?, self.nature(1, at, limit)?];
@@ -131,7 +133,9 @@ impl Pair<'_> {
             end,
         })
     }
+}
 
+impl Pair<'_> {
     fn nature(&self, which: usize, at: u64, limit: u64) -> Result<(Nature, u64), CompareError> {
         let disk = self.disks[which];
         if at >= disk.virtual_size() {

@@ -1,15 +1,17 @@
 //! Converting: every byte of a chain into a sink.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 
 use goldsmith_block::{Chain, Committed, Error, Result, Sink};
 
 use crate::cancel::Cancel;
-use crate::claim::{Claims, Status, claim_len};
+use crate::claim::{Claims, claim_len, largest_unit};
 use crate::crew;
 use crate::digest::{Crc32, Mosaic};
 use crate::progress::{Meter, Progress};
 use crate::sequencer::Sequencer;
+use crate::source::Source;
 use crate::worker::{Shared, Worker};
 
 /// How a conversion is to be done.
@@ -20,6 +22,10 @@ pub struct Job<'a> {
     /// Shortest run of zeros that takes no space in the target, in bytes; 0 stores every byte.
     /// What the sink's grain cannot express is stored. Default: 4096.
     pub sparse: u64,
+    /// Whether the target may share the source's blocks where the file system can do that. Zeros
+    /// among what is shared stay: they take no space of their own. Nothing is shared when all is
+    /// read anyway: for a digest, for packing, or to store every byte. Default: yes.
+    pub share: bool,
     /// Whether to compute the checksum of the guest's bytes on the way.
     pub digest: bool,
     /// Told after each claim, from any worker.
@@ -33,6 +39,7 @@ impl Default for Job<'_> {
         Self {
             threads: None,
             sparse: 4096,
+            share: true,
             digest: false,
             progress: None,
             cancel: None,
@@ -81,29 +88,21 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     }
 
     let profile = sink.profile();
-    let target_unit = profile
+    let unit = profile
         .packing
         .map_or(profile.grain, |packing| packing.unit);
-    let step = claim_len([source]).max(target_unit);
-    let claims = Claims::<_>::new(len, step, job.cancel, |at, limit| -> Result<Status> {
-        if job.sparse == 0 {
-            return Ok(Status {
-                hole: false,
-                end: limit,
-            });
-        }
-        if at >= source_len {
-            return Ok(Status {
-                hole: true,
-                end: limit,
-            });
-        }
-        let found = source.extent_at(at, limit.min(source_len))?.extent;
-        Ok(Status {
-            hole: !found.kind.is_data(),
-            end: found.range.end,
-        })
-    });
+    let mut walk = Source::new(source, unit, job.sparse == 0);
+    if job.share && !job.digest && profile.packing.is_none() && !walk.dense {
+        walk.share_with(&*sink);
+    }
+    let step = claim_len([source]).max(unit);
+    let align = match walk.is_shared() {
+        true => largest_unit([source]).max(unit),
+        false => step,
+    };
+    let claims = Claims::new(len, step, align, job.cancel, walk);
+    let mut layers = source.layers().iter();
+    let in_files = layers.all(|layer| layer.data_storage().file().is_some());
     let shared = Shared {
         source,
         sink: &*sink,
@@ -111,6 +110,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         meter: Meter::new(len, job.progress),
         digest: job.digest.then(Mosaic::default),
         sparse: job.sparse,
+        copies: AtomicBool::new(in_files),
     };
 
     let stop = || {

@@ -21,8 +21,10 @@ mod compare;
 mod convert;
 mod crew;
 mod digest;
+mod layout;
 mod progress;
 mod sequencer;
+mod source;
 mod worker;
 
 pub use cancel::Cancel;

@@ -1,15 +1,24 @@
 //! One worker's share of a conversion: a claim at a time, from the source into the sink.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use goldsmith_block::{
-    Chain, Demand, GuestRange, Packing, Placement, Result, Sink, Slot, ZeroPolicy, align_down,
+    Chain, Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy,
     align_up, is_zero,
 };
 use goldsmith_codec::Packer;
 
-use crate::claim::Claim;
+use crate::claim::{Claim, Origin};
 use crate::digest::{Crc32, Mosaic};
+use crate::layout::{Layout, Rules, Run};
 use crate::progress::Meter;
 use crate::sequencer::Sequencer;
+
+/// What is read of a unit to see whether it holds more than zeros, in bytes: most data shows at
+/// once.
+const GLIMPSE: u64 = 4096;
+/// The smallest unit of a target for which a glimpse saves anything.
+const GLIMPSED: u64 = 4 * GLIMPSE;
 
 /// What all workers of one conversion share.
 pub(crate) struct Shared<'a> {
@@ -20,43 +29,42 @@ pub(crate) struct Shared<'a> {
     pub(crate) digest: Option<Mosaic>,
     /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
     pub(crate) sparse: u64,
+    /// Whether the kernel may copy what nobody here has to see; cleared when it refuses.
+    pub(crate) copies: AtomicBool,
 }
 
 /// A worker and the memory it keeps from claim to claim.
 pub(crate) struct Worker<'a> {
     shared: &'a Shared<'a>,
-    /// The claim's guest bytes; only those in `runs` mean anything.
+    rules: Rules,
+    /// The claim's guest bytes; only those in runs without an origin mean anything.
     buf: Vec<u8>,
     packer: Option<Packer>,
     /// The packed units of the claim, one after the other.
     packed: Vec<u8>,
-    pieces: Vec<Piece>,
-    runs: Vec<GuestRange>,
+    layout: Layout,
     demands: Vec<Demand>,
     slots: Vec<Slot>,
 }
 
-/// Bytes to read from one layer.
-struct Piece {
-    depth: usize,
-    range: GuestRange,
-}
-
 impl<'a> Worker<'a> {
-    /// A worker for claims of at most `step` bytes.
+    /// A worker for claims of at most `step` bytes that are not shared.
     pub(crate) fn new(shared: &'a Shared<'a>, step: usize) -> Self {
-        let packer = shared
-            .sink
-            .profile()
-            .packing
-            .map(|packing| Packer::new(packing.codec));
+        let profile = shared.sink.profile();
+        let packing = profile.packing;
+        let unit = packing.map_or(profile.grain, |packing| packing.unit);
+        let rules = Rules {
+            unit,
+            sparse: shared.sparse,
+            copies: unit >= GLIMPSED && packing.is_none() && shared.digest.is_none(),
+        };
         Self {
             shared,
+            rules,
             buf: vec![0; step],
-            packer,
+            packer: packing.map(|packing| Packer::new(packing.codec)),
             packed: Vec::new(),
-            pieces: Vec::new(),
-            runs: Vec::new(),
+            layout: Layout::default(),
             demands: Vec::new(),
             slots: Vec::new(),
         }
@@ -65,88 +73,62 @@ impl<'a> Worker<'a> {
     /// Takes one claim all the way.
     pub(crate) fn run(&mut self, claim: &Claim) -> Result<()> {
         let profile = self.shared.sink.profile();
-        let unit = profile
-            .packing
-            .map_or(profile.grain, |packing| packing.unit);
-
-        self.find_pieces(claim.range)?;
-        self.lay_runs(claim.range, unit);
-        self.read(claim.range.start, unit)?;
-        self.find_demands(claim.range.start, unit);
-        if let Some(packing) = profile.packing {
-            self.pack(claim.range.start, packing)?;
+        let mut data = 0;
+        match claim.origin {
+            Some(origin) => self.share(claim, origin)?,
+            None => {
+                self.rules.copies &= self.shared.copies.load(Ordering::Relaxed);
+                self.layout
+                    .find(self.shared.source, claim.range, self.rules)?;
+                self.read(claim.range.start)?;
+                self.find_demands(claim.range.start)?;
+                if let Some(packing) = profile.packing {
+                    self.pack(claim.range.start, packing)?;
+                }
+                if let Some(mosaic) = &self.shared.digest {
+                    self.digest(claim, mosaic);
+                }
+                self.reserve(claim.ticket, profile.placement)?;
+                self.write(claim.range.start)?;
+                let pieces = self.layout.pieces.iter();
+                data = pieces.map(|piece| piece.range.len()).sum();
+            }
         }
-        if let Some(mosaic) = &self.shared.digest {
-            self.digest(claim, mosaic);
-        }
-        self.reserve(claim.ticket, profile.placement)?;
-        self.write(claim.range.start)?;
         if profile.zeroes == ZeroPolicy::Written {
             self.write_zeroes(claim)?;
         }
-
-        let data = self.pieces.iter().map(|piece| piece.range.len()).sum();
         self.shared
             .meter
             .add(claim.range.end - claim.hole.start, data);
         Ok(())
     }
 
-    /// Lists what must be read of `range`. Neighbours in one layer become one piece, so that the
-    /// layer can read them together.
-    fn find_pieces(&mut self, range: GuestRange) -> Result<()> {
-        self.pieces.clear();
-        let source = self.shared.source;
-        let end = range.end.min(source.virtual_size());
-        let mut at = range.start;
-        while at < end {
-            let found = source.extent_at(at, end)?;
-            let found_range = found.extent.range;
-            at = found_range.end;
-            if !found.extent.kind.is_data() {
-                continue;
-            }
-            match self.pieces.last_mut() {
-                Some(last) if last.depth == found.depth && last.range.end == found_range.start => {
-                    last.range.end = found_range.end;
-                }
-                _ => self.pieces.push(Piece {
-                    depth: found.depth,
-                    range: found_range,
-                }),
+    /// Lets the target share all of a claim.
+    fn share(&mut self, claim: &Claim, origin: Origin) -> Result<()> {
+        self.demands.clear();
+        self.demands.push(Demand {
+            range: claim.range,
+            packed: None,
+        });
+        self.reserve(claim.ticket, self.shared.sink.profile().placement)?;
+        for slot in std::mem::take(&mut self.slots) {
+            let offset = slot.range.start - claim.range.start;
+            if !self.transfer(&slot, origin, offset, Transfer::Share)? {
+                self.copy(slot, origin.depth)?;
             }
         }
         Ok(())
     }
 
-    /// Rounds the pieces to whole units and joins those with too small a gap between them.
-    fn lay_runs(&mut self, range: GuestRange, unit: u64) {
-        self.runs.clear();
-        if self.shared.sparse == 0 {
-            self.runs.push(range);
-            return;
-        }
-        for piece in &self.pieces {
-            let start = align_down(piece.range.start, unit);
-            // The range starts at a multiple of the unit, so only the end of the disk cuts one.
-            let end = align_up(piece.range.end, unit).map_or(range.end, |end| end.min(range.end));
-            match self.runs.last_mut() {
-                Some(last) if start < last.end.saturating_add(self.shared.sparse) => {
-                    last.end = end;
-                }
-                _ => self.runs.push(GuestRange::new(start, end)),
+    /// Fills the buffer: pieces from their layers, everything between them with zeros. What the
+    /// kernel is to copy is left out.
+    fn read(&mut self, base: u64) -> Result<()> {
+        for run in &self.layout.runs {
+            if run.origin.is_some() {
+                continue;
             }
-        }
-    }
-
-    /// Fills the runs of the buffer: pieces from their layers, everything between them with zeros.
-    fn read(&mut self, base: u64, unit: u64) -> Result<()> {
-        let mut pieces = self.pieces.iter().peekable();
-        for run in &self.runs {
-            // A packed unit is always whole, also where the disk ends inside it.
-            let end = align_up(run.end, unit).unwrap_or(run.end);
-            let mut at = run.start;
-            while let Some(piece) = pieces.next_if(|piece| piece.range.end <= run.end) {
+            let mut at = run.range.start;
+            for piece in &self.layout.pieces[run.pieces.clone()] {
                 part(&mut self.buf, base, GuestRange::new(at, piece.range.start)).fill(0);
                 let buf = part(&mut self.buf, base, piece.range);
                 self.shared
@@ -154,6 +136,8 @@ impl<'a> Worker<'a> {
                     .read_layer(piece.depth, piece.range.start, buf)?;
                 at = piece.range.end;
             }
+            // A packed unit is always whole, also where the disk ends inside it.
+            let end = align_up(run.range.end, self.rules.unit).unwrap_or(run.range.end);
             let end = end.min(base + self.buf.len() as u64);
             part(&mut self.buf, base, GuestRange::new(at, end)).fill(0);
         }
@@ -161,23 +145,28 @@ impl<'a> Worker<'a> {
     }
 
     /// Looks for zeros while the bytes are hot in the cache, and demands places for the rest.
-    fn find_demands(&mut self, base: u64, unit: u64) {
+    fn find_demands(&mut self, base: u64) -> Result<()> {
         self.demands.clear();
-        let sparse = self.shared.sparse;
-        for run in &self.runs {
+        let sparse = self.rules.sparse;
+        for run in &self.layout.runs {
             if sparse == 0 {
                 self.demands.push(Demand {
-                    range: *run,
+                    range: run.range,
                     packed: None,
                 });
                 continue;
             }
             let first = self.demands.len();
-            let mut start = run.start;
-            while start < run.end {
-                let range = GuestRange::new(start, (start + unit).min(run.end));
+            let mut start = run.range.start;
+            while start < run.range.end {
+                let range = GuestRange::new(start, (start + self.rules.unit).min(run.range.end));
                 start = range.end;
-                if is_zero(part(&mut self.buf, base, range)) {
+                let unit = part(&mut self.buf, base, range);
+                let empty = match run.origin {
+                    None => is_zero(unit),
+                    Some(origin) => is_empty(self.shared.source, origin.depth, range.start, unit)?,
+                };
+                if empty {
                     continue;
                 }
                 match self.demands[first..].last_mut() {
@@ -194,6 +183,7 @@ impl<'a> Worker<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Packs the demanded units; one that does not become smaller stays as it is.
@@ -254,18 +244,69 @@ impl<'a> Worker<'a> {
     }
 
     fn write(&mut self, base: u64) -> Result<()> {
-        let mut packed = &self.packed[..];
-        for slot in self.slots.drain(..) {
-            let data = match slot.packed {
-                Some(len) => {
-                    // Slots come in the order of the demands, and so do the packed units.
-                    let (unit, rest) = packed.split_at(len as usize);
-                    packed = rest;
-                    unit
+        let mut packed = 0;
+        let mut run = 0;
+        for slot in std::mem::take(&mut self.slots) {
+            if let Some(len) = slot.packed {
+                // Slots come in the order of the demands, and so do the packed units.
+                let unit = packed..packed + len as usize;
+                packed = unit.end;
+                self.shared.sink.write(slot, &self.packed[unit])?;
+                continue;
+            }
+            // Demands lie in runs, slots in demands, and all ascend.
+            while self.layout.runs[run].range.end <= slot.range.start {
+                run += 1;
+            }
+            match self.layout.runs[run] {
+                Run {
+                    origin: Some(origin),
+                    range,
+                    ..
+                } => {
+                    let offset = slot.range.start - range.start;
+                    if !self.transfer(&slot, origin, offset, Transfer::Copy)? {
+                        self.shared.copies.store(false, Ordering::Relaxed);
+                        self.copy(slot, origin.depth)?;
+                    }
                 }
-                None => part(&mut self.buf, base, slot.range),
+                _ => {
+                    let data = part(&mut self.buf, base, slot.range);
+                    self.shared.sink.write(slot, data)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `slot` filled by the kernel with what stands `offset` bytes behind `origin`.
+    fn transfer(
+        &self,
+        slot: &Slot,
+        origin: Origin,
+        offset: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let layer = &self.shared.source.layers()[origin.depth];
+        let (storage, from) = (&**layer.data_storage(), origin.host + offset);
+        self.shared.sink.transfer(slot, storage, from, transfer)
+    }
+
+    /// Fills `slot` by reading and writing, where the kernel does not do it.
+    fn copy(&mut self, slot: Slot, depth: usize) -> Result<()> {
+        let mut at = slot.range.start;
+        while at < slot.range.end {
+            let end = slot.range.end.min(at + self.buf.len() as u64);
+            let part = Slot {
+                range: GuestRange::new(at, end),
+                host: slot.host + (at - slot.range.start),
+                packed: None,
             };
-            self.shared.sink.write(slot, data)?;
+            // At most as long as the buffer.
+            let buf = &mut self.buf[..(end - at) as usize];
+            self.shared.source.read_layer(depth, at, buf)?;
+            self.shared.sink.write(part, buf)?;
+            at = end;
         }
         Ok(())
     }
@@ -287,6 +328,17 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the unit at `start` of one layer holds only zeros, read into `unit` as far as that takes.
+fn is_empty(source: &Chain, depth: usize, start: u64, unit: &mut [u8]) -> Result<bool> {
+    let (glimpse, rest) = unit.split_at_mut(unit.len().min(GLIMPSE as usize));
+    source.read_layer(depth, start, glimpse)?;
+    if !is_zero(glimpse) || rest.is_empty() {
+        return Ok(is_zero(glimpse));
+    }
+    source.read_layer(depth, start + GLIMPSE, rest)?;
+    Ok(is_zero(rest))
 }
 
 /// The bytes of `range` in a buffer whose first byte is guest byte `base`.

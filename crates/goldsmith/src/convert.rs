@@ -142,6 +142,15 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Sets whether the target may share the source's blocks where the file system can do that
+    /// (XFS, btrfs): it takes next to no time and space then, and zeros among what is shared are
+    /// not looked for. Default: yes.
+    #[must_use]
+    pub fn share(mut self, share: bool) -> Self {
+        self.job.share = share;
+        self
+    }
+
     /// Sets the number of workers. Default: one per core. It never changes the target's bytes.
     #[must_use]
     pub fn threads(mut self, threads: NonZeroUsize) -> Self {

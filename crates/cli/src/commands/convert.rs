@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use goldsmith::{Cancel, Uuid};
 
 use crate::exit::{self, Failure};
@@ -58,9 +58,16 @@ pub(crate) struct Convert {
     #[arg(short = 'q', long)]
     quiet: bool,
 
-    /// Shortest run of zeros that takes no space in the target; 0 stores every byte
-    #[arg(short = 'S', long, value_name = "SIZE", default_value = "4k", value_parser = size)]
-    sparse_size: u64,
+    /// Shortest run of zeros that takes no space in the target; 0 stores every byte. By default
+    /// 4k, except where blocks are shared; a size given here has every byte looked at, as with
+    /// --reflink never
+    #[arg(short = 'S', long, value_name = "SIZE", value_parser = size)]
+    sparse_size: Option<u64>,
+
+    /// Whether the target shares the source's blocks where the file system can do that (XFS,
+    /// btrfs): in no time, and without space of its own until one of them is written to
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    reflink: Reflink,
 
     /// Threads; by default one per core
     #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
@@ -90,6 +97,12 @@ pub(crate) struct Convert {
     /// The image to write
     #[arg(required_unless_present = "target_options")]
     target: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Reflink {
+    Auto,
+    Never,
 }
 
 impl Convert {
@@ -133,9 +146,12 @@ impl Convert {
             .target_format(&self.target_format)
             .compress(self.compress)
             .round_up(self.round_up)
-            .sparse(self.sparse_size)
+            .share(self.reflink == Reflink::Auto && self.sparse_size.is_none())
             .progress(&listener)
             .cancel(&cancel);
+        if let Some(size) = self.sparse_size {
+            convert = convert.sparse(size);
+        }
         for (key, value) in pairs {
             convert = convert.option(key, value);
         }

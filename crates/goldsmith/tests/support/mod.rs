@@ -16,6 +16,11 @@ impl Folder {
         Self(tempfile::tempdir().unwrap())
     }
 
+    /// In a directory of the caller's.
+    pub(crate) fn within(directory: &Path) -> Self {
+        Self(tempfile::tempdir_in(directory).unwrap())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

@@ -1,0 +1,124 @@
+//! What of a claim must be read, where it stands, and what of it nobody here has to see.
+
+use std::ops::Range;
+
+use goldsmith_block::{Chain, ExtentKind, GuestRange, Result, align_down, align_up};
+
+use crate::claim::Origin;
+
+/// How the bytes of a claim are to be treated.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    /// Bytes that the target's format keeps together, a power of two.
+    pub(crate) unit: u64,
+    /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
+    pub(crate) sparse: u64,
+    /// Whether the kernel may copy bytes that stand in a row.
+    pub(crate) copies: bool,
+}
+
+/// Bytes to read from one layer.
+pub(crate) struct Piece {
+    pub(crate) depth: usize,
+    pub(crate) range: GuestRange,
+    /// Where the first byte stands in the layer's data storage, if all stand there in a row.
+    host: Option<u64>,
+}
+
+/// Whole units with data in them.
+#[derive(Clone)]
+pub(crate) struct Run {
+    pub(crate) range: GuestRange,
+    /// The pieces in it.
+    pub(crate) pieces: Range<usize>,
+    /// Where the run stands, if the kernel is to copy it.
+    pub(crate) origin: Option<Origin>,
+}
+
+/// The data of one claim; memory that is used again for the next.
+#[derive(Default)]
+pub(crate) struct Layout {
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Layout {
+    /// Finds the data of `source` in `range`, which starts at the start of a unit.
+    pub(crate) fn find(&mut self, source: &Chain, range: GuestRange, rules: Rules) -> Result<()> {
+        self.find_pieces(source, range)?;
+        self.runs.clear();
+        if rules.sparse == 0 {
+            self.runs.push(Run {
+                range,
+                pieces: 0..self.pieces.len(),
+                origin: None,
+            });
+            return Ok(());
+        }
+        self.lay_runs(source, range, rules);
+        Ok(())
+    }
+
+    /// Neighbours in one layer become one piece, so that the layer can read them together.
+    fn find_pieces(&mut self, source: &Chain, range: GuestRange) -> Result<()> {
+        self.pieces.clear();
+        let end = range.end.min(source.virtual_size());
+        let mut at = range.start;
+        while at < end {
+            let found = source.extent_at(at, end)?;
+            let (depth, range) = (found.depth, found.extent.range);
+            at = range.end;
+            let host = match found.extent.kind {
+                ExtentKind::Data { host } => host,
+                ExtentKind::Compressed { .. } => None,
+                ExtentKind::Zero { .. } | ExtentKind::Unallocated => continue,
+            };
+            match self.pieces.last_mut() {
+                Some(last) if last.depth == depth && last.range.end == range.start => {
+                    let in_a_row = last.host.map(|first| first + last.range.len()) == host;
+                    last.host = last.host.filter(|_| in_a_row);
+                    last.range.end = range.end;
+                }
+                _ => self.pieces.push(Piece { depth, range, host }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds the pieces to whole units and joins those with too small a gap between them.
+    fn lay_runs(&mut self, source: &Chain, range: GuestRange, rules: Rules) {
+        // What rounding and joining add to flat pieces are holes of the same file.
+        let flat = source.is_flat();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let start = align_down(piece.range.start, rules.unit);
+            // The range starts at a multiple of the unit, so only the end of the disk cuts one.
+            let end = align_up(piece.range.end, rules.unit);
+            let run = GuestRange::new(start, end.map_or(range.end, |end| end.min(range.end)));
+            match self.runs.last_mut() {
+                Some(last) if start < last.range.end.saturating_add(rules.sparse) => {
+                    last.range.end = run.end;
+                    last.pieces.end = index + 1;
+                    last.origin = last.origin.filter(|_| flat);
+                }
+                _ => {
+                    let host = match flat {
+                        true => Some(start),
+                        false => piece.host.filter(|_| piece.range == run),
+                    };
+                    let depth = piece.depth;
+                    self.runs.push(Run {
+                        range: run,
+                        pieces: index..index + 1,
+                        origin: host.map(|host| Origin { depth, host }),
+                    });
+                }
+            }
+        }
+        for run in &mut self.runs {
+            // Behind the source's end there is nothing to copy.
+            if !rules.copies || run.range.end > source.virtual_size() {
+                run.origin = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The source of a conversion, as the claims see it: holes, data, and what can be shared.
+
+use goldsmith_block::{Chain, ExtentKind, Placement, Result, Sink, align_down, align_up};
+
+use crate::claim::{Origin, Sharing, Status, Walk};
+
+/// What file systems share: whole blocks, and none has larger ones by default.
+const BLOCK: u64 = 4096;
+/// The most that one claim shares, in bytes: it takes no memory, but nobody hears of it before it
+/// is done.
+const SHARE: u64 = 16 << 30;
+
+pub(crate) struct Source<'a> {
+    pub(crate) chain: &'a Chain,
+    /// Bytes that the target's format keeps together.
+    pub(crate) unit: u64,
+    /// Whether zeros are stored like all else.
+    pub(crate) dense: bool,
+    /// Whether the target can share what the layer of each depth stores; empty if none.
+    shares: Vec<bool>,
+    /// Whether all bytes and holes come to stand in the target as they do in the source.
+    same: bool,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(chain: &'a Chain, unit: u64, dense: bool) -> Self {
+        Self {
+            chain,
+            unit,
+            dense,
+            shares: Vec::new(),
+            same: false,
+        }
+    }
+
+    /// Lets `sink` share what it can.
+    pub(crate) fn share_with(&mut self, sink: &dyn Sink) {
+        if !self.unit.is_multiple_of(BLOCK) {
+            return;
+        }
+        let layers = self.chain.layers().iter();
+        let shares: Vec<_> = layers
+            .map(|layer| sink.can_share(&**layer.data_storage()))
+            .collect();
+        if shares.contains(&true) {
+            self.same = self.chain.is_flat() && sink.profile().placement == Placement::Identity;
+            self.shares = shares;
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        !self.shares.is_empty()
+    }
+}
+
+impl Walk for Source<'_> {
+    type Error = goldsmith_block::Error;
+
+    fn status(&self, at: u64, limit: u64) -> Result<Status> {
+        let all = |hole| Status { hole, end: limit };
+        let source = self.chain.virtual_size();
+        if self.dense {
+            return Ok(all(false));
+        }
+        if at >= source {
+            return Ok(all(true));
+        }
+        let extent = self.chain.extent_at(at, limit.min(source))?.extent;
+        Ok(Status {
+            hole: !extent.kind.is_data(),
+            end: extent.range.end,
+        })
+    }
+
+    fn shared(&self, start: u64, limit: u64) -> Result<Option<Sharing>> {
+        let source = self.chain.virtual_size();
+        let limit = limit.min(source).min(start.saturating_add(SHARE));
+        if self.same {
+            let origin = Origin {
+                depth: 0,
+                host: start,
+            };
+            let end = align_down(limit, BLOCK);
+            return Ok(Some(Sharing { origin, end }).filter(|_| start < end));
+        }
+        let mut origin: Option<Origin> = None;
+        let mut at = start;
+        while at < limit && self.is_shared() {
+            let found = self.chain.extent_at(at, limit)?;
+            let (kind, range) = (found.extent.kind, found.extent.range);
+            let layer = &self.chain.layers()[found.depth];
+            let host = match kind {
+                ExtentKind::Data { host } => host,
+                // What stands there are zeros, and sharing them costs nothing.
+                ExtentKind::Zero { .. } if layer.is_flat() => Some(at),
+                _ => None,
+            };
+            let (Some(host), true) = (host, self.shares[found.depth]) else {
+                break;
+            };
+            let first = origin.get_or_insert(Origin {
+                depth: found.depth,
+                host,
+            });
+            let here = first.host + (at - start);
+            if found.depth != first.depth || host != here || !first.host.is_multiple_of(BLOCK) {
+                break;
+            }
+            if !kind.is_data() {
+                let unit = align_up(at, self.unit).unwrap_or(limit);
+                if unit.saturating_add(self.unit) <= range.end {
+                    // Whole units of zeros are better left out.
+                    at = unit;
+                    break;
+                }
+            }
+            at = range.end;
+        }
+        // Only the end of the disk cuts a unit.
+        let end = match at == source && source.is_multiple_of(BLOCK) {
+            true => source,
+            false => align_down(at, self.unit),
+        };
+        let sharing = |origin| Sharing { origin, end };
+        Ok(origin.filter(|_| end > start).map(sharing))
+    }
+}
