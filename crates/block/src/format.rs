@@ -89,10 +89,12 @@ pub enum Match {
 }
 
 /// What a new image shall be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct CreateSpec {
     /// Size of the disk in bytes; exact.
     pub virtual_size: u64,
+    /// Where guest data goes if the option `data_file` says that it stands in a file of its own.
+    pub data: Option<Arc<dyn StorageMut>>,
     /// The format's own options.
     pub options: Options,
     /// Whether to pack units of data (`-c`).

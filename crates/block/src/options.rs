@@ -24,6 +24,8 @@ pub enum OptionKind {
     Size,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Any text; the empty one is none.
+    Text,
 }
 
 /// Values for all options of one format, checked.
@@ -37,6 +39,7 @@ enum Value {
     Flag(bool),
     Size(u64),
     Choice(&'static str),
+    Text(String),
 }
 
 impl Options {
@@ -111,11 +114,24 @@ impl Options {
         }
     }
 
+    /// The text given for `name`; `None` if none was given, or if the format declares no such text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.find(name)? {
+            Value::Text(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
     fn value(&self, name: &str) -> &Value {
-        match self.values.iter().find(|(key, _)| *key == name) {
-            Some((_, value)) => value,
+        match self.find(name) {
+            Some(value) => value,
             None => panic!("option {name} is not declared"),
         }
+    }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        let found = self.values.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value)
     }
 }
 
@@ -135,6 +151,7 @@ impl OptionSpec {
                     "option {name} is a size such as 65536 or 64k, which '{text}' is not"
                 ))
             }),
+            OptionKind::Text => Ok(Value::Text(text.to_owned())),
             OptionKind::Choice(words) => match words.iter().find(|word| **word == text) {
                 Some(word) => Ok(Value::Choice(word)),
                 None => Err(Error::usage(format!(
@@ -206,6 +223,23 @@ mod tests {
             help: "",
         },
     ];
+
+    #[test]
+    fn text_is_none_until_it_is_given() {
+        static TEXT: [OptionSpec; 1] = [OptionSpec {
+            name: "backing_file",
+            kind: OptionKind::Text,
+            default: "",
+            help: "",
+        }];
+        let options = |pairs: &[(&'static str, &'static str)]| {
+            Options::parse(&TEXT, pairs.iter().copied()).unwrap()
+        };
+        assert_eq!(options(&[]).text("backing_file"), None);
+        let given = options(&[("backing_file", "a b")]);
+        assert_eq!(given.text("backing_file"), Some("a b"));
+        assert_eq!(given.text("data_file"), None);
+    }
 
     #[test]
     fn last_value_of_a_key_wins_over_the_default() {

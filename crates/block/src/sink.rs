@@ -1,6 +1,6 @@
 //! Where a conversion's bytes go: allocations are ordered, writes are not.
 
-use crate::{Codec, GuestRange, HostRange, Result, Storage, StorageMut};
+use crate::{Codec, Error, ErrorKind, GuestRange, HostRange, Result, Storage, StorageMut};
 
 /// An image that is being written from nothing.
 ///
@@ -22,6 +22,18 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// `Io` if finished metadata cannot be written; `Limit` if the format cannot hold more.
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()>;
+
+    /// Makes `range` read as zeros although something else stands behind the image; called, in
+    /// guest order with [`reserve`](Self::reserve), only under [`ZeroPolicy::Covering`].
+    ///
+    /// `range` starts at a multiple of the grain and ends at one or at the end of the disk.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
+        let text = format!("this sink covers nothing, so it has no zeros for {range}");
+        Err(Error::new(ErrorKind::Bug, text))
+    }
 
     /// Stores `data` in `slot`: the guest bytes of its range, or their packed form.
     ///
@@ -102,6 +114,9 @@ pub enum ZeroPolicy {
     Implied,
     /// What is not written holds anything, so zeros go through [`Sink::write_zeroes`].
     Written,
+    /// What is not written shows what stands behind the image, so zeros where that holds something
+    /// else go through [`Sink::reserve_zeroes`].
+    Covering,
 }
 
 /// How the engine packs units before it asks for a place.

@@ -195,6 +195,7 @@ impl<'a> Convert<'a> {
         let virtual_size = self.virtual_size(&source, format)?;
         let spec = CreateSpec {
             virtual_size,
+            data: None,
             options,
             compress: self.compress,
             uuid: self.new_uuid(virtual_size, format),

@@ -339,10 +339,39 @@ pub enum Qcow2Error {
         found: u64,
     },
     /// A creation option that version 2 does not have.
-    #[error("{option} needs compat=1.1")]
+    #[error("the option {option} needs compat=1.1")]
     NeedsVersion3 {
-        /// Option and value.
-        option: String,
+        /// The option.
+        option: &'static str,
+    },
+    /// Creation options that exclude each other.
+    #[error("the option {option} is not possible: {rule}")]
+    Conflict {
+        /// The option, perhaps with its value.
+        option: &'static str,
+        /// Why.
+        rule: &'static str,
+    },
+    /// A name that no reader would take.
+    #[error("the option {option} has {len} bytes; at most {limit} are allowed")]
+    NameOption {
+        /// The option.
+        option: &'static str,
+        /// Its length.
+        len: u64,
+        /// The longest allowed.
+        limit: u64,
+    },
+    /// Names that do not fit into the first cluster.
+    #[error(
+        "the header and its names take {len} bytes, but with cluster_size={cluster_size} there is \
+         no room for more than that"
+    )]
+    HeaderTooLong {
+        /// Length of the header.
+        len: u64,
+        /// Bytes per cluster.
+        cluster_size: u64,
     },
     /// A disk for which the L1 table would be too long.
     #[error(
@@ -392,9 +421,12 @@ impl From<Qcow2Error> for Error {
             | TooManyBitmaps { .. } => ErrorKind::Limit,
             DataFileClosed { .. } => ErrorKind::Denied,
             NoSnapshot { .. } => ErrorKind::Usage,
-            ClusterSizeOption { .. } | NeedsVersion3 { .. } | DiskTooLarge { .. } => {
-                ErrorKind::Usage
-            }
+            ClusterSizeOption { .. }
+            | NeedsVersion3 { .. }
+            | Conflict { .. }
+            | NameOption { .. }
+            | HeaderTooLong { .. }
+            | DiskTooLarge { .. } => ErrorKind::Usage,
             Unpack {
                 source: CodecError::Library { .. },
                 ..

@@ -181,9 +181,17 @@ pub(crate) fn name_table() -> Vec<u8> {
         name[..text.len()].copy_from_slice(text.as_bytes());
         RawFeatureName { set, bit, name }
     });
+    extension(ondisk::EXTENSION_FEATURE_NAMES, entries.as_bytes())
+}
+
+/// A header extension with its padding.
+pub(crate) fn extension(kind: u32, data: &[u8]) -> Vec<u8> {
     let head = RawExtension {
-        kind: ondisk::EXTENSION_FEATURE_NAMES.into(),
-        len: (size_of_val(&entries) as u32).into(),
+        kind: kind.into(),
+        // Names and tables of ours are short.
+        len: (data.len() as u32).into(),
     };
-    [head.as_bytes(), entries.as_bytes()].concat()
+    let mut bytes = [head.as_bytes(), data].concat();
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
 }

@@ -23,6 +23,7 @@
 //! let file = Arc::new(MemoryStorage::new("disk.qcow2"));
 //! let spec = CreateSpec {
 //!     virtual_size: 1 << 20,
+//!     data: None,
 //!     options: Options::parse(QCOW2.options(), [("cluster_size", "4k")])?,
 //!     compress: false,
 //!     uuid: Default::default(),
@@ -55,8 +56,10 @@ mod error;
 mod features;
 mod geometry;
 mod layer;
+mod layout;
 mod mapping;
 pub mod ondisk;
+mod plan;
 mod refcount;
 mod sink;
 mod snapshot;
@@ -100,7 +103,7 @@ impl Format for Qcow2 {
     }
 
     fn options(&self) -> &'static [OptionSpec] {
-        &sink::OPTIONS
+        &plan::OPTIONS
     }
 
     /// QEMU drops what is left of a disk behind its last sector; images made here keep it.

@@ -63,7 +63,7 @@ impl Block {
 }
 
 /// The end of a new image: what is laid out when all guest data has its place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail {
     /// Byte offset of the L1 table.
     pub(crate) l1_offset: u64,

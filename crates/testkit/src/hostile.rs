@@ -27,6 +27,8 @@ pub enum Outcome {
 pub const READ_ALL: u64 = 16 << 20;
 /// Larger disks are walked over this many extents.
 const EXTENTS: usize = 2000;
+/// As many snapshots are looked at.
+const SNAPSHOTS: usize = 3;
 /// Memory for metadata that no small image needs.
 const METADATA: u64 = 64 << 20;
 
@@ -64,6 +66,7 @@ pub fn survives(format: &dyn Format, bytes: Vec<u8>) -> Outcome {
 
 fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)> {
     let layer = open(format, bytes, METADATA)?;
+    look_at_snapshots(&*layer);
     let size = layer.info().virtual_size;
     if size <= READ_ALL {
         let extents = walk(&*layer, 0, size, usize::MAX)?;
@@ -79,12 +82,32 @@ fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)
     Ok((size, None))
 }
 
-/// Opens `bytes` with `metadata` bytes to spend.
+/// Opens `bytes` with `metadata` bytes to spend. An image that wants a data file gets itself.
 pub(crate) fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Arc<dyn Layer>> {
     let mut limits = Limits::default();
     limits.metadata_bytes = metadata;
     let storage = Arc::new(MemoryStorage::holding("hostile", bytes));
-    format.open(storage, &Budget::new(&limits))
+    let layer = format.open(storage.clone(), &Budget::new(&limits))?;
+    match layer.info().data_file {
+        Some(_) => layer.with_data(storage),
+        None => Ok(layer),
+    }
+}
+
+/// Looks into the first snapshots of `layer`, none of which keeps the others from being read.
+fn look_at_snapshots(layer: &dyn Layer) {
+    for index in 0..layer.info().snapshots.len().min(SNAPSHOTS) {
+        let budget = Budget::new(&Limits::default());
+        let looked = layer.snapshot(index, &budget).and_then(|snapshot| {
+            let size = snapshot.info().virtual_size;
+            walk(&*snapshot, 0, size, EXTENTS)?;
+            let mut start = vec![0; size.min(1 << 16) as usize];
+            snapshot.read_at(0, &mut start)
+        });
+        if let Err(error) = looked {
+            assert_blames_image(&error);
+        }
+    }
 }
 
 /// How well `bytes` fit `format`.

@@ -30,6 +30,7 @@ pub fn spec(
 ) -> Result<CreateSpec> {
     Ok(CreateSpec {
         virtual_size,
+        data: None,
         options: Options::parse(format.options(), options.iter().copied())?,
         compress,
         uuid: UUID,

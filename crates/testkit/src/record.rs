@@ -27,6 +27,8 @@ pub struct Recording {
 pub enum Step {
     /// [`Sink::reserve`].
     Reserve,
+    /// [`Sink::reserve_zeroes`].
+    ReserveZeroes,
     /// [`Sink::write`].
     Write,
     /// [`Sink::write_zeroes`].
@@ -40,11 +42,13 @@ struct Log {
     /// What became of the guest bytes, by first byte; pieces do not overlap.
     pieces: BTreeMap<u64, Piece>,
     reserves: Vec<Demand>,
+    /// End of what was last reserved.
+    reached: u64,
     /// Where the next place is, under [`Placement::Allocated`].
     next_host: u64,
     /// Slots reserved and not yet written.
     open: u64,
-    calls: [u64; 4],
+    calls: [u64; 5],
     committed: bool,
 }
 
@@ -112,8 +116,8 @@ impl Recording {
         })
     }
 
-    /// All guest bytes of a disk that fits in memory. What was neither written nor, under
-    /// [`ZeroPolicy::Written`], zeroed is `0xee`.
+    /// All guest bytes of a disk that fits in memory. What was neither written nor zeroed is `0xee`,
+    /// unless zeros are [implied](ZeroPolicy::Implied).
     pub fn bytes(&self) -> Vec<u8> {
         assert!(
             self.profile.virtual_size <= 1 << 30,
@@ -130,7 +134,7 @@ impl Recording {
         let end = offset + buf.len() as u64;
         let background = match self.profile.zeroes {
             ZeroPolicy::Implied => 0,
-            ZeroPolicy::Written => 0xee,
+            ZeroPolicy::Written | ZeroPolicy::Covering => 0xee,
         };
         buf.fill(background);
         // Pieces start on grains, so the one that reaches into `buf` from before it is the last
@@ -180,6 +184,17 @@ impl Recording {
             return Err(Error::new(ErrorKind::Io, error));
         }
         Ok(())
+    }
+
+    /// Places come in guest order where that matters.
+    fn check_order(&self, log: &mut Log, range: GuestRange) {
+        if self.profile.placement == Placement::Allocated {
+            let reached = std::mem::replace(&mut log.reached, range.end);
+            assert!(
+                reached <= range.start,
+                "reserve goes back from {reached:#x} to {range}"
+            );
+        }
     }
 
     fn check_range(&self, range: GuestRange, what: &str) {
@@ -242,15 +257,7 @@ impl Sink for RecordingSink {
         for demand in demands {
             let range = demand.range;
             recording.check_range(range, "reserve");
-            if recording.profile.placement == Placement::Allocated
-                && let Some(last) = log.reserves.last()
-            {
-                assert!(
-                    last.range.end <= range.start,
-                    "reserve goes back from {} to {range}",
-                    last.range
-                );
-            }
+            recording.check_order(&mut log, range);
             if let Some(packed) = demand.packed {
                 let packing = recording
                     .profile
@@ -293,6 +300,21 @@ impl Sink for RecordingSink {
                 at = end;
             }
         }
+        Ok(())
+    }
+
+    fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
+        let recording = &*self.recording;
+        let mut log = recording.log();
+        recording.enter(&mut log, Step::ReserveZeroes)?;
+        assert_eq!(
+            recording.profile.zeroes,
+            ZeroPolicy::Covering,
+            "zeros reserved for {range}, which nothing stands behind"
+        );
+        recording.check_range(range, "reserve_zeroes");
+        recording.check_order(&mut log, range);
+        log.claim(range, State::Zeroed);
         Ok(())
     }
 

@@ -24,6 +24,7 @@
 //! let storage = Arc::new(MemoryStorage::new("disk.vhd"));
 //! let sink = VHD.create(storage.clone(), &CreateSpec {
 //!     virtual_size: 10 << 20,
+//!     data: None,
 //!     options: Options::parse(VHD.options(), [("block_size", "1M")])?,
 //!     compress: false,
 //!     uuid: uuid::Uuid::from_u128(1),

@@ -117,6 +117,7 @@ pub(crate) fn creation_options(out: &mut impl Write, options: &[OptionSpec]) -> 
         let values = match option.kind {
             OptionKind::Flag => "on|off".to_owned(),
             OptionKind::Size => "size".to_owned(),
+            OptionKind::Text => "text".to_owned(),
             OptionKind::Choice(words) => words.join("|"),
         };
         let key = format!("{}=<{values}>", option.name);

@@ -219,8 +219,8 @@ fn with_snapshots(bench: &Bench, options: &str) -> PathBuf {
     );
     // QEMU does not resize old images that have snapshots.
     if options != "compat=0.10" {
-        qemu::img_ok(&["resize", "-q", "-f", "qcow2", text, "1100M"]);
-        qemu::io_ok(text, "qcow2", &["write -P 3 1099M 64k"]);
+        qemu::img_ok(&["resize", "-q", "-f", "qcow2", text, "9M"]);
+        qemu::io_ok(text, "qcow2", &["write -P 3 8M 64k"]);
     }
     qemu::img_ok(&["snapshot", "-c", "2", text]);
     qemu::io_ok(text, "qcow2", &["discard 0 1M"]);
@@ -257,7 +257,7 @@ fn snapshots_are_listed_as_qemu_lists_them() {
         .snapshots
         .iter()
         .map(|snapshot| snapshot.virtual_size >> 20);
-    assert_eq!(sizes.collect::<Vec<_>>(), [1, 1100, 1100]);
+    assert_eq!(sizes.collect::<Vec<_>>(), [1, 9, 9]);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use goldsmith_block::{Chain, ExtentKind};
+use goldsmith_block::{Chain, ExtentKind, Format, Storage};
 use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::hostile::walk;
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
@@ -64,6 +66,86 @@ fn our_images_are_sound_at_every_refcount_width() {
                 assert_accepted(&pattern::disk(picture), &options, false);
                 assert_accepted(&pattern::disk(picture), &options, true);
             }
+        }
+    }
+}
+
+#[test]
+fn our_images_are_sound_with_subclusters() {
+    for cluster_size in ["16k", "64k", "2M"] {
+        for more in [&[][..], &[("refcount_bits", "1"), ("lazy_refcounts", "on")]] {
+            let options = [("cluster_size", cluster_size), ("extended_l2", "on")];
+            let options = [&options, more].concat();
+            for picture in [MIXED, ALL_DATA, "40k:- 512:A 300k:- 512:b"] {
+                assert_accepted(&pattern::disk(picture), &options, false);
+                assert_accepted(&pattern::disk(picture), &options, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn our_images_are_sound_when_laid_out_in_advance() {
+    for preallocation in ["metadata", "falloc", "full"] {
+        for more in [
+            &[][..],
+            &[("extended_l2", "on")],
+            &[("cluster_size", "512"), ("refcount_bits", "64")],
+            &[("cluster_size", "2M")],
+            &[("compat", "0.10")],
+        ] {
+            let options = [&[("preallocation", preallocation)], more].concat();
+            for picture in [MIXED, ALL_DATA, "3M:-", "0:-", "1M:- 512:A"] {
+                let disk = pattern::disk(picture);
+                assert_accepted(&disk, &options, false);
+                let image = image::write(&QCOW2, &disk, &options, false).unwrap();
+                let layer = image::open(&QCOW2, image).unwrap();
+                let subclusters = more.contains(&("extended_l2", "on"));
+                let extents = walk(&*layer, 0, disk.len(), usize::MAX).unwrap();
+                let placed = |kind| matches!(kind, ExtentKind::Data { .. });
+                assert!(subclusters || extents.iter().all(|extent| placed(extent.kind)));
+            }
+        }
+    }
+}
+
+/// Our images of `disk` with a data file: QEMU finds them sound, and in them the disk.
+fn assert_data_file_accepted(disk: &ModelDisk, options: &[(&str, &str)]) {
+    let bench = Bench::new();
+    let (path, data, raw) = (bench.path("image"), bench.text("data"), bench.path("disk"));
+    let options = [&[("data_file", &*data)], options].concat();
+    let mut spec = image::spec(&QCOW2, disk.len(), &options, false).unwrap();
+    let (file, content) = (memory("image"), memory("data"));
+    spec.data = Some(content.clone());
+    image::drive(QCOW2.create(file.clone(), &spec).unwrap(), disk).unwrap();
+    assert_eq!(content.len(), disk.len());
+    std::fs::write(&path, file.to_vec()).unwrap();
+    std::fs::write(&data, content.to_vec()).unwrap();
+    std::fs::write(&raw, disk.bytes()).unwrap();
+    qemu::check(&path);
+    qemu::compare(&path, "qcow2", &raw, "raw");
+    assert!(image::read(&*open(&path)).unwrap() == disk.bytes());
+    if options.contains(&("data_file_raw", "on")) {
+        assert!(content.to_vec() == disk.bytes());
+    }
+}
+
+fn memory(name: &str) -> Arc<MemoryStorage> {
+    Arc::new(MemoryStorage::new(name))
+}
+
+#[test]
+fn our_images_are_sound_with_data_in_another_file() {
+    for more in [
+        &[][..],
+        &[("data_file_raw", "on")],
+        &[("extended_l2", "on")],
+        &[("extended_l2", "on"), ("data_file_raw", "on")],
+        &[("cluster_size", "512"), ("preallocation", "falloc")],
+        &[("cluster_size", "2M"), ("preallocation", "full")],
+    ] {
+        for picture in [MIXED, ALL_DATA, "3M:-", "1M:- 512:A"] {
+            assert_data_file_accepted(&pattern::disk(picture), more);
         }
     }
 }

@@ -24,5 +24,10 @@ goldsmith_testkit::conformance!(
         ),
         (&[("cluster_size", "1k"), ("refcount_bits", "1")], true),
         (&[("cluster_size", "128k"), ("compat", "0.10")], false),
+        (&[("cluster_size", "16k"), ("extended_l2", "on")], true),
+        (
+            &[("cluster_size", "4k"), ("preallocation", "metadata")],
+            false
+        ),
     ]
 );

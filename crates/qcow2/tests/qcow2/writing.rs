@@ -160,9 +160,94 @@ fn impossible_images_are_refused_with_the_reason() {
     }
     let v2 = |name, value| refused(1, &[("compat", "0.10"), (name, value)]);
     let zstd = v2("compression_type", "zstd");
-    assert_eq!(zstd, "compression_type=zstd needs compat=1.1");
-    assert_eq!(v2("refcount_bits", "8"), "refcount_bits=8 needs compat=1.1");
+    assert_eq!(zstd, "the option compression_type needs compat=1.1");
+    for (option, value) in [
+        ("refcount_bits", "8"),
+        ("extended_l2", "on"),
+        ("lazy_refcounts", "on"),
+        ("data_file", "data"),
+    ] {
+        assert_eq!(
+            v2(option, value),
+            format!("the option {option} needs compat=1.1")
+        );
+    }
     assert!(refused(1, &[("refcount_bits", "3")]).contains("one of 1, 2, 4"));
+}
+
+#[test]
+fn options_that_exclude_each_other_are_refused_with_the_reason() {
+    let refused = |compress, options: &[(&str, &str)]| {
+        let storage = Arc::new(MemoryStorage::new("new"));
+        let spec = image::spec(&QCOW2, 1 << 20, options, compress).unwrap();
+        let error = QCOW2.create(storage, &spec).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{options:?}");
+        error.report()
+    };
+    let backing = [("backing_file", "b"), ("backing_fmt", "raw")];
+    let with = |more: &[(&'static str, &'static str)]| [&backing[..], more].concat();
+    let full = "x".repeat(1024);
+    for (compress, options, why) in [
+        (false, vec![("backing_file", "b")], "needs backing_fmt"),
+        (false, vec![("backing_fmt", "raw")], "needs backing_file"),
+        (false, vec![("data_file_raw", "on")], "needs data_file"),
+        (
+            false,
+            with(&[("data_file", "d"), ("data_file_raw", "on")]),
+            "backing file cannot",
+        ),
+        (
+            false,
+            with(&[("preallocation", "metadata")]),
+            "needs extended_l2=on",
+        ),
+        (
+            false,
+            vec![("extended_l2", "on"), ("cluster_size", "8k")],
+            "needs cluster_size=16k",
+        ),
+        (true, vec![("data_file", "d")], "compressed image cannot"),
+        (
+            true,
+            vec![("preallocation", "full")],
+            "compressed image cannot",
+        ),
+        (
+            false,
+            vec![("data_file", &*full)],
+            "data_file has 1024 bytes; at most 1023",
+        ),
+        (
+            false,
+            vec![("data_file", &full[..500]), ("cluster_size", "512")],
+            "take 624 bytes, but with cluster_size=512",
+        ),
+    ] {
+        let report = refused(compress, &options);
+        assert!(report.contains(why), "{report}");
+    }
+    // The longest names that every reader takes.
+    let name = &full[..1023];
+    let longest = [
+        ("backing_file", name),
+        ("backing_fmt", "raw"),
+        ("data_file", name),
+    ];
+    for cluster_size in ["4k", "8k"] {
+        let options = [&longest[..], &[("cluster_size", cluster_size)]].concat();
+        let mut spec = image::spec(&QCOW2, 1 << 20, &options, false).unwrap();
+        spec.data = Some(Arc::new(MemoryStorage::new("data")));
+        let storage = Arc::new(MemoryStorage::new("new"));
+        QCOW2
+            .create(storage.clone(), &spec)
+            .unwrap()
+            .commit()
+            .unwrap();
+        let layer = image::open(&QCOW2, storage.to_vec()).unwrap();
+        let info = layer.info();
+        assert_eq!(info.backing.as_ref().unwrap().name, name);
+        assert_eq!(info.data_file.as_deref(), Some(name));
+    }
 }
 
 #[test]
@@ -215,6 +300,9 @@ fn options_hold_what_was_chosen() {
         ("refcount_bits", "1", 99, 0),
         ("refcount_bits", "64", 99, 6),
         ("compression_type", "zstd", 104, 1),
+        ("compression_type", "zstd", 79, 8),
+        ("extended_l2", "on", 79, 16),
+        ("lazy_refcounts", "on", 87, 1),
     ] {
         let image = image::write(&QCOW2, &disk, &[(name, value)], false).unwrap();
         assert_eq!(image[at], found, "{name}={value}");
