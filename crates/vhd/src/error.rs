@@ -240,6 +240,9 @@ pub enum VhdError {
         /// The wanted size.
         found: u64,
     },
+    /// A fixed image has no blocks to map.
+    #[error("batmap=on maps the blocks of a dynamic VHD; a fixed one has none")]
+    BatmapOfFixed,
     /// VHD has no compression.
     #[error("vpc images cannot be compressed")]
     Compressed,
@@ -273,6 +276,7 @@ impl From<VhdError> for Error {
             E::SizeNotSectors { .. }
             | E::SizeOverDynamic { .. }
             | E::BlockSizeOption { .. }
+            | E::BatmapOfFixed
             | E::Compressed
             | E::NullUuid
             | E::FixedLength { .. } => ErrorKind::Usage,

@@ -32,6 +32,23 @@ impl Chs {
         u64::from(self.cylinders) * u64::from(self.heads) * u64::from(self.sectors)
     }
 
+    /// The smallest geometry that holds a disk of `virtual_size` bytes, as QEMU looks for it; the
+    /// largest there is for larger disks. [qemu block/vpc.c]
+    pub(crate) fn holding(virtual_size: u64) -> Self {
+        let wanted = (virtual_size / SECTOR).min(Self::MAX.total_sectors());
+        let mut size = wanted;
+        loop {
+            let chs = Self::of_size(size * SECTOR);
+            let missing = wanted.saturating_sub(chs.total_sectors());
+            if missing == 0 {
+                return chs;
+            }
+            // Sizes in between give the same geometry or one of fewer sectors, and a cylinder is at
+            // most 16 * 255 sectors: this ends after some thousand steps.
+            size += 1;
+        }
+    }
+
     /// The geometry of a disk of `virtual_size` bytes, rounded down. [spec "CHS Calculation"]
     ///
     /// From 65535 * 16 * 63 sectors on there are 255 sectors per track: the specification writes

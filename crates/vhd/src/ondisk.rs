@@ -41,10 +41,11 @@ pub(crate) const CREATOR_QEMU_CHS: [u8; 4] = *b"qemu";
 pub(crate) const CREATOR_QEMU_EXACT: [u8; 4] = *b"qem2";
 pub(crate) const CREATOR_TAPDISK: [u8; 4] = *b"tap\0";
 /// Versions of [`CREATOR_TAPDISK`]: with the bits of bitmaps in another order, with a batmap perhaps,
-/// and with one for certain. [libvhd]
+/// with one for certain, and of version 1.2. [libvhd]
 pub(crate) const TAPDISK_0_1: u32 = 0x0000_0001;
 pub(crate) const TAPDISK_1_1: u32 = 0x0001_0001;
 pub(crate) const TAPDISK_1_2: u32 = 0x0001_0002;
+pub(crate) const TAPDISK_1_3: u32 = 0x0001_0003;
 /// Host operating system "Windows", the only one that is not Macintosh. [spec]
 pub(crate) const HOST_WINDOWS: [u8; 4] = *b"Wi2k";
 

@@ -100,3 +100,23 @@ fn empty_disk_is_tables_and_footers() {
         assert_eq!(image.len(), 1536 + table + 512, "{size}");
     }
 }
+
+#[test]
+fn batmap_stands_between_the_table_and_the_blocks() {
+    let disk = pattern::disk("2M:- 4k:A 2044k:- 16M:- 4k:b");
+    let image = image::write(&VHD, &disk, &[("batmap", "on")], false).unwrap();
+    // XenServer looks for it in images of this creator alone.
+    assert_eq!(image[28..36], *b"tap\0\0\x01\0\x03");
+    let mut header = b"tdbatmap".to_vec();
+    header.extend(2560_u64.to_be_bytes());
+    header.extend([0, 0, 0, 1, 0, 1, 0, 2]);
+    header.extend((!(0x40_u32 + 0x20)).to_be_bytes());
+    header.resize(512, 0);
+    assert_eq!(image[2048..2560], header);
+    let mut map = vec![0; 512];
+    // Blocks 1 and 10.
+    (map[0], map[1]) = (0x40, 0x20);
+    assert_eq!(image[2560..3072], map);
+    assert_eq!(image[1540..1544], [0, 0, 0, 7]);
+    assert_eq!(image.len(), 2 * (4096 + 2 * MIB) + 512);
+}

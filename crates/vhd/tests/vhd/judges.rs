@@ -2,8 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use goldsmith_block::Chain;
+use goldsmith_block::{Chain, Format};
+use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
@@ -104,6 +106,77 @@ fn geometry_is_the_one_that_qemu_gives_to_the_same_size() {
         let current = u64::from_be_bytes(theirs[48..56].try_into().unwrap());
         let ours = write(&pattern::disk(&format!("{current}:-")), &[]);
         assert_eq!(ours[56..60], theirs[56..60], "{size} ({current} bytes)");
+    }
+}
+
+/// As [`write`], with the size rounded up.
+fn write_rounded(picture: &str, subformat: &str) -> Vec<u8> {
+    let options = [("subformat", subformat), ("force_size", "off")];
+    let len = pattern::disk(picture).len();
+    let storage = Arc::new(MemoryStorage::new("image"));
+    let spec = image::spec(&VHD, len, &options, false).unwrap();
+    let sink = VHD.create(storage.clone(), &spec).unwrap();
+    let more = sink.profile().virtual_size - len;
+    let picture = if more > 0 {
+        format!("{picture} {more}:-")
+    } else {
+        picture.to_owned()
+    };
+    image::drive(sink, &pattern::disk(&picture)).unwrap();
+    storage.to_vec()
+}
+
+/// What a script that relies on QEMU's own sizes gets: `-o force_size=off`, there the default.
+#[test]
+fn rounded_size_is_the_one_that_qemu_rounds_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.vhd");
+    for size in [
+        "512",
+        "1M",
+        "34816",
+        "35328",
+        "33M",
+        "100M",
+        "136M",
+        "139M",
+        "250M",
+        "300M",
+        "504M",
+        "507M",
+        "1G",
+        "10G",
+        "31G",
+        "33822350848",
+        "33822351360",
+        "127G",
+        "136899992576",
+        "136899993600",
+        "136899994112",
+        "128G",
+        "2040G",
+    ] {
+        qemu::img_ok(&["create", "-q", "-f", "vpc", path.to_str().unwrap(), size]);
+        let theirs = std::fs::read(&path).unwrap();
+        let ours = write_rounded(&format!("{size}:-"), "dynamic");
+        // Creator; both sizes and the geometry.
+        assert_eq!(ours[28..32], theirs[28..32], "{size}");
+        assert_eq!(ours[40..60], theirs[40..60], "{size}");
+        let rounded = u64::from_be_bytes(theirs[48..56].try_into().unwrap());
+        assert_eq!(
+            image::open(&VHD, ours).unwrap().info().virtual_size,
+            rounded,
+            "{size}"
+        );
+    }
+    for picture in DISKS {
+        let disk = pattern::disk(picture);
+        for subformat in SUBFORMATS {
+            let ours = read(write_rounded(picture, subformat));
+            let args = format!("subformat={subformat}");
+            let theirs = read(qemu::write("vpc", &disk, &["-o", &args]));
+            assert!(ours == theirs, "{disk:?} {subformat}");
+        }
     }
 }
 
@@ -229,7 +302,11 @@ fn assert_pleases_vhd_util(image: &[u8], subformat: &str, now: u32) {
         "data offset"
     );
     assert!(be32(f + 24) <= now, "creation time in future");
-    assert_ne!(&image[f + 28..f + 31], b"tap", "a version of blktap");
+    let tapdisk = &image[f + 28..f + 31] == b"tap";
+    assert!(
+        !tapdisk || be32(f + 32) <= 0x0001_0003,
+        "unsupported tap creator version"
+    );
     assert!(be32(f + 56) <= vhd_chs(size), "geometry too large");
     assert_eq!(be32(f + 60), if subformat == "dynamic" { 3 } else { 2 });
     assert!(
@@ -257,7 +334,32 @@ fn assert_pleases_vhd_util(image: &[u8], subformat: &str, now: u32) {
     );
 
     // check_bat, which counts in blocks of 2 MiB
-    let end_of_headers = (table + (entries * 4).next_multiple_of(512)).max(h + 1024) / 512;
+    let mut end_of_headers = (table + (entries * 4).next_multiple_of(512)).max(h + 1024) / 512;
+    if tapdisk {
+        // validate_batmap, check_batmap
+        let b = table + (entries * 4).next_multiple_of(512).max(512);
+        assert_eq!(&image[b..b + 8], b"tdbatmap");
+        assert!(be32(b + 20) <= 0x0001_0002, "unsupported batmap version");
+        let (map, sectors) = (be64(b + 8) as usize, be32(b + 16) as usize);
+        let summed = ((size >> 24) as usize).next_multiple_of(512).max(512);
+        let sum: u32 = image[map..map + summed]
+            .iter()
+            .map(|byte| u32::from(*byte))
+            .sum();
+        assert_eq!(be32(b + 24), !sum, "invalid checksum");
+        assert!(
+            sectors > 0 && sectors << 12 >= entries,
+            "batmap-BAT size mismatch"
+        );
+        assert!(map > 0 && map.is_multiple_of(512) && map + sectors * 512 <= f);
+        for block in 0..(size >> 21) as usize {
+            let full = image[map + block / 8] << (block % 8) & 0x80 != 0;
+            let entry = be32(table + block * 4);
+            // It only asks that a full block is there; that the others are not is ours.
+            assert_eq!(full, entry != u32::MAX, "batmap of block {block}");
+        }
+        end_of_headers = (map + sectors * 512) / 512;
+    }
     let block_sectors = be32(h + 32) / 512 + 1;
     assert!(size >> 21 <= entries as u64, "size exceeds table");
     let mut blocks: Vec<_> = (0..entries)
@@ -306,6 +408,22 @@ fn our_images_please_vhd_util_check() {
             let image = write(&disk, &[("subformat", subformat)]);
             assert_pleases_vhd_util(&image, subformat, now);
         }
+    }
+    for picture in DISKS {
+        let disk = pattern::disk(picture);
+        for block_size in ["512k", "2M"] {
+            let image = write(&disk, &[("batmap", "on"), ("block_size", block_size)]);
+            assert_pleases_vhd_util(&image, "dynamic", now);
+            assert!(qemu::read("vpc", &image) == disk.bytes(), "{disk:?}");
+            let layer = image::open(&VHD, &*image).unwrap();
+            assert_eq!(layer.info().warnings, [""; 0]);
+            assert!(image::read(&*layer).unwrap() == disk.bytes(), "{disk:?}");
+        }
+    }
+    // Where libvhd's count of the map's bytes ends before the map does: 4096 blocks and some.
+    for size in ["8G", "8590M", "8605M", "8608M", "2040G"] {
+        let image = write(&pattern::disk(&format!("{size}:-")), &[("batmap", "on")]);
+        assert_pleases_vhd_util(&image, "dynamic", now);
     }
     for size in [
         "136M",

@@ -18,5 +18,6 @@ goldsmith_testkit::conformance!(
         (&[], false),
         (&[("subformat", "fixed")], false),
         (&[("block_size", "512k")], false),
+        (&[("batmap", "on")], false),
     ]
 );

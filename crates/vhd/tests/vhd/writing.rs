@@ -109,6 +109,16 @@ fn compression_and_a_null_uuid_are_refused() {
     );
 }
 
+#[test]
+fn batmap_of_a_fixed_image_is_refused() {
+    let (kind, report) = refused(&spec(1 << 20, &[("subformat", "fixed"), ("batmap", "on")]));
+    assert_eq!(kind, ErrorKind::Usage);
+    assert_eq!(
+        report,
+        "batmap=on maps the blocks of a dynamic VHD; a fixed one has none"
+    );
+}
+
 /// A device: its length stays.
 #[derive(Debug)]
 struct Device(MemoryStorage);

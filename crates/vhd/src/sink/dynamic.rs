@@ -1,0 +1,228 @@
+//! A dynamic image: blocks in the order in which the guest's data first touches them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use byteorder::{BigEndian, ByteOrder};
+use goldsmith_block::{
+    Committed, Demand, GuestRange, HostRange, Placement, Result, SECTOR, Sink, SinkProfile, Slot,
+    Storage, StorageMut, Transfer, ZeroPolicy, align_down, align_up,
+};
+use zerocopy::byteorder::big_endian::{U32, U64};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{GRAIN, Wanted};
+use crate::batmap;
+use crate::error::VhdError;
+use crate::ondisk::{
+    BATMAP_1_2, BATMAP_COOKIE, DYNAMIC, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE,
+    NO_OFFSET, RawBatmap, RawFooter, RawHeader, UNUSED, VERSION,
+};
+
+/// Smallest and largest block we write, in bytes. [spec] "Only been tested with 512K and 2 MB
+/// block sizes"; [libvhd] takes nothing larger than 2 MiB.
+const BLOCK_SIZE: std::ops::RangeInclusive<u64> = 512 << 10..=2 << 20;
+/// Bytes of the sector bitmap before each block: one bit per sector, one sector for all of them.
+const BITMAP_LEN: u64 = SECTOR;
+/// What a demand consists of, in bytes. [ours] Zeros that are stored cost nothing but space inside a
+/// block that is there anyway; looking for shorter runs of them than in qcow2 costs time.
+const UNIT: u64 = 64 << 10;
+/// Byte offset of the block table.
+const BAT_OFFSET: u64 = FOOTER_LEN + HEADER_LEN;
+
+const _: () = assert!(*BLOCK_SIZE.end() / SECTOR / 8 <= BITMAP_LEN);
+
+/// See the module.
+pub(super) struct DynamicSink {
+    storage: Arc<dyn StorageMut>,
+    profile: SinkProfile,
+    footer: RawFooter,
+    header: RawHeader,
+    /// Bytes of guest data per block, a power of two.
+    block_size: u64,
+    /// Whether a batmap stands behind the block table.
+    batmap: bool,
+    map: Mutex<Map>,
+}
+
+/// Which blocks have a place, and where the next one goes.
+struct Map {
+    /// The block table as it will stand in the file, padded to whole sectors with unused entries.
+    bat: Vec<u32>,
+    /// Byte offset of the end of the last block, or of the tables: a multiple of 512.
+    end: u64,
+}
+
+impl DynamicSink {
+    pub(super) fn new(storage: Arc<dyn StorageMut>, wanted: &Wanted) -> Result<Self, VhdError> {
+        let virtual_size = wanted.virtual_size;
+        if virtual_size > MAX_DYNAMIC_SIZE {
+            return Err(VhdError::SizeOverDynamic { virtual_size });
+        }
+        let block_size = wanted.spec.options.size("block_size");
+        if !block_size.is_power_of_two() || !BLOCK_SIZE.contains(&block_size) {
+            return Err(VhdError::BlockSizeOption { found: block_size });
+        }
+        // At most 2040 GiB / 512 KiB, which is some four million entries.
+        let blocks = virtual_size.div_ceil(block_size) as u32;
+        let bat = vec![UNUSED; blocks.next_multiple_of(SECTOR as u32 / 4) as usize];
+        let mut header = RawHeader::new_zeroed();
+        header.cookie = HEADER_COOKIE;
+        header.data_offset = U64::new(NO_OFFSET);
+        header.table_offset = U64::new(BAT_OFFSET);
+        header.version = U32::new(VERSION);
+        header.max_table_entries = U32::new(blocks);
+        header.block_size = U32::new(block_size as u32);
+        header.checksum = U32::new(header.computed_checksum());
+        let mut end = BAT_OFFSET + size_of_val(bat.as_slice()) as u64;
+        if wanted.batmap {
+            end = batmap::header_offset(BAT_OFFSET, blocks) + SECTOR + batmap_len(blocks);
+        }
+        Ok(Self {
+            storage,
+            profile: SinkProfile {
+                virtual_size,
+                grain: UNIT,
+                placement: Placement::Allocated,
+                // The storage was emptied.
+                zeroes: ZeroPolicy::Implied,
+                packing: None,
+            },
+            footer: wanted.footer(DYNAMIC, FOOTER_LEN),
+            header,
+            block_size,
+            batmap: wanted.batmap,
+            map: Mutex::new(Map { bat, end }),
+        })
+    }
+
+    /// Writes the batmap of the blocks in `bat`, if the image shall have one.
+    fn write_batmap(&self, bat: &[u32]) -> Result<()> {
+        if !self.batmap {
+            return Ok(());
+        }
+        let blocks = self.header.max_table_entries.get();
+        let offset = batmap::header_offset(BAT_OFFSET, blocks);
+        let mut map = vec![0; batmap_len(blocks) as usize];
+        // [libvhd] It reads and sums this many bytes; bits behind them would spoil its sum.
+        let read = align_up((self.profile.virtual_size >> 24).max(1), SECTOR).unwrap_or(SECTOR);
+        for (block, entry) in bat.iter().enumerate() {
+            if *entry != UNUSED && (block as u64 / 8) < read {
+                map[block / 8] |= 0x80 >> (block % 8);
+            }
+        }
+        let mut raw = RawBatmap::new_zeroed();
+        raw.cookie = BATMAP_COOKIE;
+        raw.map_offset = U64::new(offset + SECTOR);
+        raw.map_sectors = U32::new((map.len() as u64 / SECTOR) as u32);
+        raw.version = U32::new(BATMAP_1_2);
+        raw.checksum = U32::new(batmap::checksum(&map, BATMAP_1_2));
+        self.storage
+            .write_at(offset, &[raw.as_bytes(), &map].concat())
+    }
+}
+
+/// Length of the batmap of so many blocks, in bytes: whole sectors, at least one.
+fn batmap_len(blocks: u32) -> u64 {
+    u64::from(blocks).div_ceil(8 * SECTOR).max(1) * SECTOR
+}
+
+impl Map {
+    /// Byte offset of the data of block `index`, which gets a place if it has none.
+    fn place(&mut self, index: u64, block_size: u64) -> Result<u64, VhdError> {
+        let entry = &mut self.bat[index as usize];
+        if *entry == UNUSED {
+            // A file of 2040 GiB and one grain per block is far from the end of the number line.
+            let data = align_up(self.end + BITMAP_LEN, GRAIN).unwrap_or(u64::MAX);
+            let sector = (data - BITMAP_LEN) / SECTOR;
+            match u32::try_from(sector) {
+                Ok(sector) if sector != UNUSED => *entry = sector,
+                _ => {
+                    let block = index;
+                    return Err(VhdError::OutOfReach { block, sector });
+                }
+            }
+            self.end = data + block_size;
+        }
+        Ok(u64::from(*entry) * SECTOR + BITMAP_LEN)
+    }
+}
+
+impl Sink for DynamicSink {
+    fn profile(&self) -> &SinkProfile {
+        &self.profile
+    }
+
+    fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        for demand in demands {
+            let GuestRange { mut start, end } = demand.range;
+            while start < end {
+                let block = align_down(start, self.block_size);
+                let part = GuestRange::new(start, end.min(block + self.block_size));
+                let data = map.place(block / self.block_size, self.block_size)?;
+                slots.push(Slot {
+                    range: part,
+                    host: data + (start - block),
+                    packed: None,
+                });
+                start = part.end;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
+        self.storage.write_at(slot.host, data)
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let from = HostRange::new(from, slot.range.len());
+        Ok(transfer.run(source, from, &*self.storage, slot.host))
+    }
+
+    fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
+        // Nobody wrote there, so it reads as zeros.
+        Ok(())
+    }
+
+    /// Makes the image one in an order in which no reader is misled if the machine stops midway.
+    ///
+    /// Data and tables first. Then the head: QEMU opens an image by its head alone, and would take
+    /// one that has only its tail for an empty disk. The tail last: it is what the specification
+    /// goes by, and so do we.
+    fn commit(self: Box<Self>) -> Result<Committed> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let Map { bat, end } = &mut *map;
+        let end = *end;
+        for entry in bat.iter().filter(|entry| **entry != UNUSED) {
+            // All sectors of an allocated block hold data, be it zeros: so a reader sees the same
+            // bytes whether it looks at the bitmap or, like QEMU, does not.
+            self.storage
+                .write_at(u64::from(*entry) * SECTOR, &[u8::MAX; BITMAP_LEN as usize])?;
+        }
+        self.write_batmap(bat)?;
+        BigEndian::from_slice_u32(bat);
+        self.storage.write_at(BAT_OFFSET, bat.as_bytes())?;
+        // The last block has its full length, whether or not data was written to its end.
+        self.storage.set_len(end)?;
+        self.storage.flush()?;
+        let head = [self.footer.as_bytes(), self.header.as_bytes()].concat();
+        self.storage.write_at(0, &head)?;
+        self.storage.flush()?;
+        self.storage.write_at(end, self.footer.as_bytes())?;
+        self.storage.flush()?;
+        Ok(Committed {
+            file_len: end + FOOTER_LEN,
+        })
+    }
+}

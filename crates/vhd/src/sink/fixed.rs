@@ -1,0 +1,81 @@
+//! A fixed image: each byte at its own offset, then the footer.
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Committed, Demand, GuestRange, HostRange, Placement, Result, Sink, SinkProfile, Slot, Storage,
+    StorageMut, Transfer, ZeroPolicy,
+};
+use zerocopy::IntoBytes;
+
+use super::{GRAIN, Wanted};
+use crate::ondisk::{FIXED, FOOTER_LEN, NO_OFFSET, RawFooter};
+
+/// See the module.
+pub(super) struct FixedSink {
+    storage: Arc<dyn StorageMut>,
+    profile: SinkProfile,
+    footer: RawFooter,
+}
+
+impl FixedSink {
+    pub(super) fn new(storage: Arc<dyn StorageMut>, wanted: &Wanted) -> Self {
+        Self {
+            storage,
+            profile: SinkProfile {
+                virtual_size: wanted.virtual_size,
+                grain: GRAIN,
+                placement: Placement::Identity,
+                // The storage was emptied.
+                zeroes: ZeroPolicy::Implied,
+                packing: None,
+            },
+            footer: wanted.footer(FIXED, NO_OFFSET),
+        }
+    }
+}
+
+impl Sink for FixedSink {
+    fn profile(&self) -> &SinkProfile {
+        &self.profile
+    }
+
+    fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
+        slots.extend(demands.iter().map(Demand::in_place));
+        Ok(())
+    }
+
+    fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
+        self.storage.write_at(slot.host, data)
+    }
+
+    fn can_share(&self, source: &dyn Storage) -> bool {
+        self.storage.can_share(source)
+    }
+
+    fn transfer(
+        &self,
+        slot: &Slot,
+        source: &dyn Storage,
+        from: u64,
+        transfer: Transfer,
+    ) -> Result<bool> {
+        let from = HostRange::new(from, slot.range.len());
+        Ok(transfer.run(source, from, &*self.storage, slot.host))
+    }
+
+    fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
+        // Nobody wrote there, so it reads as zeros.
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<Committed> {
+        self.storage.flush()?;
+        self.storage
+            .write_at(self.profile.virtual_size, self.footer.as_bytes())?;
+        self.storage.flush()?;
+        Ok(Committed {
+            file_len: self.profile.virtual_size + FOOTER_LEN,
+        })
+    }
+}
