@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use goldsmith_block::{Error, ErrorKind, LayerInfo, Result};
 
 use crate::Opener;
+use crate::filename::protocol;
 
 /// The facts about one image file, without opening anything that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,16 +37,14 @@ impl ImageInfo {
         })
     }
 
-    /// Where the backing file is, if its name is a plain path: relative names count from the
-    /// image's directory. Says nothing about whether it may be opened.
+    /// Where the backing file is: a relative name counts from the image's directory, a name of
+    /// another kind (`json:`, `nbd:`) is given as it is. Says nothing about whether it may be opened.
     pub fn backing_path(&self) -> Option<PathBuf> {
-        let backing = self.layer.backing.as_ref()?;
-        Some(
-            self.path
-                .parent()
-                .unwrap_or(Path::new(""))
-                .join(&backing.name),
-        )
+        let name = &self.layer.backing.as_ref()?.name;
+        if protocol(name).is_some() {
+            return Some(name.into());
+        }
+        Some(self.path.parent().unwrap_or(Path::new("")).join(name))
     }
 }
 

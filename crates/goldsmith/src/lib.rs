@@ -33,15 +33,17 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod filename;
 mod info;
 mod map;
 mod open;
 mod registry;
+mod snapshot;
 
 pub use convert::{Convert, Converted};
 pub use goldsmith_block::{
     BackingReference, Chain, ChainExtent, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
-    GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, parse_size,
+    GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, Snapshot, parse_size,
 };
 pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
@@ -50,6 +52,7 @@ pub use info::ImageInfo;
 pub use map::{MapEntry, map};
 pub use open::{Opener, References};
 pub use registry::{FORMATS, format_named, probe};
+pub use snapshot::SnapshotName;
 pub use uuid::Uuid;
 
 /// The example of the README, compiled.

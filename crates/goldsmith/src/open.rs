@@ -9,7 +9,9 @@ use goldsmith_block::{
 };
 use goldsmith_storage::FileStorage;
 
+use crate::filename::FileName;
 use crate::registry;
+use crate::snapshot::SnapshotName;
 
 /// Which of the files that an image names may be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct Opener {
     limits: Limits,
     backing_format: Option<String>,
     options: Vec<(String, String)>,
+    snapshot: Option<SnapshotName>,
 }
 
 impl Opener {
@@ -67,6 +70,13 @@ impl Opener {
         self
     }
 
+    /// Opens the topmost image as it was when this internal snapshot was taken.
+    #[must_use]
+    pub fn snapshot(mut self, name: SnapshotName) -> Self {
+        self.snapshot = Some(name);
+        self
+    }
+
     /// Opens the image at `path` with everything behind it, as the disk that a guest sees.
     ///
     /// `format` is the format's name; `None` guesses it, see [`probe`](crate::probe).
@@ -78,7 +88,12 @@ impl Opener {
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
         let budget = Budget::new(&self.limits);
         let mut path = path.as_ref().to_owned();
-        let top = open_layer(&path, format, &budget, &self.options)?;
+        let mut top = open_layer(&path, format, &budget, &self.options)?;
+        let in_top = |error: Error| error.in_file(path.to_string_lossy());
+        top = self.with_data(&path, top).map_err(in_top)?;
+        if let Some(name) = &self.snapshot {
+            top = name.open(&*top, &budget).map_err(in_top)?;
+        }
         let mut warnings = Vec::new();
         let mut behind: Vec<Arc<dyn Layer>> = Vec::new();
         loop {
@@ -176,11 +191,24 @@ impl Opener {
         reference: &BackingReference,
         budget: &Budget,
     ) -> Result<(PathBuf, Arc<dyn Layer>)> {
-        let path = self.resolve(from, name)?;
+        let FileName {
+            path: name,
+            format: stated,
+        } = FileName::parse(name)?;
+        if let (Some(stated), Some(format)) = (&stated, &reference.format)
+            && stated != format
+        {
+            return Err(Error::unsupported(format!(
+                "the image says that its backing file '{name}' is {format}, and in its name that \
+                 it is {stated}"
+            )));
+        }
+        let path = self.resolve(from, &name, "backing file")?;
         // Guessing would let whoever fills a RAW backing file turn it into something else.
         let format = reference
             .format
             .as_deref()
+            .or(stated.as_deref())
             .or(self.backing_format.as_deref());
         let format = format.ok_or_else(|| {
             denied(format!(
@@ -189,6 +217,9 @@ impl Opener {
             ))
         })?;
         let layer = open_layer(&path, Some(format), budget, &[])?;
+        let layer = self
+            .with_data(&path, layer)
+            .map_err(|error| error.in_file(path.to_string_lossy()))?;
         let found = layer.info().uuid;
         if let Some(wanted) = reference.uuid
             && found != Some(wanted)
@@ -203,21 +234,32 @@ impl Opener {
         Ok((path, layer))
     }
 
-    /// The path that `name`, found in the image at `from`, stands for, if it may be opened.
-    fn resolve(&self, from: &Path, name: &str) -> Result<PathBuf> {
-        if let Some((protocol, _)) = name.split_once(':')
-            && !protocol.contains('/')
-        {
-            return Err(Error::unsupported(format!(
-                "the backing file '{name}' is no plain path but of the kind '{protocol}:'"
-            )));
-        }
+    /// Gives `layer`, the image at `path`, the file that holds its data, if it needs one.
+    fn with_data(&self, path: &Path, layer: Arc<dyn Layer>) -> Result<Arc<dyn Layer>> {
+        let Some(name) = layer.info().data_file.as_deref() else {
+            return Ok(layer);
+        };
+        let FileName {
+            path: name,
+            format: None,
+        } = FileName::parse(name)?
+        else {
+            let text = format!("the data file '{name}' is no plain path");
+            return Err(Error::unsupported(text));
+        };
+        let data = FileStorage::open(self.resolve(path, &name, "data file")?)?;
+        layer.with_data(Arc::new(data))
+    }
+
+    /// The path that `name`, found in the image at `from`, stands for, if it may be opened. `what`
+    /// is what the file is to the image.
+    fn resolve(&self, from: &Path, name: &str, what: &str) -> Result<PathBuf> {
         let directory = from.parent().unwrap_or(Path::new(""));
         let path = directory.join(name);
         match self.references {
             References::Allow => Ok(path),
             References::Deny => Err(denied(format!(
-                "the image needs the backing file '{name}', and the reference policy \
+                "the image needs the {what} '{name}', and the reference policy \
                  is 'deny' (--references)"
             ))),
             References::SameDirectory => {
@@ -231,13 +273,13 @@ impl Opener {
                     || !matches!(path.components().next_back(), Some(Component::Normal(_)))
                 {
                     return Err(denied(format!(
-                        "the backing file '{name}' is not in the directory of the image that \
+                        "the {what} '{name}' is not in the directory of the image that \
                          names it, and the reference policy is 'same-directory' (--references)"
                     )));
                 }
                 if path.is_symlink() {
                     return Err(denied(format!(
-                        "the backing file '{name}' is a symbolic link, and the reference policy \
+                        "the {what} '{name}' is a symbolic link, and the reference policy \
                          is 'same-directory' (--references)"
                     )));
                 }

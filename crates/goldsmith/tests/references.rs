@@ -5,16 +5,20 @@ mod support;
 
 use std::path::Path;
 
-use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result};
+use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result, SnapshotName};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use support::Folder;
 
 fn overlay(folder: &Folder, name: &str, backing: &str) -> std::path::PathBuf {
+    overlay_of(folder, name, backing, "raw")
+}
+
+fn overlay_of(folder: &Folder, name: &str, backing: &str, format: &str) -> std::path::PathBuf {
     let path = folder.path(name);
     let image = path.to_str().unwrap();
     qemu::img_ok(&[
-        "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", "raw", image, "1M",
+        "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", format, image, "1M",
     ]);
     path
 }
@@ -76,27 +80,162 @@ fn same_directory_is_left_by_no_trick() {
     denied(&down, References::SameDirectory);
 }
 
+/// An overlay whose backing file has any name. QEMU itself wants to look behind some of them, so
+/// the name is set afterwards.
+fn overlay_named(folder: &Folder, name: &str) -> std::path::PathBuf {
+    let stand_in = "x".repeat(name.len());
+    let top = overlay(folder, "top.qcow2", &stand_in);
+    let mut bytes = std::fs::read(&top).unwrap();
+    let at = bytes
+        .windows(name.len())
+        .position(|part| part == stand_in.as_bytes())
+        .unwrap();
+    bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+    std::fs::write(&top, bytes).unwrap();
+    top
+}
+
 #[test]
-fn name_with_a_protocol_is_never_followed() {
+fn name_of_another_kind_than_a_file_is_never_followed() {
     let folder = Folder::new();
+    folder.write("base.raw", &disk("1M:A"));
     for name in [
         r#"json:{"driver":"raw"}"#,
+        r#"json:{"driver":"nbd","host":"localhost"}"#,
+        r#"json:{"driver":"qcow2","file.filename":"base.raw"}"#,
         "nbd://localhost/x",
-        "file:base.raw",
+        "fat:rw:.",
     ] {
-        // qemu-img itself wants to look behind such names, so the name is set afterwards.
-        let stand_in = "x".repeat(name.len());
-        let top = overlay(&folder, "top.qcow2", &stand_in);
-        let mut bytes = std::fs::read(&top).unwrap();
-        let at = bytes
-            .windows(name.len())
-            .position(|part| part == stand_in.as_bytes())
-            .unwrap();
-        bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
-        std::fs::write(&top, bytes).unwrap();
+        let top = overlay_named(&folder, name);
         let error = open(&top, References::Allow).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.report());
     }
+}
+
+#[test]
+fn every_spelling_of_a_file_is_that_file() {
+    let folder = Folder::new();
+    let base = disk("300k:A 700k:b 24k:-");
+    folder.write("base.raw", &base);
+    let absolute = folder.text("base.raw");
+    for name in [
+        "file:base.raw",
+        &format!("file:{absolute}"),
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
+        r#"json:{"file.driver":"file","file.filename":"base.raw"}"#,
+        &format!(r#"json:{{"driver":"raw","file.filename":"{absolute}"}}"#),
+    ] {
+        let top = overlay_named(&folder, name);
+        denied(&top, References::Deny);
+        let chain = open(&top, References::SameDirectory).unwrap();
+        let mut ours = vec![0; base.len() as usize];
+        chain.read_at(0, &mut ours).unwrap();
+        assert!(ours == base.bytes(), "{name}");
+        // QEMU looks for relative names where it runs.
+        let mut qemu = std::process::Command::new("qemu-img");
+        qemu.args(["convert", "-f", "qcow2", "-O", "raw", "top.qcow2", "theirs"]);
+        assert!(
+            qemu.current_dir(folder.path(""))
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(
+            std::fs::read(folder.path("theirs")).unwrap() == ours,
+            "{name}"
+        );
+    }
+    for name in [
+        "file:../base.raw",
+        r#"json:{"file.filename":"../base.raw"}"#,
+        r#"json:{"file.filename":"/base.raw"}"#,
+    ] {
+        denied(&overlay_named(&folder, name), References::SameDirectory);
+    }
+}
+
+#[test]
+fn data_file_is_opened_only_if_the_policy_says_so() {
+    let folder = Folder::new();
+    let image = folder.path("image.qcow2");
+    let create = |data: &str| {
+        let options = format!("data_file={data},data_file_raw=on");
+        let image = image.to_str().unwrap();
+        qemu::img_ok(&["create", "-q", "-f", "qcow2", "-o", &options, image, "1M"]);
+        qemu::io_ok(image, "qcow2", &["write -P 7 100k 300k"]);
+    };
+    std::fs::create_dir(folder.path("inner")).unwrap();
+    create(&folder.text("inner/data"));
+    assert!(denied(&image, References::Deny).contains("needs the data file"));
+    let report = denied(&image, References::SameDirectory);
+    assert!(
+        report.contains("is not in the directory of the image"),
+        "{report}"
+    );
+    open(&image, References::Allow).unwrap();
+
+    create(&folder.text("data"));
+    denied(&image, References::Deny);
+    let chain = open(&image, References::SameDirectory).unwrap();
+    let mut ours = vec![0; 1 << 20];
+    chain.read_at(0, &mut ours).unwrap();
+    assert!(std::fs::read(folder.path("data")).unwrap() == ours);
+    assert!(ours.contains(&7));
+    // What is denied for an image is denied for one behind it.
+    let top = overlay_of(&folder, "top.qcow2", "image.qcow2", "qcow2");
+    let report = denied(&top, References::Deny);
+    assert!(
+        report.contains("needs the backing file 'image.qcow2'"),
+        "{report}"
+    );
+    assert_eq!(
+        open(&top, References::SameDirectory)
+            .unwrap()
+            .layers()
+            .len(),
+        2
+    );
+    std::fs::rename(folder.path("data"), folder.path("inner/data")).unwrap();
+    std::os::unix::fs::symlink("inner/data", folder.path("data")).unwrap();
+    for path in [&top, &image] {
+        let report = denied(path, References::SameDirectory);
+        assert!(report.contains("data' is a symbolic link"), "{report}");
+        open(path, References::Allow).unwrap();
+    }
+}
+
+#[test]
+fn snapshot_is_found_by_id_and_by_name() {
+    let folder = Folder::new();
+    let path = folder.path("image.qcow2");
+    let image = path.to_str().unwrap();
+    qemu::img_ok(&["create", "-q", "-f", "qcow2", image, "1M"]);
+    for (byte, name) in [("1", "2"), ("2", "one"), ("3", "one")] {
+        qemu::io_ok(image, "qcow2", &[&format!("write -P {byte} 0 64k")]);
+        qemu::img_ok(&["snapshot", "-c", name, image]);
+    }
+    let first_byte = |name: SnapshotName| {
+        let chain = Opener::new().snapshot(name).open(&path, Some("qcow2"))?;
+        let mut byte = [0];
+        chain.read_at(0, &mut byte).map(|()| byte[0])
+    };
+    let either = |text: &str| first_byte(SnapshotName::IdOrName(text.into()));
+    let both = |id: Option<&str>, name: Option<&str>| {
+        let (id, name) = (id.map(str::to_owned), name.map(str::to_owned));
+        first_byte(SnapshotName::Exactly { id, name })
+    };
+    assert_eq!(either("2").unwrap(), 2);
+    assert_eq!(either("one").unwrap(), 2);
+    assert_eq!(both(None, Some("2")).unwrap(), 1);
+    assert_eq!(both(Some("3"), None).unwrap(), 3);
+    assert_eq!(both(Some("3"), Some("one")).unwrap(), 3);
+    let error = both(Some("1"), Some("one")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.report().ends_with(
+        "the image has no snapshot with the id '1' and the name 'one'; it has 1 (2), 2 (one), \
+         3 (one)"
+    ));
+    either("four").unwrap_err();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::bitmap::Bitmap;
 use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
 use crate::geometry::{Area, DataPlace, Geometry};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;
 use crate::snapshot::Snapshots;
 use crate::table::{Part, Tables};
@@ -131,7 +131,7 @@ impl Qcow2Layer {
         let (entries, first) = match part {
             Part::Empty { end } => {
                 return Ok(Run {
-                    mapping: Mapping::Unallocated,
+                    mapping: NOWHERE,
                     end: limit.min(end << bits),
                 });
             }
@@ -147,7 +147,7 @@ impl Qcow2Layer {
         // Less than the parts of a cluster.
         let at = ((start - (cluster << bits)) >> status_bits) as u32;
         let first = next(at).transpose()?;
-        let (mapping, parts) = first.unwrap_or((Mapping::Unallocated, 1));
+        let (mapping, parts) = first.unwrap_or((NOWHERE, 1));
         // Clusters past the disk's end do not exist, so ends stay below 2^63 and a cluster.
         let mut end = start + (u64::from(parts) << status_bits);
         // A faulty entry ends the run: its error belongs to whoever asks for its own bytes.
@@ -342,7 +342,15 @@ impl Layer for Qcow2Layer {
         let range = GuestRange::new(offset, end);
         let into = offset % (1 << self.geometry.status_bits());
         let kind = match mapping {
-            Mapping::Unallocated => ExtentKind::Unallocated,
+            // [qemu] What is not there has a place all the same, if nothing can show through.
+            Mapping::Unallocated { host: Some(host) } if self.info.backing.is_none() => {
+                let host = self.visible(host, into, range).ok();
+                ExtentKind::Zero {
+                    allocated: false,
+                    host: host.map(|host| host.offset),
+                }
+            }
+            Mapping::Unallocated { .. } => ExtentKind::Unallocated,
             Mapping::Zero { host } => {
                 let host = host.map(|host| self.visible(host, into, range));
                 ExtentKind::Zero {
@@ -376,7 +384,7 @@ impl Layer for Qcow2Layer {
             let part = &mut rest[..(end - at) as usize];
             let into = at % (1 << self.geometry.status_bits());
             at = match mapping {
-                Mapping::Unallocated => {
+                Mapping::Unallocated { .. } => {
                     part.fill(0);
                     end
                 }

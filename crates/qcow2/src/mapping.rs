@@ -9,8 +9,11 @@ use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
 /// The status of a guest cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mapping {
-    /// Not in this image.
-    Unallocated,
+    /// Not in this image, though with subclusters there may be a place for it.
+    Unallocated {
+        /// The subcluster's byte offset.
+        host: Option<u64>,
+    },
     /// Zeros, perhaps with a cluster kept for them.
     Zero {
         /// The cluster's byte offset.
@@ -27,6 +30,9 @@ pub(crate) enum Mapping {
         host: HostRange,
     },
 }
+
+/// A cluster that is not in this image and has no place in it.
+pub(crate) const NOWHERE: Mapping = Mapping::Unallocated { host: None };
 
 impl Mapping {
     /// What an entry says of the `at`th part of its cluster, and of how many parts from there on.
@@ -49,7 +55,9 @@ impl Mapping {
     /// What the same run says of the cluster or subcluster that starts `bytes` after its first one.
     pub(crate) fn after(self, bytes: u64) -> Option<Self> {
         match self {
-            Self::Unallocated => Some(self),
+            Self::Unallocated { host } => Some(Self::Unallocated {
+                host: host.map(|host| host + bytes),
+            }),
             Self::Zero { host } => Some(Self::Zero {
                 host: host.map(|host| host + bytes),
             }),
@@ -66,7 +74,7 @@ fn cluster(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
     }
     let offset = host_offset("L2", entry, ZERO, geometry)?;
     if entry & ZERO == 0 {
-        return Ok(offset.map_or(Mapping::Unallocated, |host| Mapping::Data { host }));
+        return Ok(offset.map_or(NOWHERE, |host| Mapping::Data { host }));
     }
     if geometry.version < 3 {
         return Err(Qcow2Error::ZeroFlag { entry });
@@ -109,7 +117,7 @@ fn subclusters(
     let (mapping, same) = match (allocated >> at & 1, zero >> at & 1, here) {
         (1, _, Some(host)) => (Mapping::Data { host }, allocated),
         (_, 1, host) => (Mapping::Zero { host }, zero),
-        _ => (Mapping::Unallocated, !(allocated | zero)),
+        (_, _, host) => (Mapping::Unallocated { host }, !(allocated | zero)),
     };
     Ok((mapping, (same >> at).trailing_ones()))
 }
@@ -243,13 +251,17 @@ mod tests {
         assert_eq!(part(place, bitmap, 0), Ok((data(0x5_0000), 2)));
         assert_eq!(part(place, bitmap, 1), Ok((data(0x5_0800), 1)));
         assert_eq!(part(place, bitmap, 2), Ok((zero(Some(0x5_1000)), 3)));
-        assert_eq!(part(place, bitmap, 5), Ok((Mapping::Unallocated, 27)));
+        let host = Some(0x5_2800);
+        assert_eq!(
+            part(place, bitmap, 5),
+            Ok((Mapping::Unallocated { host }, 27))
+        );
         assert_eq!(
             part(place, u64::from(u32::MAX), 0),
             Ok((data(0x5_0000), 32))
         );
         assert_eq!(part(0, 1 << 63, 31), Ok((zero(None), 1)));
-        assert_eq!(part(0, 1 << 63, 0), Ok((Mapping::Unallocated, 31)));
+        assert_eq!(part(0, 1 << 63, 0), Ok((NOWHERE, 31)));
         let packed = part(COMPRESSED | 0x5_0123, 0, 7).unwrap();
         assert_eq!(packed.1, 25);
     }
@@ -278,7 +290,7 @@ mod tests {
         let of = |entry| cluster(entry, &elsewhere);
         assert_eq!(of(COPIED), Ok(Mapping::Data { host: 0 }));
         assert_eq!(of(COPIED | 1), Ok(Mapping::Zero { host: None }));
-        assert_eq!(of(0), Ok(Mapping::Unallocated));
+        assert_eq!(of(0), Ok(NOWHERE));
         let packed = of(COMPRESSED | 0x5_0000);
         assert!(matches!(packed, Err(Qcow2Error::PackedElsewhere { .. })));
         assert!(host_offset("L1", COPIED, 0, &elsewhere).is_err());
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn standard_entries_are_read() {
         let host = 0x5_0000;
-        assert_eq!(of(0), Ok(Mapping::Unallocated));
+        assert_eq!(of(0), Ok(NOWHERE));
         assert_eq!(of(1), Ok(Mapping::Zero { host: None }));
         assert_eq!(of(host | 1), Ok(Mapping::Zero { host: Some(host) }));
         assert_eq!(of(host), Ok(Mapping::Data { host }));

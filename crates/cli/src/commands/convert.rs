@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Cancel, Uuid};
+use goldsmith::{Cancel, SnapshotName, Uuid};
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, size};
@@ -45,6 +45,14 @@ pub(crate) struct Convert {
     /// Creation options of the target; '-o help' lists them
     #[arg(short = 'o', long, value_name = "K=V,...", visible_alias = "options")]
     target_options: Vec<String>,
+
+    /// Convert this internal snapshot of the source (qcow2), by its id or name
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "ID_OR_NAME|snapshot.id=ID,snapshot.name=NAME"
+    )]
+    snapshot: Option<String>,
 
     /// Compress the target (qcow2)
     #[arg(short = 'c', long)]
@@ -141,8 +149,12 @@ impl Convert {
             }
         };
 
+        let mut opener = self.opening.opener();
+        if let Some(text) = &self.snapshot {
+            opener = opener.snapshot(snapshot_name(text)?);
+        }
         let mut convert = goldsmith::Convert::new(source, target)
-            .opener(self.opening.opener())
+            .opener(opener)
             .target_format(&self.target_format)
             .compress(self.compress)
             .round_up(self.round_up)
@@ -178,6 +190,25 @@ impl Convert {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What `-l` means. [qemu] An id or a name, unless it begins like a list of both.
+fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
+    if !text.starts_with("snapshot.") {
+        return Ok(SnapshotName::IdOrName(text.to_owned()));
+    }
+    let (mut id, mut name) = (None, None);
+    for pair in split_options(text) {
+        match pair.split_once('=') {
+            Some(("snapshot.id", value)) => id = Some(value.to_owned()),
+            Some(("snapshot.name", value)) => name = Some(value.to_owned()),
+            _ => {
+                let text = format!("-l takes snapshot.id=ID and snapshot.name=NAME, not '{pair}'");
+                return Err(Failure::with_status(1, text));
+            }
+        }
+    }
+    Ok(SnapshotName::Exactly { id, name })
 }
 
 /// The pairs of one `-o`: separated by commas, of which a doubled one stands for itself. [qemu]

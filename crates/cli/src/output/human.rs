@@ -2,7 +2,9 @@
 
 use std::io::{Result, Write};
 
-use goldsmith::{Chain, Detail, ImageInfo, OptionKind, OptionSpec};
+use goldsmith::{Chain, Detail, ImageInfo, OptionKind, OptionSpec, Snapshot};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::exit::Failure;
 
@@ -35,6 +37,10 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
             writeln!(out, "backing file format: {}", shown(format))?;
         }
     }
+    if !layer.snapshots.is_empty() {
+        writeln!(out, "Snapshot list:")?;
+        snapshots(out, &layer.snapshots)?;
+    }
     if !layer.details.is_empty() {
         writeln!(out, "Format specific information:")?;
     }
@@ -51,6 +57,45 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
         info.file_len
     )?;
     writeln!(out, "    disk size: {}", rounded(info.allocated))
+}
+
+/// A table of snapshots, as `qemu-img info` and `qemu-img snapshot -l` show it.
+fn snapshots(out: &mut impl Write, snapshots: &[Snapshot]) -> Result<()> {
+    let mut row = |cells: [&str; 6]| {
+        let [id, tag, size, date, clock, icount] = cells;
+        writeln!(
+            out,
+            "{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {icount:>10}"
+        )
+    };
+    row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"])?;
+    for snapshot in snapshots {
+        let taken = Timestamp::from_second(snapshot.taken_seconds.into());
+        let date = taken.map(|taken| {
+            let local = taken.to_zoned(TimeZone::system());
+            local.strftime("%Y-%m-%d %H:%M:%S").to_string()
+        });
+        let milliseconds = snapshot.vm_clock_nanoseconds / 1_000_000;
+        let seconds = milliseconds / 1000;
+        let clock = format!(
+            "{:04}:{:02}:{:02}.{:03}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60,
+            milliseconds % 1000
+        );
+        let icount = snapshot.vm_instructions.map(|count| count.to_string());
+        row([
+            &shown(&snapshot.id),
+            &shown(&snapshot.name),
+            &rounded(snapshot.vm_state_len),
+            // Any 32-bit number of seconds is a time.
+            &date.unwrap_or_default(),
+            &clock,
+            &icount.unwrap_or_default(),
+        ])?;
+    }
+    Ok(())
 }
 
 /// One fact, and those it is made of, each level further in.
@@ -97,7 +142,7 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<()
                         show; use --output=json";
             return Err(Failure::with_status(1, text));
         };
-        let file = chain.layers()[entry.depth].storage().name();
+        let file = chain.layers()[entry.depth].data_storage().name();
         let (start, len) = (hex(entry.range.start), hex(entry.range.len()));
         writeln!(
             out,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use goldsmith::{Chain, Detail, ImageInfo};
+use goldsmith::{Chain, Detail, ImageInfo, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -36,6 +36,9 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure
         .and_then(|backing| backing.format.as_ref())
     {
         say("backing-filename-format", json!(format));
+    }
+    if !layer.snapshots.is_empty() {
+        say("snapshots", layer.snapshots.iter().map(snapshot).collect());
     }
     say("virtual-size", json!(layer.virtual_size));
     say("filename", json!(filename));
@@ -77,6 +80,26 @@ fn value(detail: &Detail) -> Value {
         Detail::List(items) => items.iter().map(value).collect(),
         Detail::Record(fields) => record(fields),
     }
+}
+
+fn snapshot(snapshot: &Snapshot) -> Value {
+    let mut facts = Map::new();
+    if let Some(count) = snapshot.vm_instructions {
+        facts.insert("icount".to_owned(), json!(count));
+    }
+    let clock = snapshot.vm_clock_nanoseconds;
+    for (key, value) in [
+        ("vm-clock-nsec", json!(clock % 1_000_000_000)),
+        ("name", json!(snapshot.name)),
+        ("date-sec", json!(snapshot.taken_seconds)),
+        ("date-nsec", json!(snapshot.taken_nanoseconds)),
+        ("vm-clock-sec", json!(clock / 1_000_000_000)),
+        ("id", json!(snapshot.id)),
+        ("vm-state-size", json!(snapshot.vm_state_len)),
+    ] {
+        facts.insert(key.to_owned(), value);
+    }
+    Value::Object(facts)
 }
 
 fn record(fields: &[(&'static str, Detail)]) -> Value {

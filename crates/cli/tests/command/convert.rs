@@ -213,3 +213,36 @@ fn child_is_flattened_over_its_parent_and_a_lost_footer_is_a_warning() {
         "{done:?}"
     );
 }
+
+#[test]
+fn snapshot_is_chosen_as_qemu_img_chooses_it() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+    for (pattern, name) in [(1, "2"), (2, "one,two"), (3, "three")] {
+        folder.qemu_io("disk.qcow2", &[&format!("write -P {pattern} 0 300k")]);
+        folder.qemu_img_ok(&format!("snapshot -c {name} disk.qcow2"));
+    }
+    folder.qemu_io("disk.qcow2", &["write -P 9 0 300k"]);
+    for choice in [
+        "2",
+        "one,two",
+        "snapshot.id=3",
+        "snapshot.name=one,,two",
+        "snapshot.id=1,snapshot.name=2",
+    ] {
+        let line = |out| format!("convert -f qcow2 -l {choice} -O raw disk.qcow2 {out}");
+        assert_eq!(folder.goldsmith_ok(&line("ours")), "");
+        folder.qemu_img_ok(&line("theirs"));
+        let [ours, theirs] = ["ours", "theirs"].map(|name| std::fs::read(folder.path(name)));
+        assert!(ours.unwrap() == theirs.unwrap(), "{choice}");
+    }
+    for choice in [
+        "four",
+        "snapshot.id=1,snapshot.name=three",
+        "snapshot.age=1",
+    ] {
+        let done = folder.goldsmith(&format!("convert -l {choice} -O raw disk.qcow2 none"));
+        assert_eq!(done.status, 1);
+        assert!(!folder.path("none").exists());
+    }
+}

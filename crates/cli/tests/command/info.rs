@@ -16,6 +16,13 @@ fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
         "convert -f raw -O qcow2 -o compat=0.10 disk.raw v2.qcow2",
         "create -q -f qcow2 -b disk.raw -F raw top.qcow2 8M",
         "create -q -f qcow2 -o lazy_refcounts=on lazy.qcow2 1G",
+        "create -q -f qcow2 -o extended_l2=on subclusters.qcow2 1G",
+        "create -q -f qcow2 -o data_file=data,data_file_raw=on split.qcow2 1M",
+        "create -q -f qcow2 -b disk.raw -F raw busy.qcow2 8M",
+        "snapshot -c one busy.qcow2",
+        "snapshot -c a-rather-long-name-of-a-snapshot busy.qcow2",
+        "bitmap --add --disable -g 1M busy.qcow2 first",
+        "bitmap --add busy.qcow2 second",
         "convert -f raw -O vpc -o force_size=on disk.raw dynamic.vhd",
         "convert -f raw -O vpc -o subformat=fixed,force_size=on disk.raw fixed.vhd",
     ] {
@@ -28,6 +35,9 @@ fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
         ("v2.qcow2", "qcow2"),
         ("top.qcow2", "qcow2"),
         ("lazy.qcow2", "qcow2"),
+        ("subclusters.qcow2", "qcow2"),
+        ("split.qcow2", "qcow2"),
+        ("busy.qcow2", "qcow2"),
         ("dynamic.vhd", "vpc"),
         ("fixed.vhd", "vpc"),
     ];

@@ -13,6 +13,10 @@ fn images() -> Folder {
         "create -q -f qcow2 big.qcow2 1T",
         "create -q -f qcow2 -b plain.qcow2 -F qcow2 top.qcow2 4M",
         "create -q -f qcow2 -o cluster_size=512 tiny.qcow2 1M",
+        "create -q -f qcow2 -o extended_l2=on sub.qcow2 3M",
+        "create -q -f qcow2 -o extended_l2=on -b plain.qcow2 -F qcow2 subtop.qcow2 3M",
+        "create -q -f qcow2 -o data_file=data split.qcow2 3M",
+        "create -q -f qcow2 -o data_file=raw,data_file_raw=on same.qcow2 3M",
     ] {
         folder.qemu_img_ok(line);
     }
@@ -27,6 +31,17 @@ fn images() -> Folder {
         "top.qcow2",
         &["write 64k 64k", "write -z 256k 64k", "write 3M 64k"],
     );
+    let parts = [
+        "write 4k 4k",
+        "write -z 100k 10k",
+        "write 1M 70k",
+        "discard 1030k 8k",
+        "write -z 2M 2k",
+    ];
+    for image in ["sub.qcow2", "subtop.qcow2", "split.qcow2", "same.qcow2"] {
+        folder.qemu_io(image, &parts);
+    }
+    folder.qemu_io("sub.qcow2", &["write -c 2560k 64k"]);
     folder.qemu_io(
         "tiny.qcow2",
         &["write 1k 512", "write 100k 100k", "write -z 300k 2k"],
@@ -37,7 +52,9 @@ fn images() -> Folder {
 #[test]
 fn json_is_that_of_qemu_img() {
     let folder = images();
-    for name in ["plain", "packed", "big", "top", "tiny"] {
+    for name in [
+        "plain", "packed", "big", "top", "tiny", "sub", "subtop", "split", "same",
+    ] {
         let line = format!("map -f qcow2 --output=json {name}.qcow2");
         assert_eq!(
             folder.goldsmith_ok(&line),
@@ -52,7 +69,7 @@ fn json_is_that_of_qemu_img() {
 #[test]
 fn text_is_that_of_qemu_img() {
     let folder = images();
-    for name in ["plain", "big", "top", "tiny"] {
+    for name in ["plain", "big", "top", "tiny", "subtop", "split", "same"] {
         let line = format!("map -f qcow2 {name}.qcow2");
         assert_eq!(
             folder.goldsmith_ok(&line),

@@ -107,9 +107,19 @@ fn subcluster_is_an_extent_of_its_own() {
         .map(|extent| (extent.range.end >> 10, extent.kind))
         .collect();
     let unallocated = ExtentKind::Unallocated;
-    assert_eq!(found[0], (4, unallocated));
+    // Nothing is there but a place for it, and nothing behind the image.
+    let placed = |kind| {
+        matches!(
+            kind,
+            ExtentKind::Zero {
+                allocated: false,
+                host: Some(_)
+            }
+        )
+    };
+    assert!(found[0].0 == 4 && placed(found[0].1));
     assert!(matches!(found[1], (8, ExtentKind::Data { host: Some(host) }) if host % 65536 == 4096));
-    assert_eq!(found[2], (10, unallocated));
+    assert!(found[2].0 == 10 && placed(found[2].1));
     assert!(matches!(
         found[3],
         (
@@ -120,7 +130,7 @@ fn subcluster_is_an_extent_of_its_own() {
             }
         )
     ));
-    assert_eq!(found[4], (64, unallocated));
+    assert!(found[4].0 == 64 && placed(found[4].1));
     assert!(matches!(found[5], (128, ExtentKind::Compressed { .. })));
     assert_eq!(found[6..], [(1024, unallocated)]);
     let inside = layer.extent_at(70_000, 80_000).unwrap();
