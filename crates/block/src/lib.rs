@@ -35,9 +35,7 @@ pub use format::{CreateSpec, Format, Match, Probe};
 pub use layer::{BackingReference, Detail, Layer, LayerInfo, Snapshot};
 pub use limits::{Budget, Limits};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
-pub use sink::{
-    Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, Transfer, ZeroPolicy,
-};
-pub use storage::{Span, Storage, StorageId, StorageMut, Zeroing, end_of_storage};
+pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};
+pub use storage::{Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage};
 pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
 pub use zero::is_zero;

@@ -1,6 +1,6 @@
 //! Where a conversion's bytes go: allocations are ordered, writes are not.
 
-use crate::{Codec, Error, ErrorKind, GuestRange, HostRange, Result, Storage, StorageMut};
+use crate::{Codec, Error, ErrorKind, GuestRange, Result, Storage, Transfer};
 
 /// An image that is being written from nothing.
 ///
@@ -41,10 +41,11 @@ pub trait Sink: Send + Sync {
     /// `Io` if they cannot be written.
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()>;
 
-    /// Whether [`transfer`](Self::transfer) can share what stands in `source`.
-    fn can_share(&self, source: &dyn Storage) -> bool {
+    /// The best way for [`transfer`](Self::transfer) of what stands in `source`; `None` if it would
+    /// refuse.
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
         let _ = source;
-        false
+        None
     }
 
     /// Stores in `slot`, which is not packed, the bytes that `source` has from offset `from`,
@@ -159,31 +160,6 @@ pub struct Slot {
     pub host: u64,
     /// Length of the packed unit in bytes; `None` for bytes stored as they are.
     pub packed: Option<u64>,
-}
-
-/// How bytes come from one file into another inside the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// Both files own the same blocks; a later write to one leaves the other as it is.
-    Share,
-    /// The kernel copies, or shares if it can.
-    Copy,
-}
-
-impl Transfer {
-    /// Moves `from` of `source` to offset `to` of `target` in this way; false if that cannot be.
-    pub fn run(
-        self,
-        source: &dyn Storage,
-        from: HostRange,
-        target: &dyn StorageMut,
-        to: u64,
-    ) -> bool {
-        match self {
-            Self::Share => target.share_from(source, from, to),
-            Self::Copy => target.copy_from(source, from, to),
-        }
-    }
 }
 
 /// What a finished image turned out to be.

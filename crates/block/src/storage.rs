@@ -77,26 +77,19 @@ pub trait StorageMut: Storage {
     /// `Io` if it can be done in no way, not even by writing zeros.
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()>;
 
-    /// Whether [`share_from`](Self::share_from) works from `source`: tried, not guessed.
-    fn can_share(&self, source: &dyn Storage) -> bool {
+    /// The best way in which bytes of `source` come here without passing through this process:
+    /// tried, not guessed.
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
         let _ = source;
-        false
+        None
     }
 
-    /// Makes the bytes at `to` those that `from` has in `source`, holes included, by letting both
-    /// files own the same blocks; growing this storage where needed.
+    /// Makes the bytes at `to` those that `from` has in `source`, growing this storage where needed.
     ///
     /// False if that cannot be, for whatever reason; part of it may have been done then. Whoever
     /// reads and writes the bytes instead will learn the reason if it matters.
-    fn share_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
-        let _ = (source, from, to);
-        false
-    }
-
-    /// As [`share_from`](Self::share_from), but the kernel may copy the bytes, and holes may
-    /// become zeros that take space.
-    fn copy_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
-        let _ = (source, from, to);
+    fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, transfer: Transfer) -> bool {
+        let _ = (source, from, to, transfer);
         false
     }
 
@@ -113,6 +106,16 @@ pub trait StorageMut: Storage {
     ///
     /// True for a file that this program has just created, false for a device or an old file.
     fn is_blank(&self) -> bool;
+}
+
+/// How bytes come from one file into another inside the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// Both files own the same blocks, or lack them; a later write to one leaves the other as it
+    /// is.
+    Share,
+    /// The kernel copies, or shares if it can; holes may become zeros that take space.
+    Copy,
 }
 
 /// What [`Storage::span_at`] found.

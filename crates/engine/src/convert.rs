@@ -1,7 +1,6 @@
 //! Converting: every byte of a chain into a sink.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
 
 use goldsmith_block::{Chain, Committed, Error, Result, Sink};
 
@@ -91,33 +90,35 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     let unit = profile
         .packing
         .map_or(profile.grain, |packing| packing.unit);
-    let mut walk = Source::new(source, unit, job.sparse == 0);
-    if job.share && !job.digest && profile.packing.is_none() && !walk.dense {
-        walk.share_with(&*sink);
+    let mut disk = Source::new(source, unit, job.sparse == 0);
+    if !job.digest && profile.packing.is_none() && job.sparse > 0 {
+        disk.transfer_to(&*sink, job.share);
     }
     let step = claim_len([source]).max(unit);
-    let align = match walk.is_shared() {
+    let align = match disk.is_shared() {
         true => largest_unit([source]).max(unit),
         false => step,
     };
-    let claims = Claims::new(len, step, align, job.cancel, walk);
-    let mut layers = source.layers().iter();
-    let in_files = layers.all(|layer| layer.data_storage().file().is_some());
+    let claims = Claims::new(len, step, align, job.cancel, &disk);
     let shared = Shared {
-        source,
+        source: &disk,
         sink: &*sink,
         sequencer: Sequencer::default(),
         meter: Meter::new(len, job.progress),
         digest: job.digest.then(Mosaic::default),
         sparse: job.sparse,
-        copies: AtomicBool::new(in_files),
+    };
+    let threads = match disk.is_all_copied() {
+        // The kernel copies into a file for one thread at a time.
+        true => 1,
+        false => Job::thread_count(job.threads),
     };
 
     let stop = || {
         claims.stop();
         shared.sequencer.stop();
     };
-    crew::run(Job::thread_count(job.threads), stop, || {
+    crew::run(threads, stop, || {
         let mut worker = Worker::new(&shared, step as usize);
         while let Some(claim) = claims.next()? {
             worker.run(&claim)?;

@@ -5,17 +5,7 @@ use std::ops::Range;
 use goldsmith_block::{Chain, ExtentKind, GuestRange, Result, align_down, align_up};
 
 use crate::claim::Origin;
-
-/// How the bytes of a claim are to be treated.
-#[derive(Clone, Copy)]
-pub(crate) struct Rules {
-    /// Bytes that the target's format keeps together, a power of two.
-    pub(crate) unit: u64,
-    /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
-    pub(crate) sparse: u64,
-    /// Whether the kernel may copy bytes that stand in a row.
-    pub(crate) copies: bool,
-}
+use crate::source::Source;
 
 /// Bytes to read from one layer.
 pub(crate) struct Piece {
@@ -43,11 +33,17 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Finds the data of `source` in `range`, which starts at the start of a unit.
-    pub(crate) fn find(&mut self, source: &Chain, range: GuestRange, rules: Rules) -> Result<()> {
-        self.find_pieces(source, range)?;
+    /// Finds the data of `source` in `range`, which starts at the start of a unit. Gaps of less
+    /// than `sparse` bytes are data too, and if that is 0 everything is.
+    pub(crate) fn find(
+        &mut self,
+        source: &Source<'_>,
+        range: GuestRange,
+        sparse: u64,
+    ) -> Result<()> {
+        self.find_pieces(source.chain, range)?;
         self.runs.clear();
-        if rules.sparse == 0 {
+        if sparse == 0 {
             self.runs.push(Run {
                 range,
                 pieces: 0..self.pieces.len(),
@@ -55,7 +51,7 @@ impl Layout {
             });
             return Ok(());
         }
-        self.lay_runs(source, range, rules);
+        self.lay_runs(source, range, sparse);
         Ok(())
     }
 
@@ -86,16 +82,16 @@ impl Layout {
     }
 
     /// Rounds the pieces to whole units and joins those with too small a gap between them.
-    fn lay_runs(&mut self, source: &Chain, range: GuestRange, rules: Rules) {
+    fn lay_runs(&mut self, source: &Source<'_>, range: GuestRange, sparse: u64) {
         // What rounding and joining add to flat pieces are holes of the same file.
-        let flat = source.is_flat();
+        let flat = source.chain.is_flat();
         for (index, piece) in self.pieces.iter().enumerate() {
-            let start = align_down(piece.range.start, rules.unit);
+            let start = align_down(piece.range.start, source.unit);
             // The range starts at a multiple of the unit, so only the end of the disk cuts one.
-            let end = align_up(piece.range.end, rules.unit);
+            let end = align_up(piece.range.end, source.unit);
             let run = GuestRange::new(start, end.map_or(range.end, |end| end.min(range.end)));
             match self.runs.last_mut() {
-                Some(last) if start < last.range.end.saturating_add(rules.sparse) => {
+                Some(last) if start < last.range.end.saturating_add(sparse) => {
                     last.range.end = run.end;
                     last.pieces.end = index + 1;
                     last.origin = last.origin.filter(|_| flat);
@@ -116,9 +112,10 @@ impl Layout {
         }
         for run in &mut self.runs {
             // Behind the source's end there is nothing to copy.
-            if !rules.copies || run.range.end > source.virtual_size() {
-                run.origin = None;
-            }
+            let inside = run.range.end <= source.chain.virtual_size();
+            run.origin = run
+                .origin
+                .filter(|origin| inside && source.is_copied(origin.depth));
         }
     }
 }

@@ -1,9 +1,14 @@
 //! The source of a conversion, as the claims see it: holes, data, and what can be shared.
 
-use goldsmith_block::{Chain, ExtentKind, Placement, Result, Sink, align_down, align_up};
+use goldsmith_block::{Chain, ExtentKind, Placement, Result, Sink, Transfer, align_down, align_up};
 
 use crate::claim::{Origin, Sharing, Status, Walk};
 
+/// What is read of a unit to see whether it holds more than zeros, in bytes: most data shows at
+/// once.
+pub(crate) const GLIMPSE: u64 = 4096;
+/// The smallest unit of a target for which a glimpse saves anything.
+const GLIMPSED: u64 = 4 * GLIMPSE;
 /// What file systems share: whole blocks, and none has larger ones by default.
 const BLOCK: u64 = 4096;
 /// The most that one claim shares, in bytes: it takes no memory, but nobody hears of it before it
@@ -15,45 +20,56 @@ pub(crate) struct Source<'a> {
     /// Bytes that the target's format keeps together.
     pub(crate) unit: u64,
     /// Whether zeros are stored like all else.
-    pub(crate) dense: bool,
-    /// Whether the target can share what the layer of each depth stores; empty if none.
-    shares: Vec<bool>,
+    dense: bool,
+    /// The way for the bytes of each layer that nobody here has to see.
+    ways: Vec<Option<Transfer>>,
     /// Whether all bytes and holes come to stand in the target as they do in the source.
     same: bool,
 }
 
 impl<'a> Source<'a> {
+    /// A source all of whose bytes are read.
     pub(crate) fn new(chain: &'a Chain, unit: u64, dense: bool) -> Self {
         Self {
             chain,
             unit,
             dense,
-            shares: Vec::new(),
+            ways: vec![None; chain.layers().len()],
             same: false,
         }
     }
 
-    /// Lets `sink` share what it can.
-    pub(crate) fn share_with(&mut self, sink: &dyn Sink) {
-        if !self.unit.is_multiple_of(BLOCK) {
-            return;
+    /// Lets bytes go to `sink` inside the kernel, and be shared if `share`.
+    pub(crate) fn transfer_to(&mut self, sink: &dyn Sink, share: bool) {
+        for (way, layer) in self.ways.iter_mut().zip(self.chain.layers()) {
+            *way = sink.best_transfer(&**layer.data_storage());
+            if *way == Some(Transfer::Share) && !(share && self.unit.is_multiple_of(BLOCK)) {
+                // Where the kernel can share, it does so when asked to copy.
+                *way = None;
+            }
         }
-        let layers = self.chain.layers().iter();
-        let shares: Vec<_> = layers
-            .map(|layer| sink.can_share(&**layer.data_storage()))
-            .collect();
-        if shares.contains(&true) {
-            self.same = self.chain.is_flat() && sink.profile().placement == Placement::Identity;
-            self.shares = shares;
-        }
+        self.same = self.chain.is_flat() && sink.profile().placement == Placement::Identity;
     }
 
+    /// Whether some of it can be shared.
     pub(crate) fn is_shared(&self) -> bool {
-        !self.shares.is_empty()
+        self.ways.contains(&Some(Transfer::Share))
+    }
+
+    /// Whether the kernel may copy what stands in a row in the layer at `depth`.
+    ///
+    /// That pays where a glimpse of a unit is less than the unit.
+    pub(crate) fn is_copied(&self, depth: usize) -> bool {
+        self.unit >= GLIMPSED && self.ways[depth].is_some()
+    }
+
+    /// Whether all of it is copied by the kernel.
+    pub(crate) fn is_all_copied(&self) -> bool {
+        self.chain.is_flat() && self.is_copied(0)
     }
 }
 
-impl Walk for Source<'_> {
+impl Walk for &Source<'_> {
     type Error = goldsmith_block::Error;
 
     fn status(&self, at: u64, limit: u64) -> Result<Status> {
@@ -75,7 +91,7 @@ impl Walk for Source<'_> {
     fn shared(&self, start: u64, limit: u64) -> Result<Option<Sharing>> {
         let source = self.chain.virtual_size();
         let limit = limit.min(source).min(start.saturating_add(SHARE));
-        if self.same {
+        if self.same && self.is_shared() {
             let origin = Origin {
                 depth: 0,
                 host: start,
@@ -95,7 +111,7 @@ impl Walk for Source<'_> {
                 ExtentKind::Zero { .. } if layer.is_flat() => Some(at),
                 _ => None,
             };
-            let (Some(host), true) = (host, self.shares[found.depth]) else {
+            let (Some(host), Some(Transfer::Share)) = (host, self.ways[found.depth]) else {
                 break;
             };
             let first = origin.get_or_insert(Origin {

@@ -1,7 +1,5 @@
 //! One worker's share of a conversion: a claim at a time, from the source into the sink.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use goldsmith_block::{
     Chain, Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy,
     align_up, is_zero,
@@ -10,33 +8,25 @@ use goldsmith_codec::Packer;
 
 use crate::claim::{Claim, Origin};
 use crate::digest::{Crc32, Mosaic};
-use crate::layout::{Layout, Rules, Run};
+use crate::layout::{Layout, Run};
 use crate::progress::Meter;
 use crate::sequencer::Sequencer;
-
-/// What is read of a unit to see whether it holds more than zeros, in bytes: most data shows at
-/// once.
-const GLIMPSE: u64 = 4096;
-/// The smallest unit of a target for which a glimpse saves anything.
-const GLIMPSED: u64 = 4 * GLIMPSE;
+use crate::source::{GLIMPSE, Source};
 
 /// What all workers of one conversion share.
 pub(crate) struct Shared<'a> {
-    pub(crate) source: &'a Chain,
+    pub(crate) source: &'a Source<'a>,
     pub(crate) sink: &'a dyn Sink,
     pub(crate) sequencer: Sequencer,
     pub(crate) meter: Meter<'a>,
     pub(crate) digest: Option<Mosaic>,
     /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
     pub(crate) sparse: u64,
-    /// Whether the kernel may copy what nobody here has to see; cleared when it refuses.
-    pub(crate) copies: AtomicBool,
 }
 
 /// A worker and the memory it keeps from claim to claim.
 pub(crate) struct Worker<'a> {
     shared: &'a Shared<'a>,
-    rules: Rules,
     /// The claim's guest bytes; only those in runs without an origin mean anything.
     buf: Vec<u8>,
     packer: Option<Packer>,
@@ -50,17 +40,9 @@ pub(crate) struct Worker<'a> {
 impl<'a> Worker<'a> {
     /// A worker for claims of at most `step` bytes that are not shared.
     pub(crate) fn new(shared: &'a Shared<'a>, step: usize) -> Self {
-        let profile = shared.sink.profile();
-        let packing = profile.packing;
-        let unit = packing.map_or(profile.grain, |packing| packing.unit);
-        let rules = Rules {
-            unit,
-            sparse: shared.sparse,
-            copies: unit >= GLIMPSED && packing.is_none() && shared.digest.is_none(),
-        };
+        let packing = shared.sink.profile().packing;
         Self {
             shared,
-            rules,
             buf: vec![0; step],
             packer: packing.map(|packing| Packer::new(packing.codec)),
             packed: Vec::new(),
@@ -77,9 +59,8 @@ impl<'a> Worker<'a> {
         match claim.origin {
             Some(origin) => self.share(claim, origin)?,
             None => {
-                self.rules.copies &= self.shared.copies.load(Ordering::Relaxed);
-                self.layout
-                    .find(self.shared.source, claim.range, self.rules)?;
+                let Shared { source, sparse, .. } = *self.shared;
+                self.layout.find(source, claim.range, sparse)?;
                 self.read(claim.range.start)?;
                 self.find_demands(claim.range.start)?;
                 if let Some(packing) = profile.packing {
@@ -133,11 +114,12 @@ impl<'a> Worker<'a> {
                 let buf = part(&mut self.buf, base, piece.range);
                 self.shared
                     .source
+                    .chain
                     .read_layer(piece.depth, piece.range.start, buf)?;
                 at = piece.range.end;
             }
             // A packed unit is always whole, also where the disk ends inside it.
-            let end = align_up(run.range.end, self.rules.unit).unwrap_or(run.range.end);
+            let end = align_up(run.range.end, self.shared.source.unit).unwrap_or(run.range.end);
             let end = end.min(base + self.buf.len() as u64);
             part(&mut self.buf, base, GuestRange::new(at, end)).fill(0);
         }
@@ -147,7 +129,7 @@ impl<'a> Worker<'a> {
     /// Looks for zeros while the bytes are hot in the cache, and demands places for the rest.
     fn find_demands(&mut self, base: u64) -> Result<()> {
         self.demands.clear();
-        let sparse = self.rules.sparse;
+        let sparse = self.shared.sparse;
         for run in &self.layout.runs {
             if sparse == 0 {
                 self.demands.push(Demand {
@@ -159,12 +141,15 @@ impl<'a> Worker<'a> {
             let first = self.demands.len();
             let mut start = run.range.start;
             while start < run.range.end {
-                let range = GuestRange::new(start, (start + self.rules.unit).min(run.range.end));
+                let range =
+                    GuestRange::new(start, (start + self.shared.source.unit).min(run.range.end));
                 start = range.end;
                 let unit = part(&mut self.buf, base, range);
                 let empty = match run.origin {
                     None => is_zero(unit),
-                    Some(origin) => is_empty(self.shared.source, origin.depth, range.start, unit)?,
+                    Some(origin) => {
+                        is_empty(self.shared.source.chain, origin.depth, range.start, unit)?
+                    }
                 };
                 if empty {
                     continue;
@@ -209,7 +194,7 @@ impl<'a> Worker<'a> {
 
     /// Adds the checksum of the claim and of the hole before it.
     fn digest(&mut self, claim: &Claim, mosaic: &Mosaic) {
-        let end = self.shared.source.virtual_size();
+        let end = self.shared.source.chain.virtual_size();
         let zeros = |from: u64, to: u64| Crc32::of_zeros(to.min(end).saturating_sub(from));
         let mut crc = Crc32::default();
         let mut at = claim.hole.start;
@@ -266,7 +251,6 @@ impl<'a> Worker<'a> {
                 } => {
                     let offset = slot.range.start - range.start;
                     if !self.transfer(&slot, origin, offset, Transfer::Copy)? {
-                        self.shared.copies.store(false, Ordering::Relaxed);
                         self.copy(slot, origin.depth)?;
                     }
                 }
@@ -287,7 +271,7 @@ impl<'a> Worker<'a> {
         offset: u64,
         transfer: Transfer,
     ) -> Result<bool> {
-        let layer = &self.shared.source.layers()[origin.depth];
+        let layer = &self.shared.source.chain.layers()[origin.depth];
         let (storage, from) = (&**layer.data_storage(), origin.host + offset);
         self.shared.sink.transfer(slot, storage, from, transfer)
     }
@@ -304,7 +288,7 @@ impl<'a> Worker<'a> {
             };
             // At most as long as the buffer.
             let buf = &mut self.buf[..(end - at) as usize];
-            self.shared.source.read_layer(depth, at, buf)?;
+            self.shared.source.chain.read_layer(depth, at, buf)?;
             self.shared.sink.write(part, buf)?;
             at = end;
         }

@@ -136,8 +136,11 @@ impl Sink for Qcow2Sink {
         Ok(())
     }
 
-    fn can_share(&self, source: &dyn Storage) -> bool {
-        !self.owns_its_space() && self.data.can_share(source)
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
+        match self.owns_its_space() {
+            false => self.data.best_transfer(source),
+            true => None,
+        }
     }
 
     fn transfer(
@@ -151,7 +154,7 @@ impl Sink for Qcow2Sink {
             return Ok(false);
         }
         let from = HostRange::new(from, slot.range.len());
-        let done = transfer.run(source, from, &*self.data, slot.host);
+        let done = self.data.transfer(source, from, slot.host, transfer);
         if done {
             self.clear_behind(slot.host + slot.range.len())?;
         }

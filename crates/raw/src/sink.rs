@@ -93,8 +93,12 @@ impl Sink for RawSink {
         self.storage.write_at(slot.host, data)
     }
 
-    fn can_share(&self, source: &dyn Storage) -> bool {
-        self.zeroing == Zeroing::Punch && self.storage.can_share(source)
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
+        // Shared blocks are not the target's own, which is what preallocation is for.
+        match self.zeroing {
+            Zeroing::Punch => self.storage.best_transfer(source),
+            Zeroing::Keep => None,
+        }
     }
 
     fn transfer(
@@ -104,12 +108,8 @@ impl Sink for RawSink {
         from: u64,
         transfer: Transfer,
     ) -> Result<bool> {
-        // Shared blocks are not the target's own, which is what preallocation is for.
-        if self.zeroing == Zeroing::Keep {
-            return Ok(false);
-        }
         let from = HostRange::new(from, slot.range.len());
-        Ok(transfer.run(source, from, &*self.storage, slot.host))
+        Ok(self.storage.transfer(source, from, slot.host, transfer))
     }
 
     fn write_zeroes(&self, range: GuestRange) -> Result<()> {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    HostRange, Result, Span, Storage, StorageId, StorageMut, Zeroing, align_down, align_up,
+    HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing, align_down,
+    align_up,
 };
 
 use crate::device::Nature;
@@ -17,7 +18,7 @@ use crate::sys;
 
 /// Zeroing without writing works in whole blocks of this size; a block that is cut is written.
 const BLOCK: u64 = 4096;
-/// What is shared to see whether sharing works, in bytes: whole blocks of any file system.
+/// What is transferred to see which ways work, in bytes: whole blocks of any file system.
 const TRIAL: u64 = 1 << 16;
 /// Longest single write of zeros, in bytes.
 const ZEROS: u64 = 1 << 20;
@@ -146,27 +147,6 @@ impl FileStorage {
     fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         (self.nature == Nature::File)
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Moves bytes from file to file in the way of `system`; false if that fails.
-    fn transfer(
-        &self,
-        source: &dyn Storage,
-        from: HostRange,
-        to: u64,
-        system: fn(&File, HostRange, &File, u64) -> io::Result<()>,
-    ) -> bool {
-        let (Some(source), Nature::File) = (source.file(), self.nature) else {
-            return false;
-        };
-        let turn = self.turn();
-        let done = system(source, from, &self.file, to).is_ok();
-        drop(turn);
-        if done {
-            self.len
-                .fetch_max(to.saturating_add(from.len), Ordering::Relaxed);
-        }
-        done
     }
 
     fn write_zeros(&self, offset: u64, end: u64) -> Result<()> {
@@ -316,25 +296,36 @@ impl StorageMut for FileStorage {
         self.write_zeros(end, range.end())
     }
 
-    fn can_share(&self, source: &dyn Storage) -> bool {
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
         // An old file or a device is there to be written: who shares leaves it other blocks.
-        if !self.blank || source.len() < TRIAL {
-            return false;
+        if !self.blank || source.is_empty() {
+            return None;
         }
         let len = self.len();
         // Behind the end, where nothing stands and nothing is left when the end is put back.
-        let Some(end) = align_up(len, TRIAL) else {
+        let end = align_up(len, TRIAL)?;
+        let from = HostRange::new(0, TRIAL.min(source.len()));
+        let mut ways = [Transfer::Share, Transfer::Copy].into_iter();
+        let way = ways.find(|way| self.transfer(source, from, end, *way));
+        self.set_len(len).ok()?;
+        way
+    }
+
+    fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, transfer: Transfer) -> bool {
+        let (Some(source), Nature::File) = (source.file(), self.nature) else {
             return false;
         };
-        self.share_from(source, HostRange::new(0, TRIAL), end) && self.set_len(len).is_ok()
-    }
-
-    fn share_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
-        self.transfer(source, from, to, sys::share)
-    }
-
-    fn copy_from(&self, source: &dyn Storage, from: HostRange, to: u64) -> bool {
-        self.transfer(source, from, to, sys::copy)
+        let turn = self.turn();
+        let done = match transfer {
+            Transfer::Share => sys::share(source, from, &self.file, to),
+            Transfer::Copy => sys::copy(source, from, &self.file, to),
+        };
+        drop(turn);
+        if done.is_ok() {
+            self.len
+                .fetch_max(to.saturating_add(from.len), Ordering::Relaxed);
+        }
+        done.is_ok()
     }
 
     fn flush(&self) -> Result<()> {

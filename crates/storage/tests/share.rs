@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{HostRange, Storage, StorageMut};
+use goldsmith_block::{HostRange, Storage, StorageMut, Transfer};
 use goldsmith_storage::{FileStorage, MemoryStorage, Target};
 use goldsmith_testkit::{mount, pattern};
 
@@ -39,7 +39,7 @@ fn shared_bytes_take_no_space_and_stay_apart() {
         let before = mount.free();
         let target = Target::create(mount.path().join("target")).unwrap();
         let storage = target.storage();
-        assert!(storage.share_from(&source, HostRange::new(0, source.len()), 0));
+        assert!(storage.transfer(&source, HostRange::new(0, source.len()), 0, Transfer::Share));
         assert_eq!(storage.len(), source.len());
         assert!(bytes(&storage) == expected);
         assert!(before - mount.free() < 2 * MIB, "24 MiB were copied");
@@ -58,13 +58,18 @@ fn shared_bytes_may_stand_elsewhere() {
         let target = Target::create(mount.path().join("target")).unwrap();
         let storage = target.storage();
         storage.write_at(0, &[7; 4096]).unwrap();
-        assert!(storage.share_from(&source, HostRange::new(65536, 4 * MIB), 4096));
+        assert!(storage.transfer(
+            &source,
+            HostRange::new(65536, 4 * MIB),
+            4096,
+            Transfer::Share
+        ));
         let found = bytes(&storage);
         assert!(found[..4096] == [7; 4096]);
         assert!(found[4096..] == expected[65536..65536 + (4 << 20)]);
         // File systems share whole blocks.
-        assert!(!storage.share_from(&source, HostRange::new(512, 4096), 65536));
-        assert!(!storage.share_from(&source, HostRange::new(0, 4096), 512));
+        assert!(!storage.transfer(&source, HostRange::new(512, 4096), 65536, Transfer::Share));
+        assert!(!storage.transfer(&source, HostRange::new(0, 4096), 512, Transfer::Share));
     }
 }
 
@@ -76,7 +81,7 @@ fn trial_leaves_nothing_behind() {
         let storage = target.storage();
         for len in [0, 1, 100_000] {
             storage.set_len(len).unwrap();
-            assert!(storage.can_share(&source));
+            assert_eq!(storage.best_transfer(&source), Some(Transfer::Share));
             assert_eq!(storage.len(), len);
             assert!(bytes(&storage).iter().all(|byte| *byte == 0));
         }
@@ -95,13 +100,16 @@ fn nothing_is_shared_across_file_systems_or_with_old_files() {
         let (there, _) = source(elsewhere.path());
         let (here, _) = source(mount.path());
         let target = Target::create(mount.path().join("target")).unwrap();
-        assert!(!target.storage().can_share(&there));
+        assert_ne!(
+            target.storage().best_transfer(&there),
+            Some(Transfer::Share)
+        );
         let memory = MemoryStorage::holding("memory", vec![1; 1 << 20]);
-        assert!(!target.storage().can_share(&memory));
+        assert_eq!(target.storage().best_transfer(&memory), None);
 
         fs::write(mount.path().join("old"), [1; 8192]).unwrap();
         let old = FileStorage::edit(mount.path().join("old")).unwrap();
-        assert!(!old.can_share(&here));
+        assert_eq!(old.best_transfer(&here), None);
     }
 }
 
@@ -111,14 +119,15 @@ fn kernel_copies_what_the_source_has_and_nothing_more() {
     let (source, expected) = source(directory.path());
     let target = Target::create(directory.path().join("target")).unwrap();
     let storage = target.storage();
+    assert!(storage.best_transfer(&source).is_some());
     let range = HostRange::new(1000, 20 * MIB);
-    assert!(storage.copy_from(&source, range, 33));
+    assert!(storage.transfer(&source, range, 33, Transfer::Copy));
     assert_eq!(storage.len(), 33 + range.len);
     assert!(bytes(&storage)[33..] == expected[1000..1000 + (20 << 20)]);
 
     // The caller reads what is there, and learns where it ends.
     let behind = HostRange::new(source.len() - 100, 200);
-    assert!(!storage.copy_from(&source, behind, 0));
+    assert!(!storage.transfer(&source, behind, 0, Transfer::Copy));
     let memory = MemoryStorage::holding("memory", vec![1; 4096]);
-    assert!(!storage.copy_from(&memory, HostRange::new(0, 4096), 0));
+    assert!(!storage.transfer(&memory, HostRange::new(0, 4096), 0, Transfer::Copy));
 }

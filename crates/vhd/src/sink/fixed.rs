@@ -49,8 +49,8 @@ impl Sink for FixedSink {
         self.storage.write_at(slot.host, data)
     }
 
-    fn can_share(&self, source: &dyn Storage) -> bool {
-        self.storage.can_share(source)
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
+        self.storage.best_transfer(source)
     }
 
     fn transfer(
@@ -61,7 +61,7 @@ impl Sink for FixedSink {
         transfer: Transfer,
     ) -> Result<bool> {
         let from = HostRange::new(from, slot.range.len());
-        Ok(transfer.run(source, from, &*self.storage, slot.host))
+        Ok(self.storage.transfer(source, from, slot.host, transfer))
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
