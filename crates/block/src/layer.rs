@@ -99,6 +99,8 @@ pub struct LayerInfo {
     pub uuid: Option<Uuid>,
     /// What only this format knows, in the order to show it.
     pub details: Vec<(&'static str, Detail)>,
+    /// What else its headers say, by names of the format's own: for checks, not for show.
+    pub facts: Vec<(&'static str, Detail)>,
     /// What is wrong with the image without keeping it from being read: whole sentences.
     pub warnings: Vec<String>,
 }

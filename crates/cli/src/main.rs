@@ -34,6 +34,7 @@ enum Command {
     Info(commands::info::Info),
     Map(commands::map::Map),
     Compare(commands::compare::Compare),
+    Lint(commands::lint::Lint),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Info(info) => info.run(),
         Command::Map(map) => map.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Lint(lint) => lint.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

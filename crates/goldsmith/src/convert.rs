@@ -9,7 +9,7 @@ use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
 use uuid::Uuid;
 
-use crate::{Opener, registry};
+use crate::{Cloud, Opener, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub struct Convert<'a> {
     options: Vec<(String, String)>,
     compress: bool,
     round_up: bool,
+    cloud: Option<&'static Cloud>,
     identity: Identity,
     timestamp: Option<u64>,
     job: Job<'a>,
@@ -46,7 +47,8 @@ pub struct Converted {
     pub data: u64,
     /// Checksum of the source's guest bytes, if it was asked for.
     pub crc32: Option<Crc32>,
-    /// What is wrong with the source without keeping it from being read; see [`Chain::warnings`].
+    /// What the caller may want to know: what is wrong with the source without keeping it from being
+    /// read (see [`Chain::warnings`]), and that the disk grew to please a cloud.
     pub warnings: Vec<String>,
 }
 
@@ -62,6 +64,7 @@ impl<'a> Convert<'a> {
             options: Vec::new(),
             compress: false,
             round_up: false,
+            cloud: None,
             identity: Identity::Random,
             timestamp: None,
             job: Job::default(),
@@ -108,6 +111,16 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn round_up(mut self, round_up: bool) -> Self {
         self.round_up = round_up;
+        self
+    }
+
+    /// Makes what `cloud` wants: its format and creation options, over which [`option`](Self::option)
+    /// lays others, and a disk of a size that it takes. If the disk has to grow for that, by zero
+    /// bytes, the outcome's [warnings](Converted::warnings) tell.
+    #[must_use]
+    pub fn cloud(mut self, cloud: &'static Cloud) -> Self {
+        self.target_format = cloud.format.into();
+        self.cloud = Some(cloud);
         self
     }
 
@@ -187,7 +200,9 @@ impl<'a> Convert<'a> {
     /// is wrong, or the target is one of the source's files; `Io` if either side fails.
     pub fn run(&self) -> Result<Converted> {
         let format = registry::format_named(&self.target_format)?;
+        let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
         let options = self.options.iter().map(|(key, value)| (&**key, &**value));
+        let options = of_cloud.iter().copied().chain(options);
         let options = Options::parse(format.options(), options)?;
         let source = self
             .opener
@@ -223,8 +238,24 @@ impl<'a> Convert<'a> {
             file_len: outcome.committed.file_len,
             data: outcome.data,
             crc32: outcome.crc32,
-            warnings: source.warnings().to_vec(),
+            warnings: self.warnings(&source, virtual_size),
         })
+    }
+
+    /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
+    fn warnings(&self, source: &Chain, virtual_size: u64) -> Vec<String> {
+        let mut warnings = source.warnings().to_vec();
+        let added = virtual_size - source.virtual_size();
+        if let Some(cloud) = self.cloud
+            && added > 0
+        {
+            warnings.push(format!(
+                "{}: the disk grew by {added} zero bytes to {virtual_size}, a size that {} takes",
+                self.target.display(),
+                cloud.name
+            ));
+        }
+        warnings
     }
 
     fn new_uuid(&self, virtual_size: u64, format: &dyn Format) -> Uuid {
@@ -246,6 +277,11 @@ impl<'a> Convert<'a> {
     /// The size of the target's disk: the source's, or rounded up if that is needed and allowed.
     fn virtual_size(&self, source: &Chain, format: &dyn Format) -> Result<u64> {
         let (size, unit) = (source.virtual_size(), format.size_unit());
+        if let Some(cloud) = self.cloud {
+            return cloud
+                .disk_size(size)
+                .map_err(|error| error.in_file(self.source.to_string_lossy()));
+        }
         if size.is_multiple_of(unit) {
             return Ok(size);
         }
@@ -262,7 +298,8 @@ impl<'a> Convert<'a> {
     }
 }
 
-fn now() -> u64 {
+/// Now, in seconds since 1970-01-01 UTC.
+pub fn now() -> u64 {
     // A clock before 1970 is wrong in any case.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use goldsmith_block::{Error, ErrorKind, LayerInfo, Result};
 
-use crate::Opener;
 use crate::filename::protocol;
+use crate::{Opener, registry};
 
 /// The facts about one image file, without opening anything that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct ImageInfo {
     pub file_len: u64,
     /// Bytes that the file takes on its file system.
     pub allocated: u64,
+    /// The format that the file looks like, if it looks like one that is known here, and one alone.
+    pub looks_like: Option<String>,
 }
 
 impl ImageInfo {
@@ -34,6 +36,9 @@ impl ImageInfo {
             layer: layer.info().clone(),
             file_len,
             allocated: allocated(path)?,
+            looks_like: registry::probe(&**layer.storage())
+                .ok()
+                .map(|format| format.name().into()),
         })
     }
 

@@ -32,15 +32,18 @@
 //! Not done yet: writing over a backing file, editing images in place.
 #![forbid(unsafe_code)]
 
+mod cloud;
 mod convert;
 mod filename;
 mod info;
+mod lint;
 mod map;
 mod open;
 mod registry;
 mod snapshot;
 
-pub use convert::{Convert, Converted};
+pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
+pub use convert::{Convert, Converted, now};
 pub use goldsmith_block::{
     BackingReference, Chain, ChainExtent, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
     GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, Snapshot, parse_size,
@@ -49,6 +52,7 @@ pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
 };
 pub use info::ImageInfo;
+pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map};
 pub use open::{Opener, References};
 pub use registry::{FORMATS, format_named, probe};

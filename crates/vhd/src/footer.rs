@@ -1,14 +1,14 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
-use goldsmith_block::{Result, SECTOR, Storage};
+use goldsmith_block::{Detail, Result, SECTOR, Storage, is_zero};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
 use crate::geometry::Chs;
 use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
-    FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, POISON_COOKIE, RawFooter,
-    SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
+    FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, POISON_COOKIE,
+    RawFooter, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
 };
 
 /// Whether these are the first bytes of a footer.
@@ -38,6 +38,8 @@ pub(crate) fn footer_at_end(tail: &[u8]) -> Option<(RawFooter, u64)> {
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) footer: Footer,
+    /// The same as it stands in the file.
+    pub(crate) raw: RawFooter,
     /// Where the data ends: where the footer begins, or the end of a file that lost it.
     pub(crate) data_end: u64,
     /// Whether only the copy at the start was left.
@@ -61,7 +63,8 @@ impl Found {
             storage.read_at(0, copy.as_mut_bytes())?;
         }
         // A fixed image begins with the guest's bytes, whatever these look like.
-        let is_copy = |footer: &Footer| is_cookie(&copy.cookie) && footer.disk != Disk::Fixed;
+        let cookie = copy.cookie;
+        let is_copy = |footer: &Footer| is_cookie(&cookie) && footer.disk != Disk::Fixed;
 
         let lost =
             match footer_at_end(&tail).map(|(raw, len)| (Footer::parse(&raw, rule), raw, len)) {
@@ -78,6 +81,7 @@ impl Found {
                     }
                     return Ok(Self {
                         footer,
+                        raw,
                         data_end: file_len - len,
                         recovered: false,
                         warnings,
@@ -87,6 +91,7 @@ impl Found {
         match Footer::parse(&copy, rule) {
             Ok(footer) if is_copy(&footer) => Ok(Self {
                 footer,
+                raw: copy,
                 data_end: file_len,
                 recovered: true,
                 warnings: vec![format!(
@@ -94,6 +99,43 @@ impl Found {
                 )],
             }),
             _ => Err(lost.into()),
+        }
+    }
+}
+
+impl RawFooter {
+    /// What a check may want to know.
+    pub(crate) fn facts(&self) -> Vec<(&'static str, Detail)> {
+        let subformat = match self.disk_type.get() {
+            FIXED => "fixed",
+            DYNAMIC => "dynamic",
+            _ => "differencing",
+        };
+        let current_size = self.current_size.get();
+        let features = self.features.get();
+        let reserved = features | FEATURE_TEMPORARY != FEATURE_TEMPORARY | FEATURE_RESERVED;
+        vec![
+            ("subformat", Detail::Text(subformat.into())),
+            ("current-size", Detail::Number(current_size)),
+            (
+                "geometry-too-large",
+                Detail::Flag(self.chs() > Chs::of_size(current_size)),
+            ),
+            ("reserved-features", Detail::Flag(reserved)),
+            ("reserved-bytes", Detail::Flag(!is_zero(&self.reserved))),
+            ("null-uuid", Detail::Flag(is_zero(&self.uuid))),
+            ("timestamp", Detail::Number(unix_time(self.timestamp.get()))),
+            ("saved-state", Detail::Flag(self.saved_state != 0)),
+            ("hidden", Detail::Flag(self.hidden != 0)),
+            ("poisoned", Detail::Flag(self.cookie == POISON_COOKIE)),
+        ]
+    }
+
+    fn chs(&self) -> Chs {
+        Chs {
+            cylinders: self.cylinders.get(),
+            heads: self.heads,
+            sectors: self.sectors,
         }
     }
 }
@@ -227,11 +269,7 @@ pub(crate) fn unix_time(timestamp: u32) -> u64 {
 /// without `force_size`; everybody else means `current_size`, which is also the only one that can
 /// be right where the geometry is at its maximum. [qemu block/vpc.c]
 fn virtual_size(raw: &RawFooter, rule: SizeRule) -> Result<u64, VhdError> {
-    let chs = Chs {
-        cylinders: raw.cylinders.get(),
-        heads: raw.heads,
-        sectors: raw.sectors,
-    };
+    let chs = raw.chs();
     let current_size = raw.current_size.get();
     let by_geometry = match rule {
         SizeRule::Creator => [CREATOR_VIRTUAL_PC, CREATOR_QEMU_CHS].contains(&raw.creator),

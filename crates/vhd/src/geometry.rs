@@ -11,8 +11,9 @@ use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, Raw
 /// 2 MiB, and asks for a power of two.
 const BLOCK_SIZE: RangeInclusive<u32> = 4096..=256 << 20;
 
-/// Cylinders, heads and sectors per track: the size of a disk as ATA once counted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Cylinders, heads and sectors per track: the size of a disk as ATA once counted it. The order is
+/// that in which libvhd compares them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Chs {
     pub(crate) cylinders: u16,
     pub(crate) heads: u8,

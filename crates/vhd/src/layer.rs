@@ -55,6 +55,8 @@ pub(crate) fn open(
         unit: Some(geometry.block_size()),
         ..info(&found)
     };
+    let block_size = Detail::Number(geometry.block_size());
+    info.facts.push(("block-size", block_size));
     if let Disk::Differencing { .. } = found.footer.disk {
         let parent = Parent::read(&*storage, &raw, found.data_end)?;
         info.backing = Some(parent.reference);
@@ -90,6 +92,7 @@ fn info(found: &Found) -> LayerInfo {
         virtual_size: footer.virtual_size,
         uuid: Some(Uuid::from_bytes(footer.uuid)).filter(|uuid| !uuid.is_nil()),
         details,
+        facts: found.raw.facts(),
         warnings: found.warnings.clone(),
         ..LayerInfo::default()
     }
@@ -124,8 +127,12 @@ impl FixedLayer {
                 data_len,
             });
         }
+        let mut info = info(found);
+        let behind = storage.len() - virtual_size;
+        info.facts
+            .push(("bytes-behind-disk", Detail::Number(behind)));
         Ok(Self {
-            info: info(found),
+            info,
             poisoned: found.footer.poisoned,
             disk: Flat::new(storage, virtual_size),
         })

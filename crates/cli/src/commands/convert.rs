@@ -26,8 +26,8 @@ Examples:
   A golden RAW disk for KVM, compressed:
     goldsmith convert -p -c -O qcow2 golden.raw disk.qcow2
   The same disk for XenServer and for Azure:
-    goldsmith convert -O vpc golden.raw disk.vhd
-    goldsmith convert -O vpc -o subformat=fixed golden.raw azure.vhd
+    goldsmith convert --for xenserver golden.raw disk.vhd
+    goldsmith convert --for azure golden.raw azure.vhd
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   What -o takes:
@@ -41,6 +41,16 @@ pub(crate) struct Convert {
     /// Format of the target: raw, qcow2 or vpc (also called vhd)
     #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
     target_format: String,
+
+    /// Make what a cloud takes: azure, xenserver, hyperv, kvm or openstack-raw. Sets format, options
+    /// and alignment; 'goldsmith lint' tells of any image what a cloud would refuse
+    #[arg(
+        long = "for",
+        value_name = "CLOUD",
+        value_parser = super::cloud,
+        conflicts_with = "target_format"
+    )]
+    cloud: Option<&'static goldsmith::Cloud>,
 
     /// Creation options of the target; '-o help' lists them
     #[arg(short = 'o', long, value_name = "K=V,...", visible_alias = "options")]
@@ -119,7 +129,10 @@ impl Convert {
         for text in &self.target_options {
             for pair in split_options(text) {
                 if matches!(&*pair, "help" | "?") {
-                    let format = goldsmith::format_named(&self.target_format)?;
+                    let format = self
+                        .cloud
+                        .map_or(&*self.target_format, |cloud| cloud.format);
+                    let format = goldsmith::format_named(format)?;
                     human::creation_options(&mut stdout().lock(), format.options())?;
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -166,6 +179,9 @@ impl Convert {
         }
         for (key, value) in pairs {
             convert = convert.option(key, value);
+        }
+        if let Some(cloud) = self.cloud {
+            convert = convert.cloud(cloud);
         }
         if let Some(format) = &self.source_format {
             convert = convert.source_format(format);

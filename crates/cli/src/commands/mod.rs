@@ -3,4 +3,10 @@
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod info;
+pub(crate) mod lint;
 pub(crate) mod map;
+
+/// The name of a cloud, for clap.
+pub(crate) fn cloud(name: &str) -> Result<&'static goldsmith::Cloud, String> {
+    goldsmith::cloud_named(name).map_err(|error| error.report())
+}

@@ -1,8 +1,9 @@
 //! For people.
 
 use std::io::{Result, Write};
+use std::path::Path;
 
-use goldsmith::{Chain, Detail, ImageInfo, OptionKind, OptionSpec, Snapshot};
+use goldsmith::{Chain, Cloud, Detail, Finding, ImageInfo, OptionKind, OptionSpec, Snapshot};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -152,6 +153,31 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<()
         )?;
     }
     out.flush()?;
+    Ok(())
+}
+
+/// What a cloud would refuse, a paragraph for each finding.
+pub(crate) fn lint(
+    out: &mut impl Write,
+    image: &Path,
+    cloud: &Cloud,
+    findings: &[Finding],
+) -> Result<()> {
+    if findings.is_empty() {
+        return writeln!(
+            out,
+            "{}: nothing that {} would refuse",
+            image.display(),
+            cloud.name
+        );
+    }
+    for finding in findings {
+        let rule = finding.rule;
+        let (fact, found) = (rule.fact, shown(&finding.found));
+        writeln!(out, "{fact} is {found}; it must be {}", finding.wanted)?;
+        writeln!(out, "    why:  {}", rule.reason)?;
+        writeln!(out, "    mend: {}", rule.mend_for(cloud, image))?;
+    }
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! For programs: qemu-img's keys and types, in its order.
 
 use std::io::Write;
+use std::path::Path;
 
-use goldsmith::{Chain, Detail, ImageInfo, Snapshot};
+use goldsmith::{Chain, Cloud, Detail, Finding, ImageInfo, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -62,10 +63,15 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure
     }
     say("dirty-flag", json!(layer.dirty));
 
+    pretty(out, &facts)
+}
+
+/// `value` as qemu-img lays JSON out.
+fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    serde::Serialize::serialize(&facts, &mut serializer)
+    serde::Serialize::serialize(value, &mut serializer)
         .map_err(|error| Failure::with_status(1, format!("cannot write JSON: {error}")))?;
     text.push(b'\n');
     out.write_all(&text)?;
@@ -138,4 +144,31 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> Result<(), Failure> {
     writeln!(out, "]")?;
     out.flush()?;
     Ok(())
+}
+
+/// What a cloud would refuse.
+pub(crate) fn lint(
+    out: &mut impl Write,
+    image: &Path,
+    cloud: &Cloud,
+    findings: &[Finding],
+) -> Result<(), Failure> {
+    let findings: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "fact": finding.rule.fact,
+                "found": finding.found,
+                "must-be": finding.wanted,
+                "reason": finding.rule.reason,
+                "mend": finding.rule.mend_for(cloud, image),
+            })
+        })
+        .collect();
+    let report = json!({
+        "filename": image.to_string_lossy(),
+        "cloud": cloud.name,
+        "findings": findings,
+    });
+    pretty(out, &report)
 }

@@ -5,6 +5,7 @@ mod compare;
 mod convert;
 mod errors;
 mod info;
+mod lint;
 mod map;
 
 use std::path::PathBuf;

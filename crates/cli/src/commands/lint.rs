@@ -1,0 +1,49 @@
+//! `goldsmith lint`
+
+use std::io::stdout;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use goldsmith::Opener;
+
+use crate::exit::{self, Failure};
+use crate::options::OutputFormat;
+use crate::output::{human, json};
+
+/// List what a cloud would refuse of an image, why, and what to do about it
+///
+/// Reads the image's own headers and opens nothing that it names. Exit status: 0 nothing to refuse,
+/// 1 something, 2 the image cannot be opened.
+#[derive(Args)]
+pub(crate) struct Lint {
+    /// The cloud
+    #[arg(long = "for", value_name = "CLOUD", value_parser = super::cloud)]
+    cloud: &'static goldsmith::Cloud,
+
+    /// Format of the image; without it the format is guessed
+    #[arg(short = 'f', long, value_name = "FMT")]
+    format: Option<String>,
+
+    /// For whom
+    #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
+    output: OutputFormat,
+
+    /// The image
+    image: PathBuf,
+}
+
+impl Lint {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let info = goldsmith::ImageInfo::read(&Opener::new(), &self.image, self.format.as_deref())
+            .map_err(|error| Failure::with_status(2, error.report()))?;
+        exit::warn(&info.layer.warnings);
+        let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());
+        let mut out = stdout().lock();
+        match self.output {
+            OutputFormat::Human => human::lint(&mut out, &self.image, self.cloud, &findings)?,
+            OutputFormat::Json => json::lint(&mut out, &self.image, self.cloud, &findings)?,
+        }
+        Ok(ExitCode::from(u8::from(!findings.is_empty())))
+    }
+}

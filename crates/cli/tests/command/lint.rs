@@ -1,0 +1,96 @@
+//! `goldsmith lint`, and `goldsmith convert --for`
+
+use goldsmith_testkit::pattern::disk;
+use serde_json::Value;
+
+use crate::Folder;
+
+#[test]
+fn finding_is_told_with_its_reason_and_its_mend() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 19M:- 512:b"));
+    folder.goldsmith_ok("convert -f raw -O vpc -o subformat=fixed disk.raw disk.vhd");
+    let done = folder.goldsmith("lint --for azure -f vpc disk.vhd");
+    assert_eq!((done.status, &*done.stderr), (1, ""));
+    assert_eq!(
+        done.stdout,
+        "virtual-size is 20972032; it must be a multiple of 1048576\n    \
+         why:  Azure refuses disks that are no whole number of MiB\n    \
+         mend: goldsmith convert --for azure disk.vhd NEW\n"
+    );
+    let done = folder.goldsmith("lint --for azure --output=json disk.vhd");
+    assert_eq!(done.status, 1);
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["cloud"], "azure");
+    assert_eq!(report["filename"], "disk.vhd");
+    let finding = &report["findings"][0];
+    assert_eq!(finding["fact"], "virtual-size");
+    assert_eq!(finding["found"], "20972032");
+    assert_eq!(finding["must-be"], "a multiple of 1048576");
+    assert_eq!(
+        finding["mend"],
+        "goldsmith convert --for azure disk.vhd NEW"
+    );
+    assert!(report["findings"].get(1).is_none());
+
+    // Done as told.
+    let done = folder.goldsmith("convert --for azure disk.vhd new.vhd");
+    assert_eq!(done.status, 0);
+    assert_eq!(
+        done.stderr,
+        "goldsmith: warning: new.vhd: the disk grew by 1048064 zero bytes to 22020096, a size that \
+         azure takes\n"
+    );
+    let said = folder.goldsmith_ok("lint --for azure new.vhd");
+    assert_eq!(said, "new.vhd: nothing that azure would refuse\n");
+    let quiet = folder.goldsmith("convert -q --for azure disk.vhd new.vhd");
+    assert_eq!((quiet.status, &*quiet.stderr), (0, ""));
+}
+
+#[test]
+fn image_that_cannot_be_opened_is_no_finding() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    for line in [
+        "lint --for kvm gone.raw",
+        "lint --for kvm -f qcow2 disk.raw",
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!((done.status, &*done.stdout), (2, ""), "{done:?}");
+        assert!(!done.stderr.is_empty());
+    }
+}
+
+#[test]
+fn unknown_cloud_and_two_formats_are_refused() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    for line in [
+        "lint --for mars disk.raw",
+        "convert --for mars disk.raw new",
+        "convert --for azure -O qcow2 disk.raw new",
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!(done.status, 1, "{done:?}");
+    }
+    let done = folder.goldsmith("lint --for mars disk.raw");
+    assert!(
+        done.stderr
+            .contains("there are: azure, xenserver, hyperv, kvm"),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn options_of_a_cloud_give_way_to_those_of_the_user() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("4M:A"));
+    folder.goldsmith_ok("convert --for xenserver -o batmap=off -f raw disk.raw disk.vhd");
+    let image = std::fs::read(folder.path("disk.vhd")).unwrap();
+    assert_eq!(image[28..32], *b"qem2");
+    folder.goldsmith_ok("convert --for xenserver -f raw disk.raw disk.vhd");
+    let image = std::fs::read(folder.path("disk.vhd")).unwrap();
+    assert_eq!(image[28..32], *b"tap\0");
+    let help = folder.goldsmith_ok("convert --for xenserver -o help");
+    assert!(help.contains("batmap=<on|off>"), "{help}");
+}
