@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use goldsmith_block::{Chain, Committed, Error, Result, Sink};
+use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 
 use crate::cancel::Cancel;
 use crate::claim::{Claims, claim_len, largest_unit};
@@ -25,6 +25,9 @@ pub struct Job<'a> {
     /// among what is shared stay: they take no space of their own. Nothing is shared when all is
     /// read anyway: for a digest, for packing, or to store every byte. Default: yes.
     pub share: bool,
+    /// The disk behind the target, for a sink that [covers](goldsmith_block::ZeroPolicy::Covering)
+    /// one: what is the same there is left out.
+    pub behind: Option<&'a Chain>,
     /// Whether to compute the checksum of the guest's bytes on the way.
     pub digest: bool,
     /// Told after each claim, from any worker.
@@ -39,6 +42,7 @@ impl Default for Job<'_> {
             threads: None,
             sparse: 4096,
             share: true,
+            behind: None,
             digest: false,
             progress: None,
             cancel: None,
@@ -72,11 +76,13 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The first error of source or sink, after which the sink is dropped and so never commits;
-/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source.
+/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source, or if it
+/// covers something that the job does not name, or the other way round.
 ///
 /// # Cost
 /// Memory: per thread one claim (1 MiB or the largest unit, at most 2 MiB) and as much again for
-/// packed bytes. Holes of any length are single steps.
+/// packed bytes, and as much again to compare with what stands behind the target. Holes of any
+/// length are single steps.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
     let len = sink.profile().virtual_size;
     let source_len = source.virtual_size();
@@ -87,12 +93,21 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     }
 
     let profile = sink.profile();
+    if (profile.zeroes == ZeroPolicy::Covering) != job.behind.is_some() {
+        return Err(Error::usage(
+            "a target with a backing file needs that file, and no other target does",
+        ));
+    }
     let unit = profile
         .packing
         .map_or(profile.grain, |packing| packing.unit);
     let mut disk = Source::new(source, unit, job.sparse == 0);
-    if !job.digest && profile.packing.is_none() && job.sparse > 0 {
+    let unseen = !job.digest && profile.packing.is_none() && job.behind.is_none();
+    if unseen && job.sparse > 0 {
         disk.transfer_to(&*sink, job.share);
+    }
+    if let Some(behind) = job.behind {
+        disk.stand_before(behind, !job.digest);
     }
     let step = claim_len([source]).max(unit);
     let align = match disk.is_shared() {

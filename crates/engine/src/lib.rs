@@ -19,6 +19,7 @@ mod cancel;
 mod claim;
 mod compare;
 mod convert;
+mod cover;
 mod crew;
 mod digest;
 mod layout;

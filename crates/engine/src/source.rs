@@ -23,6 +23,10 @@ pub(crate) struct Source<'a> {
     dense: bool,
     /// The way for the bytes of each layer that nobody here has to see.
     ways: Vec<Option<Transfer>>,
+    /// The disk behind the target.
+    pub(crate) behind: Option<&'a Chain>,
+    /// The depth from which on the layers of both are the same.
+    common: usize,
     /// Whether all bytes and holes come to stand in the target as they do in the source.
     same: bool,
 }
@@ -35,7 +39,25 @@ impl<'a> Source<'a> {
             unit,
             dense,
             ways: vec![None; chain.layers().len()],
+            behind: None,
+            common: usize::MAX,
             same: false,
+        }
+    }
+
+    /// Takes what `behind` has as said already; without looking, if `skips`, where both disks are
+    /// made of the same files.
+    pub(crate) fn stand_before(&mut self, behind: &'a Chain, skips: bool) {
+        self.behind = Some(behind);
+        let (ours, theirs) = (self.chain.layers(), behind.layers());
+        // Not the topmost layer: of one file there are many, as it was at each snapshot.
+        let Some(depth @ 1..) = ours.len().checked_sub(theirs.len()) else {
+            return;
+        };
+        let mut pairs = ours[depth..].iter().zip(theirs);
+        let same = pairs.all(|(a, b)| a.storage().id() == b.storage().id());
+        if skips && same && ours[depth].info().virtual_size == behind.virtual_size() {
+            self.common = depth;
         }
     }
 
@@ -78,14 +100,33 @@ impl Walk for &Source<'_> {
         if self.dense {
             return Ok(all(false));
         }
-        if at >= source {
-            return Ok(all(true));
+        let mut status = all(true);
+        if at < source {
+            let found = self.chain.extent_at(at, limit.min(source))?;
+            status = Status {
+                hole: !found.extent.kind.is_data(),
+                end: found.extent.range.end,
+            };
+            if found.depth >= self.common {
+                return Ok(Status {
+                    hole: true,
+                    ..status
+                });
+            }
         }
-        let extent = self.chain.extent_at(at, limit.min(source))?.extent;
-        Ok(Status {
-            hole: !extent.kind.is_data(),
-            end: extent.range.end,
-        })
+        // A hole that hides something is none.
+        if let Some(behind) = self.behind
+            && status.hole
+            && at < behind.virtual_size()
+        {
+            let end = status.end.min(behind.virtual_size());
+            let extent = behind.extent_at(at, end)?.extent;
+            status = Status {
+                hole: !extent.kind.is_data(),
+                end: extent.range.end,
+            };
+        }
+        Ok(status)
     }
 
     fn shared(&self, start: u64, limit: u64) -> Result<Option<Sharing>> {

@@ -7,6 +7,7 @@ use goldsmith_block::{
 use goldsmith_codec::Packer;
 
 use crate::claim::{Claim, Origin};
+use crate::cover::Cover;
 use crate::digest::{Crc32, Mosaic};
 use crate::layout::{Layout, Run};
 use crate::progress::Meter;
@@ -35,6 +36,8 @@ pub(crate) struct Worker<'a> {
     layout: Layout,
     demands: Vec<Demand>,
     slots: Vec<Slot>,
+    /// The disk behind the target, if there is one.
+    cover: Option<Cover<'a>>,
 }
 
 impl<'a> Worker<'a> {
@@ -49,6 +52,7 @@ impl<'a> Worker<'a> {
             layout: Layout::default(),
             demands: Vec::new(),
             slots: Vec::new(),
+            cover: shared.source.behind.map(|behind| Cover::new(behind, step)),
         }
     }
 
@@ -63,11 +67,15 @@ impl<'a> Worker<'a> {
                 self.layout.find(source, claim.range, sparse)?;
                 self.read(claim.range.start)?;
                 self.find_demands(claim.range.start)?;
-                if let Some(packing) = profile.packing {
-                    self.pack(claim.range.start, packing)?;
-                }
                 if let Some(mosaic) = &self.shared.digest {
                     self.digest(claim, mosaic);
+                }
+                if let Some(cover) = &mut self.cover {
+                    let unit = self.shared.source.unit;
+                    cover.compare(claim.range, unit, &mut self.demands, &self.buf)?;
+                }
+                if let Some(packing) = profile.packing {
+                    self.pack(claim.range.start, packing)?;
                 }
                 self.reserve(claim.ticket, profile.placement)?;
                 self.write(claim.range.start)?;
@@ -215,14 +223,16 @@ impl<'a> Worker<'a> {
     fn reserve(&mut self, ticket: u64, placement: Placement) -> Result<()> {
         self.slots.clear();
         let (sink, sequencer) = (self.shared.sink, &self.shared.sequencer);
-        if self.demands.is_empty() {
+        let (demands, slots) = (&self.demands, &mut self.slots);
+        let zeroes = self.cover.as_ref().map_or(&[][..], |cover| &cover.zeroes);
+        if demands.is_empty() && zeroes.is_empty() {
             sequencer.pass(ticket);
             return Ok(());
         }
         match placement {
-            Placement::Identity => sink.reserve(&self.demands, &mut self.slots),
+            Placement::Identity => reserve(sink, demands, zeroes, slots),
             Placement::Allocated => sequencer
-                .turn(ticket, || sink.reserve(&self.demands, &mut self.slots))
+                .turn(ticket, || reserve(sink, demands, zeroes, slots))
                 // Somebody else failed and says why; there is nothing left to do here.
                 .unwrap_or(Ok(())),
         }
@@ -312,6 +322,28 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
+}
+
+/// Asks `sink` for places and for zeros, all in guest order.
+fn reserve(
+    sink: &dyn Sink,
+    mut demands: &[Demand],
+    zeroes: &[GuestRange],
+    slots: &mut Vec<Slot>,
+) -> Result<()> {
+    for range in zeroes {
+        let before = demands.partition_point(|demand| demand.range.start < range.start);
+        let (now, rest) = demands.split_at(before);
+        if !now.is_empty() {
+            sink.reserve(now, slots)?;
+        }
+        sink.reserve_zeroes(*range)?;
+        demands = rest;
+    }
+    if demands.is_empty() {
+        return Ok(());
+    }
+    sink.reserve(demands, slots)
 }
 
 /// Whether the unit at `start` of one layer holds only zeros, read into `unit` as far as that takes.

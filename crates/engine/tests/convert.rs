@@ -397,3 +397,96 @@ fn progress_ends_at_the_whole_disk() {
             .all(|total| *total == disk.len())
     );
 }
+
+/// What a guest reads from a target that stands before `behind`, and the digest of the source.
+fn over(source: &Chain, behind: &Chain, shape: &Shape) -> (Vec<u8>, Option<Crc32>) {
+    let len = source.virtual_size();
+    let profile = SinkProfile {
+        zeroes: ZeroPolicy::Covering,
+        ..shape.recording(len).sink().profile().clone()
+    };
+    let recording = Recording::new(profile);
+    let job = Job {
+        sparse: shape.sparse,
+        behind: Some(behind),
+        digest: true,
+        ..threads(shape.threads)
+    };
+    let crc32 = convert(source, recording.sink(), &job).unwrap().crc32;
+    let mut bytes = vec![0; len as usize];
+    let there = behind.virtual_size().min(len) as usize;
+    behind.read_at(0, &mut bytes[..there]).unwrap();
+    recording.lay_over(&mut bytes);
+    (bytes, crc32)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Whatever stands behind the target, the guest finds the source in it.
+    #[test]
+    fn any_disk_over_any_other_reads_as_itself(
+        disk in any_disk(3 << 20, 512),
+        behind in any_disk(3 << 20, 512),
+        mut shape in any_shape(),
+    ) {
+        shape.identity = false;
+        let (bytes, crc32) = over(&chain(&disk), &chain(&behind), &shape);
+        prop_assert!(bytes == disk.bytes());
+        prop_assert_eq!(crc32, Some(Crc32::of(disk.bytes())));
+    }
+}
+
+/// As [`chain`], with layers of these disks behind the first one.
+fn layers(disks: &[&Arc<ModelLayer>]) -> Chain {
+    let mut layers = disks
+        .iter()
+        .map(|layer| Arc::clone(layer) as Arc<dyn Layer>);
+    Chain::new(layers.next().unwrap(), layers)
+}
+
+#[test]
+fn what_both_disks_are_made_of_is_not_read() {
+    let [top, base] = ["64k:B 8M:- 64k:C", "8M:A 128k:-"].map(|picture| disk(picture));
+    let top = Arc::new(ModelLayer::new(top));
+    let base = Arc::new(ModelLayer::new(base));
+    let source = layers(&[&top, &base]);
+    let behind = layers(&[&base]);
+    let recording = Recording::new(SinkProfile {
+        zeroes: ZeroPolicy::Covering,
+        ..Recording::profile(source.virtual_size(), 65536)
+    });
+    let job = Job {
+        behind: Some(&behind),
+        ..threads(2)
+    };
+    let outcome = convert(&source, recording.sink(), &job).unwrap();
+    let size = source.virtual_size();
+    assert_eq!(demanded(&recording), [(0, 65536), (size - 65536, size)]);
+    assert!(outcome.data <= 3 << 20, "{}", outcome.data);
+}
+
+#[test]
+fn target_that_covers_needs_to_know_what() {
+    let source = chain(&disk("64k:A"));
+    let covering = || {
+        Recording::new(SinkProfile {
+            zeroes: ZeroPolicy::Covering,
+            ..Recording::profile(65536, 4096)
+        })
+    };
+    let error = convert(&source, covering().sink(), &Job::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let job = Job {
+        behind: Some(&source),
+        ..Job::default()
+    };
+    let plain = Recording::new(Recording::profile(65536, 4096));
+    assert_eq!(
+        convert(&source, plain.sink(), &job).unwrap_err().kind(),
+        ErrorKind::Usage
+    );
+    let same = covering();
+    convert(&source, same.sink(), &job).unwrap();
+    assert!(demanded(&same).is_empty() && same.is_committed());
+}

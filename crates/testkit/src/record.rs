@@ -155,6 +155,18 @@ impl Recording {
         }
     }
 
+    /// Puts what was written and zeroed over `behind`, the bytes of the disk behind the target.
+    pub fn lay_over(&self, behind: &mut [u8]) {
+        for (start, piece) in &self.log().pieces {
+            let part = &mut behind[*start as usize..piece.end as usize];
+            match piece.state {
+                State::Written => self.guest.read_at(*start, part).unwrap(),
+                State::Zeroed => part.fill(0),
+                State::Reserved { .. } => {}
+            }
+        }
+    }
+
     /// Every demand, in the order of the calls.
     pub fn reserves(&self) -> Vec<Demand> {
         self.log().reserves.clone()
