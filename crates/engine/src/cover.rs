@@ -82,8 +82,10 @@ mod tests {
 
     use super::*;
 
+    type Pairs = Vec<(u64, u64)>;
+
     /// What must be said of `new` where `old` stands behind: data, zeros.
-    fn said(new: &str, old: &str) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+    fn said(new: &str, old: &str) -> (Pairs, Pairs) {
         let (new, old) = (disk(new), disk(old));
         let behind = Chain::new(std::sync::Arc::new(ModelLayer::new(old)), []);
         let range = GuestRange::new(0, new.len());

@@ -447,7 +447,7 @@ fn layers(disks: &[&Arc<ModelLayer>]) -> Chain {
 
 #[test]
 fn what_both_disks_are_made_of_is_not_read() {
-    let [top, base] = ["64k:B 8M:- 64k:C", "8M:A 128k:-"].map(|picture| disk(picture));
+    let [top, base] = ["64k:B 8M:- 64k:C", "8M:A 128k:-"].map(disk);
     let top = Arc::new(ModelLayer::new(top));
     let base = Arc::new(ModelLayer::new(base));
     let source = layers(&[&top, &base]);

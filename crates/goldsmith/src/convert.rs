@@ -9,6 +9,7 @@ use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
 use uuid::Uuid;
 
+use crate::filename::FileName;
 use crate::{Cloud, Opener, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
@@ -97,6 +98,14 @@ impl<'a> Convert<'a> {
     pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((key.into(), value.into()));
         self
+    }
+
+    /// Makes the target show the image `name`, a path from the target's directory, where it holds
+    /// nothing itself, and puts only what differs into it. `format` is that image's.
+    #[must_use]
+    pub fn backing(self, name: impl Into<String>, format: impl Into<String>) -> Self {
+        self.option("backing_file", name)
+            .option("backing_fmt", format)
     }
 
     /// Sets whether the target is packed, where its format can be. Default: no.
@@ -197,18 +206,27 @@ impl<'a> Convert<'a> {
     ///
     /// # Errors
     /// Those of opening the source; `Usage` if the target's format cannot hold the disk, an option
-    /// is wrong, or the target is one of the source's files; `Io` if either side fails.
+    /// is wrong, or the target is a file that is read; `Io` if either side fails.
     pub fn run(&self) -> Result<Converted> {
         let format = registry::format_named(&self.target_format)?;
         let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
-        let options = self.options.iter().map(|(key, value)| (&**key, &**value));
+        let options = self.options.iter().map(|(key, value)| match &**key {
+            // What others read must be the format's own name.
+            "backing_fmt" => (
+                &**key,
+                registry::format_named(value).map_or(&**value, |format| format.name()),
+            ),
+            key => (key, &**value),
+        });
         let options = of_cloud.iter().copied().chain(options);
         let options = Options::parse(format.options(), options)?;
         let source = self
             .opener
             .open(&self.source, self.source_format.as_deref())?;
         let virtual_size = self.virtual_size(&source, format)?;
-        let spec = CreateSpec {
+        let behind = self.behind(&options)?;
+        let data_file = self.data_file(&options)?;
+        let mut spec = CreateSpec {
             virtual_size,
             data: None,
             options,
@@ -218,20 +236,24 @@ impl<'a> Convert<'a> {
         };
 
         let name = self.target.to_string_lossy();
-        let target = Target::create(&self.target)?;
-        if let Some(id) = target.id()
-            && source
-                .layers()
-                .iter()
-                .any(|layer| layer.storage().id() == id)
-        {
-            let text = "the target is also a file of the source, which would be overwritten";
-            return Err(Error::usage(text).in_file(name));
-        }
+        let read = [Some(&source), behind.as_ref()];
+        let target = target(&self.target, read)?;
+        let data_file = data_file
+            .map(|path| self::target(&path, read))
+            .transpose()?;
+        spec.data = data_file.as_ref().map(Target::storage);
         let sink = format
             .create(target.storage(), &spec)
             .map_err(|error| error.in_file(name.clone()))?;
-        let outcome = goldsmith_engine::convert(&source, sink, &self.job)?;
+        let job = Job {
+            behind: behind.as_ref(),
+            ..self.job
+        };
+        let outcome = goldsmith_engine::convert(&source, sink, &job)?;
+        // First what the image needs, so that it never stands there without.
+        if let Some(data_file) = data_file {
+            data_file.publish()?;
+        }
         target.publish()?;
         Ok(Converted {
             virtual_size: spec.virtual_size,
@@ -256,6 +278,49 @@ impl<'a> Convert<'a> {
             ));
         }
         warnings
+    }
+
+    /// The disk behind the target, if there is to be one.
+    fn behind(&self, options: &Options) -> Result<Option<Chain>> {
+        let names = options
+            .text("backing_file")
+            .zip(options.text("backing_fmt"));
+        // The format refuses one without the other.
+        let Some((name, format)) = names else {
+            return Ok(None);
+        };
+        let FileName {
+            path,
+            format: stated,
+        } = FileName::parse(name)?;
+        if stated.is_some_and(|stated| stated != format) {
+            let text = format!("the backing file '{name}' is said to be {format}");
+            return Err(Error::usage(text));
+        }
+        let opener = self.opener.for_another_image();
+        opener.open(self.beside(&path), Some(format)).map(Some)
+    }
+
+    /// The file for the guest's data, if it is to be another than the target.
+    fn data_file(&self, options: &Options) -> Result<Option<PathBuf>> {
+        let Some(name) = options.text("data_file") else {
+            return Ok(None);
+        };
+        let FileName { path, format: None } = FileName::parse(name)? else {
+            let text = format!("the data file '{name}' is no plain path");
+            return Err(Error::usage(text));
+        };
+        let path = self.beside(&path);
+        if path == self.target {
+            let text = format!("the data file '{name}' cannot be the image itself");
+            return Err(Error::usage(text));
+        }
+        Ok(Some(path))
+    }
+
+    /// The path that `name` stands for in the target.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.target.parent().unwrap_or(Path::new("")).join(name)
     }
 
     fn new_uuid(&self, virtual_size: u64, format: &dyn Format) -> Uuid {
@@ -296,6 +361,18 @@ impl<'a> Convert<'a> {
         ))
         .in_file(self.source.to_string_lossy()))
     }
+}
+
+/// Prepares to write `path`, which must be no file of the disks that are `read`.
+fn target<'a>(path: &Path, read: impl IntoIterator<Item = Option<&'a Chain>>) -> Result<Target> {
+    let target = Target::create(path)?;
+    let layers = read.into_iter().flatten().flat_map(Chain::layers);
+    let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);
+    if target.id().is_some_and(|id| ids.any(|read| read == id)) {
+        let text = "the target is also a file of the source, which would be overwritten";
+        return Err(Error::usage(text).in_file(path.to_string_lossy()));
+    }
+    Ok(target)
 }
 
 /// Now, in seconds since 1970-01-01 UTC.

@@ -29,7 +29,7 @@
 //! Nothing that an image names is opened unless [`References`] allows it, memory for what an image
 //! claims is bounded by [`Limits`], and a target appears under its name complete or not at all.
 //!
-//! Not done yet: writing over a backing file, editing images in place.
+//! Not done yet: encryption, editing images in place.
 #![forbid(unsafe_code)]
 
 mod cloud;

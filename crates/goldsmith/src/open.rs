@@ -77,6 +77,15 @@ impl Opener {
         self
     }
 
+    /// The same opener, without what is meant for one image alone.
+    pub(crate) fn for_another_image(&self) -> Self {
+        Self {
+            options: Vec::new(),
+            snapshot: None,
+            ..self.clone()
+        }
+    }
+
     /// Opens the image at `path` with everything behind it, as the disk that a guest sees.
     ///
     /// `format` is the format's name; `None` guesses it, see [`probe`](crate::probe).

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
-//! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `layer` (reading), `refcount`
-//! and `sink` (writing).
+//! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
+//! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing).
 //!
 //! ```
 //! use std::sync::Arc;
@@ -47,8 +47,10 @@
 //! # Ok::<(), goldsmith_block::Error>(())
 //! ```
 //!
-//! Not supported, and refused: encryption. Bitmaps are listed, not read. New images have no backing
-//! file.
+//! Guest data may stand in a file of its own; a layer is given it by whoever may open it. A snapshot
+//! is one more layer of the same file.
+//!
+//! Not supported, and refused: encryption. Bitmaps are listed, not read.
 #![forbid(unsafe_code)]
 
 mod bitmap;

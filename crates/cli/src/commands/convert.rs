@@ -64,6 +64,15 @@ pub(crate) struct Convert {
     )]
     snapshot: Option<String>,
 
+    /// Put only what differs from this image into the target, which then needs it; a relative path
+    /// counts from the target's directory
+    #[arg(short = 'B', long, value_name = "FILE", requires = "backing_fmt")]
+    backing: Option<String>,
+
+    /// Format of the image that -B names
+    #[arg(short = 'F', long, value_name = "FMT", requires = "backing")]
+    backing_fmt: Option<String>,
+
     /// Compress the target (qcow2)
     #[arg(short = 'c', long)]
     compress: bool,
@@ -179,6 +188,9 @@ impl Convert {
         }
         for (key, value) in pairs {
             convert = convert.option(key, value);
+        }
+        if let (Some(name), Some(format)) = (&self.backing, &self.backing_fmt) {
+            convert = convert.backing(name, format);
         }
         if let Some(cloud) = self.cloud {
             convert = convert.cloud(cloud);

@@ -246,3 +246,30 @@ fn snapshot_is_chosen_as_qemu_img_chooses_it() {
         assert!(!folder.path("none").exists());
     }
 }
+
+#[test]
+fn target_over_a_backing_file_is_that_of_qemu_img() {
+    let folder = Folder::new();
+    folder.write("base.raw", &disk("1M:A 1M:b"));
+    folder.qemu_img_ok("create -q -f qcow2 -b base.raw -F raw top.qcow2 2M");
+    folder.qemu_io("top.qcow2", &["write -P 1 0 64k", "write -z 1M 64k"]);
+    let line = |target| format!("convert -f qcow2 -O qcow2 -B base.raw -F raw top.qcow2 {target}");
+    assert_eq!(folder.goldsmith_ok(&line("ours.qcow2")), "");
+    folder.qemu_img_ok(&line("theirs.qcow2"));
+    folder.qemu_img_ok("check -q ours.qcow2");
+    folder.qemu_img_ok("compare -q ours.qcow2 top.qcow2");
+    let facts = |image| {
+        let info = folder.qemu_img_ok(&format!("info {image}"));
+        let backing = info.lines().filter(|line| line.starts_with("backing"));
+        backing.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(facts("ours.qcow2"), facts("theirs.qcow2"));
+    for line in [
+        "convert -O qcow2 -B base.raw top.qcow2 none",
+        "convert -O qcow2 -F raw top.qcow2 none",
+        "convert -O raw -B base.raw -F raw top.qcow2 none",
+    ] {
+        assert_eq!(folder.goldsmith(line).status, 1, "{line}");
+        assert!(!folder.path("none").exists());
+    }
+}
