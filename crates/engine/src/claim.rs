@@ -6,19 +6,11 @@ use goldsmith_block::{Chain, GuestRange, Result, align_down};
 
 use crate::cancel::Cancel;
 
-/// Bytes that one worker takes at a time, unless a unit is larger: big enough that a claim costs
-/// nothing beside its bytes, small enough that they are still in the cache when they are written.
-const CLAIM: u64 = 1 << 20;
-
 /// The largest unit of a source that claims are aligned to; units beyond are read in parts.
 const LARGEST_UNIT: u64 = 2 << 20;
 
-/// Bytes per claim for reading `sources`: whole units, so that none is unpacked twice.
-pub(crate) fn claim_len<'a>(sources: impl IntoIterator<Item = &'a Chain>) -> u64 {
-    largest_unit(sources).max(CLAIM)
-}
-
-/// The largest unit of `sources` that claims are aligned to; 1 if there is none.
+/// The largest unit of `sources` that claims are aligned to, so that none is unpacked twice; 1 if
+/// there is none.
 pub(crate) fn largest_unit<'a>(sources: impl IntoIterator<Item = &'a Chain>) -> u64 {
     let layers = sources.into_iter().flat_map(Chain::layers);
     let units = layers.filter_map(|layer| layer.info().unit);

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use goldsmith_block::{Chain, Error, ExtentKind, Result};
 
 use crate::cancel::Cancel;
-use crate::claim::{Claim, Claims, Status, Walk, claim_len};
+use crate::claim::{Claim, Claims, Status, Walk, largest_unit};
 use crate::convert::Job;
 use crate::crew;
 use crate::progress::{Meter, Progress};
+
+/// Bytes that one worker takes at a time, unless a unit is larger: both disks' fit in its cache.
+const CLAIM: u64 = 512 << 10;
 
 /// How a comparison is to be done.
 #[derive(Clone, Copy, Default)]
@@ -58,7 +61,7 @@ pub enum CompareError {
 /// The first failure to read either; differences found before it are not reported then.
 ///
 /// # Cost
-/// Reads only where at least one disk has data. Memory: 2 MiB per thread, 4 MiB where units are that large.
+/// Reads only where at least one disk has data. Memory: 1 MiB per thread, 4 MiB where units are that large.
 pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison, CompareError> {
     if job.strict && a.virtual_size() != b.virtual_size() {
         return Ok(Comparison::Size);
@@ -71,7 +74,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
         allocation: NONE.into(),
     };
     let meter = Meter::new(len, job.progress);
-    let step = claim_len([a, b]);
+    let step = largest_unit([a, b]).max(CLAIM);
     let claims = Claims::new(len, step, step, job.cancel, &pair);
     crew::run(
         Job::thread_count(job.threads),

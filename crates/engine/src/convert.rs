@@ -5,13 +5,17 @@ use std::num::NonZeroUsize;
 use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 
 use crate::cancel::Cancel;
-use crate::claim::{Claims, claim_len, largest_unit};
+use crate::claim::{Claims, largest_unit};
 use crate::crew;
 use crate::digest::{Crc32, Mosaic};
 use crate::progress::{Meter, Progress};
 use crate::sequencer::Sequencer;
 use crate::source::Source;
 use crate::worker::{Shared, Worker};
+
+/// Bytes that one worker takes at a time, unless a unit is larger: big enough that it pays to hand
+/// over the right to write, small enough that they are still in the cache when they are written.
+const CLAIM: u64 = 2 << 20;
 
 /// How a conversion is to be done.
 #[derive(Clone, Copy)]
@@ -80,7 +84,7 @@ pub struct Outcome {
 /// covers something that the job does not name, or the other way round.
 ///
 /// # Cost
-/// Memory: per thread one claim (1 MiB or the largest unit, at most 2 MiB) and as much again for
+/// Memory: per thread one claim (2 MiB) and as much again for
 /// packed bytes, and as much again to compare with what stands behind the target. Holes of any
 /// length are single steps.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
@@ -109,7 +113,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     if let Some(behind) = job.behind {
         disk.stand_before(behind, !job.digest);
     }
-    let step = claim_len([source]).max(unit);
+    let step = largest_unit([source]).max(unit).max(CLAIM);
     let align = match disk.is_shared() {
         true => largest_unit([source]).max(unit),
         false => step,

@@ -275,7 +275,7 @@ fn hole_of_any_length_is_one_step() {
 
 #[test]
 fn source_that_fails_anywhere_stops_the_conversion() {
-    let disk = disk("3M:A 1M:- 3M:B 512:C");
+    let disk = disk("6M:A 2M:- 6M:B 512:C");
     for count in [1, 3] {
         let mut nth = 0;
         loop {
@@ -298,7 +298,7 @@ fn source_that_fails_anywhere_stops_the_conversion() {
 
 #[test]
 fn sink_that_fails_anywhere_stops_the_conversion() {
-    let disk = disk("3M:A 1M:- 3M:B 512:C");
+    let disk = disk("6M:A 2M:- 6M:B 512:C");
     for step in [Step::Reserve, Step::Write, Step::WriteZeroes, Step::Commit] {
         for count in [1, 3] {
             let profile = Recording::profile(disk.len(), 65536);
