@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Budget, Layer, OptionSpec, Options, Result, Sink, Storage, StorageMut};
+use crate::{
+    BackingReference, Budget, Layer, OptionSpec, Options, Result, Sink, Storage, StorageMut,
+};
 
 /// An image format.
 pub trait Format: Send + Sync {
@@ -95,6 +97,11 @@ pub struct CreateSpec {
     pub virtual_size: u64,
     /// Where guest data goes if the option `data_file` says that it stands in a file of its own.
     pub data: Option<Arc<dyn StorageMut>>,
+    /// The image that shall show through, if there is one: its name by the path from the new image,
+    /// its absolute path among the others, its format, identity and time of change.
+    ///
+    /// A format whose options have no `backing_file` has no use for it.
+    pub backing: Option<BackingReference>,
     /// The format's own options.
     pub options: Options,
     /// Whether to pack units of data (`-c`).

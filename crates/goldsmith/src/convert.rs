@@ -4,12 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use goldsmith_block::{Chain, CreateSpec, Error, Format, Options, Result};
+use goldsmith_block::{BackingReference, Chain, CreateSpec, Error, Format, Options, Result};
 use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
 use uuid::Uuid;
 
 use crate::filename::FileName;
+use crate::reference::reference;
 use crate::{Cloud, Opener, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
@@ -224,11 +225,12 @@ impl<'a> Convert<'a> {
             .opener
             .open(&self.source, self.source_format.as_deref())?;
         let virtual_size = self.virtual_size(&source, format)?;
-        let behind = self.behind(&options)?;
+        let (reference, behind) = self.behind(&options)?.unzip();
         let data_file = self.data_file(&options)?;
         let mut spec = CreateSpec {
             virtual_size,
             data: None,
+            backing: reference,
             options,
             compress: self.compress,
             uuid: self.new_uuid(virtual_size, format),
@@ -280,8 +282,8 @@ impl<'a> Convert<'a> {
         warnings
     }
 
-    /// The disk behind the target, if there is to be one.
-    fn behind(&self, options: &Options) -> Result<Option<Chain>> {
+    /// What the target says of the disk behind it, and that disk, if there is to be one.
+    fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
         let names = options
             .text("backing_file")
             .zip(options.text("backing_fmt"));
@@ -298,7 +300,10 @@ impl<'a> Convert<'a> {
             return Err(Error::usage(text));
         }
         let opener = self.opener.for_another_image();
-        opener.open(self.beside(&path), Some(format)).map(Some)
+        let chain = opener.open(self.beside(&path), Some(format))?;
+        let directory = self.target.parent().unwrap_or(Path::new(""));
+        let reference = reference(directory, &path, chain.top())?;
+        Ok(Some((reference, chain)))
     }
 
     /// The file for the guest's data, if it is to be another than the target.

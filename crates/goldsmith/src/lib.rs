@@ -39,6 +39,7 @@ mod info;
 mod lint;
 mod map;
 mod open;
+mod reference;
 mod registry;
 mod snapshot;
 

@@ -10,7 +10,7 @@ use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result};
 use goldsmith_testkit::build::vhd::{Vhd, footer};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
-use support::Folder;
+use support::{Folder, convert};
 
 const BLOCK: usize = 8 << 10;
 /// 2020-09-13, in seconds since 1970 and since 2000.
@@ -365,4 +365,83 @@ fn chain_of_files_ends_at_the_limit_and_never_in_a_circle() {
         assert_eq!(kind, ErrorKind::Corrupt);
         assert!(report.contains("is already part of the chain"), "{report}");
     }
+}
+
+/// A child of a VHD, a child of that one, and a child of a RAW disk; in other folders, too.
+#[test]
+fn children_are_written_over_parents_of_both_kinds() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("inner")).unwrap();
+    let below = disk("2M:A 2M:B 3M:- 1M:D 512:E");
+    let above = disk("2M:A 4k:c 2044k:B 3M:- 4k:- 1020k:- 512:e");
+    folder.write("below.raw", &below);
+    folder.write("above.raw", &above);
+    let (raw, raw_above) = (folder.path("below.raw"), folder.path("above.raw"));
+    convert((&raw, "raw"), (&folder.path("base.vhd"), "vpc"))
+        .run()
+        .unwrap();
+    let absolute = folder.text("base.vhd");
+    for (target, backing, format) in [
+        ("beside.vhd", "base.vhd", "vpc"),
+        ("inner/below.vhd", "../base.vhd", "vhd"),
+        ("absolute.vhd", &*absolute, "vpc"),
+        ("over-raw.vhd", "below.raw", "raw"),
+        ("second.vhd", "beside.vhd", "vpc"),
+    ] {
+        let path = folder.path(target);
+        let done = convert((&raw_above, "raw"), (&path, "vpc"))
+            .backing(backing, format)
+            .run();
+        assert_eq!(done.unwrap().warnings, [""; 0]);
+        // The block with the letter and the one that became zeros, in part; not the parent's.
+        let len = std::fs::metadata(&path).unwrap().len();
+        let most = if target == "second.vhd" {
+            4096
+        } else {
+            3 * (2 << 20) + 16384
+        };
+        assert!(len < most, "{target}: {len}");
+        let chain = open(&path, References::Allow).unwrap();
+        assert_eq!(chain.warnings(), [""; 0]);
+        assert!(read(&chain) == above.bytes(), "{target}");
+        let depth = if target == "second.vhd" { 3 } else { 2 };
+        assert_eq!(chain.layers().len(), depth);
+    }
+    let info = goldsmith::ImageInfo::read(&Opener::new(), folder.path("absolute.vhd"), None);
+    let backing = info.unwrap().layer.backing.unwrap();
+    assert_eq!(backing.name, "base.vhd");
+    assert_eq!(backing.other_names, [absolute]);
+
+    // Both moved together, the relative name leads; one moved, the absolute one.
+    let moved = Folder::new();
+    for name in ["base.vhd", "beside.vhd"] {
+        std::fs::copy(folder.path(name), moved.path(name)).unwrap();
+    }
+    std::fs::remove_file(folder.path("base.vhd")).unwrap();
+    let chain = open(&moved.path("beside.vhd"), References::SameDirectory).unwrap();
+    assert!(read(&chain) == above.bytes());
+}
+
+#[test]
+fn parent_that_no_vhd_can_have_is_refused_and_nothing_is_left() {
+    let folder = Folder::new();
+    let raw = folder.write("disk.raw", &disk("1M:A"));
+    convert((&raw, "raw"), (&folder.path("base.qcow2"), "qcow2"))
+        .run()
+        .unwrap();
+    let target = folder.path("child.vhd");
+    let child = convert((&raw, "raw"), (&target, "vpc"));
+    let error = child
+        .clone()
+        .backing("base.qcow2", "qcow2")
+        .run()
+        .unwrap_err();
+    assert!(
+        error.report().contains("is a VHD or a RAW disk, not qcow2"),
+        "{}",
+        error.report()
+    );
+    let error = child.backing("gone.vhd", "vpc").run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(folder.names(), ["base.qcow2", "disk.raw"]);
 }

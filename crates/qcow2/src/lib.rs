@@ -24,6 +24,7 @@
 //! let spec = CreateSpec {
 //!     virtual_size: 1 << 20,
 //!     data: None,
+//!     backing: None,
 //!     options: Options::parse(QCOW2.options(), [("cluster_size", "4k")])?,
 //!     compress: false,
 //!     uuid: Default::default(),

@@ -31,6 +31,7 @@ pub fn spec(
     Ok(CreateSpec {
         virtual_size,
         data: None,
+        backing: None,
         options: Options::parse(format.options(), options.iter().copied())?,
         compress,
         uuid: UUID,
@@ -38,7 +39,7 @@ pub fn spec(
     })
 }
 
-/// The image file of `format` that holds `disk`.
+/// The image file of `format` that holds `disk`, followed by zeros where the format makes it larger.
 ///
 /// # Errors
 /// Those of the format.
@@ -50,7 +51,10 @@ pub fn write(
 ) -> Result<Vec<u8>> {
     let storage = Arc::new(MemoryStorage::new("image"));
     let spec = spec(format, disk.len(), options, compress)?;
-    drive(format.create(storage.clone(), &spec)?, disk)?;
+    let sink = format.create(storage.clone(), &spec)?;
+    let more = sink.profile().virtual_size - disk.len();
+    let pieces = disk.runs().iter().map(|run| (run.range.len(), run.fill));
+    drive(sink, &ModelDisk::new(pieces.chain([(more, Fill::Hole)])))?;
     Ok(storage.to_vec())
 }
 

@@ -243,6 +243,30 @@ pub enum VhdError {
     /// A fixed image has no blocks to map.
     #[error("batmap=on maps the blocks of a dynamic VHD; a fixed one has none")]
     BatmapOfFixed,
+    /// The wanted parent is neither VHD nor RAW.
+    #[error("the parent of a VHD is a VHD or a RAW disk, not {format}")]
+    ParentFormat {
+        /// The parent's format.
+        format: String,
+    },
+    /// The wanted parent cannot be recognised.
+    #[error("the parent has a null uuid, by which no child could recognise it")]
+    ParentWithoutUuid,
+    /// The wanted parent's name cannot be written.
+    #[error(
+        "the parent's name {name:?} cannot be written: it is empty, longer than 255 characters, or \
+         has a backslash, which separates folders here"
+    )]
+    ParentName {
+        /// The name.
+        name: String,
+    },
+    /// A fixed image has no parent.
+    #[error("a fixed VHD holds all of its disk, so it can have no backing file")]
+    ParentOfFixed,
+    /// The options name a parent, but the caller did not look at it.
+    #[error("backing_file and backing_fmt need the parent itself, which was not given")]
+    ParentMissing,
     /// VHD has no compression.
     #[error("vpc images cannot be compressed")]
     Compressed,
@@ -277,6 +301,11 @@ impl From<VhdError> for Error {
             | E::SizeOverDynamic { .. }
             | E::BlockSizeOption { .. }
             | E::BatmapOfFixed
+            | E::ParentFormat { .. }
+            | E::ParentWithoutUuid
+            | E::ParentName { .. }
+            | E::ParentOfFixed
+            | E::ParentMissing
             | E::Compressed
             | E::NullUuid
             | E::FixedLength { .. } => ErrorKind::Usage,

@@ -25,6 +25,7 @@
 //! let sink = VHD.create(storage.clone(), &CreateSpec {
 //!     virtual_size: 10 << 20,
 //!     data: None,
+//!     backing: None,
 //!     options: Options::parse(VHD.options(), [("block_size", "1M")])?,
 //!     compress: false,
 //!     uuid: uuid::Uuid::from_u128(1),

@@ -1,14 +1,14 @@
 //! The names by which a differencing image knows its parent.
 
-use goldsmith_block::{BackingReference, Detail, Result, Storage};
+use goldsmith_block::{BackingReference, Detail, Result, SECTOR, Storage};
 use uuid::Uuid;
-use zerocopy::byteorder::big_endian::U16;
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
 
 use crate::error::VhdError;
 use crate::footer::unix_time;
 use crate::ondisk::{
-    LOCATOR_MACX, LOCATOR_NONE, LOCATOR_W2KU, LOCATOR_W2RU, LOCATOR_WI2K, LOCATOR_WI2R, RawHeader,
-    RawLocator,
+    EPOCH, LOCATOR_MACX, LOCATOR_NONE, LOCATOR_W2KU, LOCATOR_W2RU, LOCATOR_WI2K, LOCATOR_WI2R,
+    RawHeader, RawLocator,
 };
 
 /// Longest name that is read, in bytes. [ours] Windows ends paths at 32767 characters.
@@ -95,6 +95,105 @@ impl Parent {
         };
         Ok(parent)
     }
+}
+
+/// The names of its parent that a new differencing image gives.
+#[derive(Debug)]
+pub(crate) struct NewParent {
+    uuid: [u8; 16],
+    timestamp: U32,
+    name: [U16; 256],
+    /// Platform codes and names as they will stand in the file.
+    locators: Vec<([u8; 4], Vec<u8>)>,
+}
+
+impl NewParent {
+    /// What a child of `parent` says about it.
+    pub(crate) fn new(parent: &BackingReference) -> std::result::Result<Self, VhdError> {
+        let uuid = match (parent.format.as_deref(), parent.uuid) {
+            // [libvhd] A parent without an identity is a RAW disk.
+            (Some("raw"), _) => Uuid::nil(),
+            (Some(crate::NAME), Some(uuid)) => uuid,
+            (Some(crate::NAME), None) => return Err(VhdError::ParentWithoutUuid),
+            (format, _) => {
+                let format = format.unwrap_or("unknown").into();
+                return Err(VhdError::ParentFormat { format });
+            }
+        };
+        let mut locators = Vec::new();
+        for path in std::iter::once(&parent.name).chain(&parent.other_names) {
+            let code = if path.starts_with('/') {
+                LOCATOR_W2KU
+            } else {
+                LOCATOR_W2RU
+            };
+            if locators.iter().any(|(known, _)| *known == code) {
+                continue;
+            }
+            let text = windows_path(path)?;
+            let bytes: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            if bytes.len() as u64 > u64::from(NAME_LEN) {
+                return Err(VhdError::ParentName { name: path.clone() });
+            }
+            locators.push((code, bytes));
+        }
+        let file = parent.name.rsplit('/').next().unwrap_or(&parent.name);
+        let mut name = [U16::ZERO; 256];
+        let mut units = file.encode_utf16();
+        // The last one stays zero and ends the name.
+        for (to, unit) in name[..255].iter_mut().zip(&mut units) {
+            *to = U16::new(unit);
+        }
+        if units.next().is_some() || file.is_empty() {
+            return Err(VhdError::ParentName { name: file.into() });
+        }
+        let modified = parent.modified.unwrap_or(0).saturating_sub(EPOCH);
+        Ok(Self {
+            uuid: uuid.into_bytes(),
+            timestamp: U32::new(u32::try_from(modified).unwrap_or(u32::MAX)),
+            name,
+            locators,
+        })
+    }
+
+    /// Puts everything into `header`; gives the bytes of the names, which are to stand at `offset`,
+    /// in whole sectors.
+    pub(crate) fn place(&self, header: &mut RawHeader, offset: u64) -> Vec<u8> {
+        header.parent_uuid = self.uuid;
+        header.parent_timestamp = self.timestamp;
+        header.parent_name = self.name;
+        let mut bytes = Vec::new();
+        for (entry, (code, name)) in header.parent_locators.iter_mut().zip(&self.locators) {
+            let start = bytes.len();
+            bytes.extend(name);
+            bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
+            *entry = RawLocator {
+                code: *code,
+                // Names are at most 64 KiB. The room is in bytes, as Microsoft's tools and libvhd
+                // write it, and not in sectors, as the specification has it.
+                space: U32::new((bytes.len() - start) as u32),
+                len: U32::new(name.len() as u32),
+                reserved: U32::ZERO,
+                offset: U64::new(offset + start as u64),
+            };
+        }
+        bytes
+    }
+}
+
+/// A path of this system as one of Windows; libvhd turns it back. A relative one begins with a dot:
+/// Microsoft's tools want it.
+fn windows_path(path: &str) -> std::result::Result<String, VhdError> {
+    if path.contains('\\') {
+        return Err(VhdError::ParentName { name: path.into() });
+    }
+    let windows = path.replace('/', r"\");
+    Ok(
+        match path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
+            true => windows,
+            false => format!(r".\{windows}"),
+        },
+    )
 }
 
 /// The name that `locator` points to. The inner error is the locator's, the outer one the file's.

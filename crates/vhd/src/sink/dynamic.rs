@@ -1,11 +1,11 @@
-//! A dynamic image: blocks in the order in which the guest's data first touches them.
+//! A dynamic or differencing image: blocks in the order in which the guest's data first touches them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
     Committed, Demand, GuestRange, HostRange, Placement, Result, SECTOR, Sink, SinkProfile, Slot,
-    Storage, StorageMut, Transfer, ZeroPolicy, align_down, align_up,
+    Storage, StorageMut, Transfer, ZeroPolicy, align_up,
 };
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -13,9 +13,10 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{GRAIN, Wanted};
 use crate::batmap;
 use crate::error::VhdError;
+use crate::locator::NewParent;
 use crate::ondisk::{
-    BATMAP_1_2, BATMAP_COOKIE, DYNAMIC, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE,
-    NO_OFFSET, RawBatmap, RawFooter, RawHeader, UNUSED, VERSION,
+    BATMAP_1_2, BATMAP_COOKIE, DIFFERENCING, DYNAMIC, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN,
+    MAX_DYNAMIC_SIZE, NO_OFFSET, RawBatmap, RawFooter, RawHeader, UNUSED, VERSION,
 };
 
 /// Smallest and largest block we write, in bytes. [spec] "Only been tested with 512K and 2 MB
@@ -41,6 +42,8 @@ pub(super) struct DynamicSink {
     block_size: u64,
     /// Whether a batmap stands behind the block table.
     batmap: bool,
+    /// Byte offset and bytes of the parent's names.
+    names: (u64, Vec<u8>),
     map: Mutex<Map>,
 }
 
@@ -50,6 +53,11 @@ struct Map {
     bat: Vec<u32>,
     /// Byte offset of the end of the last block, or of the tables: a multiple of 512.
     end: u64,
+    /// One bit per block, highest bit first: all its sectors hold data.
+    full: Vec<u8>,
+    /// The block of a differencing image that is being filled, and its sector bitmap as it will
+    /// stand in the file. The disk comes in order, so no other block is half known.
+    current: Option<(u64, [u8; BITMAP_LEN as usize])>,
 }
 
 impl DynamicSink {
@@ -72,31 +80,106 @@ impl DynamicSink {
         header.version = U32::new(VERSION);
         header.max_table_entries = U32::new(blocks);
         header.block_size = U32::new(block_size as u32);
-        header.checksum = U32::new(header.computed_checksum());
         let mut end = BAT_OFFSET + size_of_val(bat.as_slice()) as u64;
         if wanted.batmap {
             end = batmap::header_offset(BAT_OFFSET, blocks) + SECTOR + batmap_len(blocks);
         }
+        let parent = wanted.spec.backing.as_ref();
+        let parent = parent.map(NewParent::new).transpose()?;
+        let names = parent.as_ref().map(|parent| parent.place(&mut header, end));
+        let names = (end, names.unwrap_or_default());
+        end += names.1.len() as u64;
+        header.checksum = U32::new(header.computed_checksum());
+        let (disk_type, grain, zeroes) = match parent {
+            // Smaller than in a dynamic image: what is the parent's is not to be stored.
+            Some(_) => (DIFFERENCING, GRAIN, ZeroPolicy::Covering),
+            // The storage was emptied.
+            None => (DYNAMIC, UNIT, ZeroPolicy::Implied),
+        };
         Ok(Self {
             storage,
             profile: SinkProfile {
                 virtual_size,
-                grain: UNIT,
+                grain,
                 placement: Placement::Allocated,
-                // The storage was emptied.
-                zeroes: ZeroPolicy::Implied,
+                zeroes,
                 packing: None,
             },
-            footer: wanted.footer(DYNAMIC, FOOTER_LEN),
+            footer: wanted.footer(disk_type, FOOTER_LEN),
             header,
             block_size,
             batmap: wanted.batmap,
-            map: Mutex::new(Map { bat, end }),
+            names,
+            map: Mutex::new(Map {
+                full: vec![0; bat.len().div_ceil(8)],
+                bat,
+                end,
+                current: None,
+            }),
         })
     }
 
-    /// Writes the batmap of the blocks in `bat`, if the image shall have one.
-    fn write_batmap(&self, bat: &[u32]) -> Result<()> {
+    fn is_differencing(&self) -> bool {
+        self.profile.zeroes == ZeroPolicy::Covering
+    }
+
+    /// Gives `range` a place, calling `found` with each part that lies in one block and with the
+    /// byte offset of its data; its sectors then hold data.
+    fn place(&self, range: GuestRange, mut found: impl FnMut(GuestRange, u64)) -> Result<()> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let GuestRange { mut start, end } = range;
+        while start < end {
+            let index = start / self.block_size;
+            let block = index * self.block_size;
+            let part = GuestRange::new(start, end.min(block + self.block_size));
+            let data = map.place(index, self.block_size)?;
+            if self.is_differencing() {
+                self.mark(&mut map, index, part)?;
+            } else {
+                // All sectors of an allocated block hold data, be it zeros: so a reader sees the
+                // same bytes whether it looks at the bitmap or, like QEMU, does not.
+                map.full[(index / 8) as usize] |= 0x80 >> (index % 8);
+            }
+            found(part, data + (start - block));
+            start = part.end;
+        }
+        Ok(())
+    }
+
+    /// Sets the bits of `part`, which lies in block `index`.
+    fn mark(&self, map: &mut Map, index: u64, part: GuestRange) -> Result<()> {
+        if map.current.is_none_or(|(block, _)| block != index) {
+            self.finish_block(map)?;
+        }
+        let (_, bits) = map.current.get_or_insert((index, [0; BITMAP_LEN as usize]));
+        let block = index * self.block_size;
+        // What a block holds past the end of the disk is nobody's, so it does not make it less full.
+        let end = match part.end == self.profile.virtual_size {
+            true => block + self.block_size,
+            false => part.end,
+        };
+        for sector in (part.start - block) / SECTOR..(end - block).div_ceil(SECTOR) {
+            bits[(sector / 8) as usize] |= 0x80 >> (sector % 8);
+        }
+        Ok(())
+    }
+
+    /// Stores the bitmap of the block that was being filled, if there is one.
+    fn finish_block(&self, map: &mut Map) -> Result<()> {
+        let Some((index, bits)) = map.current.take() else {
+            return Ok(());
+        };
+        let used = (self.block_size / SECTOR / 8) as usize;
+        if bits[..used].iter().all(|byte| *byte == u8::MAX) {
+            map.full[(index / 8) as usize] |= 0x80 >> (index % 8);
+            return Ok(());
+        }
+        let offset = u64::from(map.bat[index as usize]) * SECTOR;
+        self.storage.write_at(offset, &bits)
+    }
+
+    /// Writes the batmap, if the image shall have one.
+    fn write_batmap(&self, full: &[u8]) -> Result<()> {
         if !self.batmap {
             return Ok(());
         }
@@ -105,11 +188,8 @@ impl DynamicSink {
         let mut map = vec![0; batmap_len(blocks) as usize];
         // [libvhd] It reads and sums this many bytes; bits behind them would spoil its sum.
         let read = align_up((self.profile.virtual_size >> 24).max(1), SECTOR).unwrap_or(SECTOR);
-        for (block, entry) in bat.iter().enumerate() {
-            if *entry != UNUSED && (block as u64 / 8) < read {
-                map[block / 8] |= 0x80 >> (block % 8);
-            }
-        }
+        let known = full.len().min(map.len()).min(read as usize);
+        map[..known].copy_from_slice(&full[..known]);
         let mut raw = RawBatmap::new_zeroed();
         raw.cookie = BATMAP_COOKIE;
         raw.map_offset = U64::new(offset + SECTOR);
@@ -153,22 +233,21 @@ impl Sink for DynamicSink {
     }
 
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         for demand in demands {
-            let GuestRange { mut start, end } = demand.range;
-            while start < end {
-                let block = align_down(start, self.block_size);
-                let part = GuestRange::new(start, end.min(block + self.block_size));
-                let data = map.place(block / self.block_size, self.block_size)?;
+            self.place(demand.range, |range, host| {
                 slots.push(Slot {
-                    range: part,
-                    host: data + (start - block),
+                    range,
+                    host,
                     packed: None,
                 });
-                start = part.end;
-            }
+            })?;
         }
         Ok(())
+    }
+
+    fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
+        // Nobody writes there, so it reads as zeros.
+        self.place(range, |_, _| ())
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
@@ -202,15 +281,20 @@ impl Sink for DynamicSink {
     /// goes by, and so do we.
     fn commit(self: Box<Self>) -> Result<Committed> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let Map { bat, end } = &mut *map;
+        self.finish_block(&mut map)?;
+        let Map { bat, end, full, .. } = &mut *map;
         let end = *end;
-        for entry in bat.iter().filter(|entry| **entry != UNUSED) {
-            // All sectors of an allocated block hold data, be it zeros: so a reader sees the same
-            // bytes whether it looks at the bitmap or, like QEMU, does not.
-            self.storage
-                .write_at(u64::from(*entry) * SECTOR, &[u8::MAX; BITMAP_LEN as usize])?;
+        for (block, entry) in bat.iter().enumerate() {
+            if full[block / 8] & (0x80 >> (block % 8)) != 0 {
+                let bits = [u8::MAX; BITMAP_LEN as usize];
+                self.storage.write_at(u64::from(*entry) * SECTOR, &bits)?;
+            }
         }
-        self.write_batmap(bat)?;
+        self.write_batmap(full)?;
+        let (offset, names) = &self.names;
+        if !names.is_empty() {
+            self.storage.write_at(*offset, names)?;
+        }
         BigEndian::from_slice_u32(bat);
         self.storage.write_at(BAT_OFFSET, bat.as_bytes())?;
         // The last block has its full length, whether or not data was written to its end.

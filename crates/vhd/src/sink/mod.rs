@@ -16,7 +16,7 @@ use crate::ondisk::{
 };
 
 /// The creation options of this format.
-pub(crate) static OPTIONS: [OptionSpec; 4] = [
+pub(crate) static OPTIONS: [OptionSpec; 6] = [
     OptionSpec {
         name: "subformat",
         kind: OptionKind::Choice(&["dynamic", "fixed"]),
@@ -41,6 +41,18 @@ pub(crate) static OPTIONS: [OptionSpec; 4] = [
         default: "on",
         help: "the exact size; off: round it up to cylinders, heads and sectors as qemu-img does",
     },
+    OptionSpec {
+        name: "backing_file",
+        kind: OptionKind::Text,
+        default: "",
+        help: "parent of a differencing image, by its path from the new image; -B does the same",
+    },
+    OptionSpec {
+        name: "backing_fmt",
+        kind: OptionKind::Text,
+        default: "",
+        help: "format of the parent, vpc or raw; -F does the same",
+    },
 ];
 
 /// Where the data of a block may begin, and what a demand for a fixed image consists of, in bytes.
@@ -62,9 +74,13 @@ pub(crate) fn create(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<
     if let Some(len) = storage.fixed_len() {
         return Err(VhdError::FixedLength { len }.into());
     }
+    if spec.options.text("backing_file").is_some() && spec.backing.is_none() {
+        return Err(VhdError::ParentMissing.into());
+    }
     let wanted = Wanted::new(spec);
     let sink: Box<dyn Sink> = match spec.options.choice("subformat") {
         "fixed" if wanted.batmap => return Err(VhdError::BatmapOfFixed.into()),
+        "fixed" if spec.backing.is_some() => return Err(VhdError::ParentOfFixed.into()),
         "fixed" => Box::new(fixed::FixedSink::new(storage.clone(), &wanted)),
         _ => Box::new(dynamic::DynamicSink::new(storage.clone(), &wanted)?),
     };

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
-use goldsmith_block::{Chain, Format};
-use goldsmith_storage::MemoryStorage;
+use goldsmith_block::Chain;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
@@ -109,23 +107,6 @@ fn geometry_is_the_one_that_qemu_gives_to_the_same_size() {
     }
 }
 
-/// As [`write`], with the size rounded up.
-fn write_rounded(picture: &str, subformat: &str) -> Vec<u8> {
-    let options = [("subformat", subformat), ("force_size", "off")];
-    let len = pattern::disk(picture).len();
-    let storage = Arc::new(MemoryStorage::new("image"));
-    let spec = image::spec(&VHD, len, &options, false).unwrap();
-    let sink = VHD.create(storage.clone(), &spec).unwrap();
-    let more = sink.profile().virtual_size - len;
-    let picture = if more > 0 {
-        format!("{picture} {more}:-")
-    } else {
-        picture.to_owned()
-    };
-    image::drive(sink, &pattern::disk(&picture)).unwrap();
-    storage.to_vec()
-}
-
 /// What a script that relies on QEMU's own sizes gets: `-o force_size=off`, there the default.
 #[test]
 fn rounded_size_is_the_one_that_qemu_rounds_to() {
@@ -158,7 +139,10 @@ fn rounded_size_is_the_one_that_qemu_rounds_to() {
     ] {
         qemu::img_ok(&["create", "-q", "-f", "vpc", path.to_str().unwrap(), size]);
         let theirs = std::fs::read(&path).unwrap();
-        let ours = write_rounded(&format!("{size}:-"), "dynamic");
+        let ours = write(
+            &pattern::disk(&format!("{size}:-")),
+            &[("force_size", "off")],
+        );
         // Creator; both sizes and the geometry.
         assert_eq!(ours[28..32], theirs[28..32], "{size}");
         assert_eq!(ours[40..60], theirs[40..60], "{size}");
@@ -172,7 +156,10 @@ fn rounded_size_is_the_one_that_qemu_rounds_to() {
     for picture in DISKS {
         let disk = pattern::disk(picture);
         for subformat in SUBFORMATS {
-            let ours = read(write_rounded(picture, subformat));
+            let ours = read(write(
+                &disk,
+                &[("subformat", subformat), ("force_size", "off")],
+            ));
             let args = format!("subformat={subformat}");
             let theirs = read(qemu::write("vpc", &disk, &["-o", &args]));
             assert!(ours == theirs, "{disk:?} {subformat}");
@@ -193,7 +180,7 @@ fn seven_zip(args: &[&str]) -> Vec<u8> {
     panic!("neither 7zz nor 7z is here; install it with: apt-get install 7zip");
 }
 
-fn extract(path: &Path, image: &[u8]) -> Vec<u8> {
+pub(crate) fn extract(path: &Path, image: &[u8]) -> Vec<u8> {
     std::fs::write(path, image).unwrap();
     let path = path.to_str().unwrap();
     let listing = seven_zip(&["l", "-tvhd", path]);

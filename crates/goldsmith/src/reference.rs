@@ -1,0 +1,100 @@
+//! What a new image says of the one behind it.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use goldsmith_block::{BackingReference, Error, ErrorKind, Layer, Result};
+
+/// How an image in `directory` names the image `behind`, whose path from there is `name`: by that
+/// path, which survives a move of both, and by the absolute one, which survives a move of one.
+///
+/// # Errors
+/// `Io` if the process has no current directory; `Usage` if a path is no text.
+pub(crate) fn reference(
+    directory: &Path,
+    name: &str,
+    behind: &dyn Layer,
+) -> Result<BackingReference> {
+    let directory = plain(directory)?;
+    let path = plain(&directory.join(name))?;
+    let text = |path: &Path| match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => {
+            let text = format!(
+                "the path '{}' is no text, so no image can name it",
+                path.display()
+            );
+            Err(Error::usage(text))
+        }
+    };
+    let info = behind.info();
+    Ok(BackingReference {
+        name: text(&relative(&path, &directory))?,
+        other_names: vec![text(&path)?],
+        format: Some(info.format.into()),
+        uuid: info.uuid,
+        modified: std::fs::metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .map(|since| since.as_secs()),
+    })
+}
+
+/// `path` from the root of the file system on, without steps that lead nowhere. Symbolic links are
+/// left alone.
+fn plain(path: &Path) -> Result<PathBuf> {
+    let path = if path == Path::new("") {
+        Path::new(".")
+    } else {
+        path
+    };
+    let path = std::path::absolute(path).map_err(|error| Error::new(ErrorKind::Io, error))?;
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            // At the root it leads to the root.
+            Component::ParentDir => _ = plain.pop(),
+            part => plain.push(part),
+        }
+    }
+    Ok(plain)
+}
+
+/// The way from `directory` to `path`, both [`plain`].
+fn relative(path: &Path, directory: &Path) -> PathBuf {
+    let (mut to, mut from) = (
+        path.components().peekable(),
+        directory.components().peekable(),
+    );
+    while to.peek().is_some() && to.peek() == from.peek() {
+        to.next();
+        from.next();
+    }
+    from.map(|_| Component::ParentDir).chain(to).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn way_leads_up_as_far_as_it_must() {
+        for (path, way) in [
+            ("/vms/base.vhd", "base.vhd"),
+            ("/vms/a/b.vhd", "a/b.vhd"),
+            ("/base.vhd", "../base.vhd"),
+            ("/pool/base.vhd", "../pool/base.vhd"),
+        ] {
+            assert_eq!(relative(Path::new(path), Path::new("/vms")), Path::new(way));
+        }
+    }
+
+    #[test]
+    fn plain_path_has_no_steps_back() {
+        for (path, expected) in [("/a/../b", "/b"), ("/a/./b/", "/a/b"), ("/../a", "/a")] {
+            assert_eq!(plain(Path::new(path)).unwrap(), Path::new(expected));
+        }
+        assert!(plain(Path::new("")).unwrap().is_absolute());
+    }
+}
