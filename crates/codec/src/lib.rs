@@ -88,13 +88,13 @@ impl Unpacker {
     }
 }
 
-/// Packs units with one codec, about as tightly as qemu-img does.
+/// Packs units with one codec, as tightly as qemu-img does.
 ///
 /// The same unit gives the same bytes, whatever was packed before.
 pub struct Packer(Kind);
 
 enum Kind {
-    Deflate(deflate::Packer),
+    Deflate(Box<deflate::Packer>),
     Zstd(Option<zstd::Packer>),
 }
 
@@ -102,7 +102,7 @@ impl Packer {
     /// A packer for `codec`.
     pub fn new(codec: Codec) -> Self {
         Self(match codec {
-            Codec::Deflate => Kind::Deflate(deflate::Packer::new()),
+            Codec::Deflate => Kind::Deflate(Box::new(deflate::Packer::new())),
             Codec::Zstd => Kind::Zstd(None),
         })
     }
@@ -128,7 +128,7 @@ impl Packer {
         let start = out.len();
         out.resize(start + room, 0);
         let packed = match &mut self.0 {
-            Kind::Deflate(packer) => packer.pack(unit, &mut out[start..]),
+            Kind::Deflate(packer) => Ok(packer.pack(unit, &mut out[start..])),
             Kind::Zstd(packer) => match packer {
                 Some(packer) => packer.pack(unit, &mut out[start..]),
                 empty => zstd::Packer::new()

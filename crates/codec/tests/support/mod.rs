@@ -34,6 +34,46 @@ pub(crate) fn text(len: usize) -> Vec<u8> {
     (0..).flat_map(|n| line(n).into_bytes()).take(len).collect()
 }
 
+/// Bytes of all kinds, one kind after the other, with copies of earlier ones from all distances.
+pub(crate) fn mixed(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![];
+    let mut dice = noise(64 + len, seed).into_iter();
+    let mut roll = || usize::from(dice.next().unwrap_or(0));
+    while bytes.len() < len {
+        let some = 1 << (roll() % 13);
+        let some = some + roll() * some / 256;
+        let byte = roll() as u8;
+        match roll() % 5 {
+            0 => bytes.extend(vec![byte; some]),
+            1 => bytes.extend(noise(some, u64::from(byte))),
+            2 => bytes.extend(text(some)),
+            3 => bytes.extend(noise(some, 3).iter().map(|noise| noise % (byte | 1))),
+            _ => {
+                let back = 1 + (roll() * 33 + roll()) % bytes.len().max(1);
+                let from = bytes.len().saturating_sub(back);
+                (from..from + some).for_each(|at| bytes.push(bytes.get(at).copied().unwrap_or(0)));
+            }
+        }
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Noise in which each byte value occurs about as often as its weight says.
+pub(crate) fn skewed(weights: &[u32], len: usize, seed: u64) -> Vec<u8> {
+    let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let pick = |dice: &[u8]| {
+        let mut at = u64::from_le_bytes(dice.try_into().unwrap()) % sum.max(1);
+        let byte = weights.iter().position(|weight| {
+            let found = at < u64::from(*weight);
+            at = at.saturating_sub((*weight).into());
+            found
+        });
+        byte.unwrap_or(0) as u8
+    };
+    noise(8 * len, seed).chunks(8).map(pick).collect()
+}
+
 /// Units of any size and kind, of which most can be packed.
 pub(crate) fn any_unit() -> impl Strategy<Value = Vec<u8>> {
     let letters = prop::collection::vec(0u8..4, 0..10_000);
