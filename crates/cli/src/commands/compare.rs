@@ -8,7 +8,7 @@ use clap::Args;
 use goldsmith::{Chain, CompareError, CompareJob, Comparison};
 
 use crate::exit::{self, Failure};
-use crate::options::Opening;
+use crate::options::{Opening, Spelling};
 use crate::progress::Display;
 
 /// Compare what a guest reads from two images, whatever their formats
@@ -39,6 +39,9 @@ pub(crate) struct Compare {
 
     #[command(flatten)]
     opening: Opening,
+
+    #[command(flatten)]
+    spelling: Spelling,
 
     /// One image
     first: PathBuf,
@@ -94,7 +97,9 @@ impl Compare {
     }
 
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
-        let opened = self.opening.opener().open(path, format);
+        let source = self.spelling.source(path, format)?;
+        let opener = source.opener(self.opening.opener());
+        let opened = opener.open(&source.path, source.format.as_deref());
         let chain = opened.map_err(|error| Failure::with_status(2, error.report()))?;
         if !self.quiet {
             exit::warn(chain.warnings());

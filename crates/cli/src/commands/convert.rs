@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use goldsmith::{Cancel, SnapshotName, Uuid};
 
 use crate::exit::{self, Failure};
-use crate::options::{Opening, size};
+use crate::options::{Opening, Spelling, size, split_options};
 use crate::output::human;
 use crate::progress::Display;
 
@@ -117,6 +117,9 @@ pub(crate) struct Convert {
     #[command(flatten)]
     opening: Opening,
 
+    #[command(flatten)]
+    spelling: Spelling,
+
     /// The image to read
     #[arg(required_unless_present = "target_options")]
     source: Option<PathBuf>,
@@ -171,11 +174,14 @@ impl Convert {
             }
         };
 
-        let mut opener = self.opening.opener();
+        let source = self
+            .spelling
+            .source(source, self.source_format.as_deref())?;
+        let mut opener = source.opener(self.opening.opener());
         if let Some(text) = &self.snapshot {
             opener = opener.snapshot(snapshot_name(text)?);
         }
-        let mut convert = goldsmith::Convert::new(source, target)
+        let mut convert = goldsmith::Convert::new(&source.path, target)
             .opener(opener)
             .target_format(&self.target_format)
             .compress(self.compress)
@@ -195,7 +201,7 @@ impl Convert {
         if let Some(cloud) = self.cloud {
             convert = convert.cloud(cloud);
         }
-        if let Some(format) = &self.source_format {
+        if let Some(format) = &source.format {
             convert = convert.source_format(format);
         }
         if let Some(threads) = self.parallel {
@@ -237,31 +243,4 @@ fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
         }
     }
     Ok(SnapshotName::Exactly { id, name })
-}
-
-/// The pairs of one `-o`: separated by commas, of which a doubled one stands for itself. [qemu]
-fn split_options(text: &str) -> Vec<String> {
-    let mut pairs = vec![String::new()];
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        if character == ',' && characters.next_if_eq(&',').is_none() {
-            pairs.push(String::new());
-        } else if let Some(last) = pairs.last_mut() {
-            last.push(character);
-        }
-    }
-    pairs.retain(|pair| !pair.is_empty());
-    pairs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn doubled_comma_is_part_of_a_value() {
-        assert_eq!(split_options("a=1,b=x,,y,c=3"), ["a=1", "b=x,y", "c=3"]);
-        assert_eq!(split_options(""), [""; 0]);
-        assert_eq!(split_options("a=1,"), ["a=1"]);
-    }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use goldsmith::{ImageInfo, Opener};
 
 use crate::exit::{self, Failure};
-use crate::options::OutputFormat;
+use crate::options::{OutputFormat, Spelling};
 use crate::output::{human, json};
 
 /// Show what an image is
@@ -24,13 +24,18 @@ pub(crate) struct Info {
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
     output: OutputFormat,
 
+    #[command(flatten)]
+    spelling: Spelling,
+
     /// The image
     image: PathBuf,
 }
 
 impl Info {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let info = ImageInfo::read(&Opener::new(), &self.image, self.format.as_deref())?;
+        let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        let opener = source.opener(Opener::new());
+        let info = ImageInfo::read(&opener, &source.path, source.format.as_deref())?;
         let mut out = stdout().lock();
         match self.output {
             OutputFormat::Human => human::info(&mut out, &info)?,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::{self, Failure};
-use crate::options::{Opening, OutputFormat};
+use crate::options::{Opening, OutputFormat, Spelling};
 use crate::output::{human, json};
 
 /// Show where each part of the disk lies
@@ -24,16 +24,18 @@ pub(crate) struct Map {
     #[command(flatten)]
     opening: Opening,
 
+    #[command(flatten)]
+    spelling: Spelling,
+
     /// The image
     image: PathBuf,
 }
 
 impl Map {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let chain = self
-            .opening
-            .opener()
-            .open(&self.image, self.format.as_deref())?;
+        let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        let opener = source.opener(self.opening.opener());
+        let chain = opener.open(&source.path, source.format.as_deref())?;
         exit::warn(chain.warnings());
         let mut out = std::io::BufWriter::new(stdout().lock());
         match self.output {

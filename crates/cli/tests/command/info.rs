@@ -114,3 +114,64 @@ fn empty_raw_file_is_a_disk() {
         normal(&folder.qemu_img_ok(line))
     );
 }
+
+/// [qemu] "-o force_size_calc" of a source is spelled like this there.
+#[test]
+fn options_of_the_source_are_spelled_as_for_qemu_img() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f vpc a,b.vhd 10M");
+    // The creator "qemu" means the geometry, which is made another one here.
+    let mut image = std::fs::read(folder.path("a,b.vhd")).unwrap();
+    let end = image.len();
+    for footer in [0, end - 512] {
+        let footer = &mut image[footer..footer + 512];
+        footer[56..60].copy_from_slice(&[0, 100, 4, 17]);
+        footer[64..68].fill(0);
+        let sum: u32 = footer.iter().map(|byte| u32::from(*byte)).sum();
+        footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+    }
+    std::fs::write(folder.path("a,b.vhd"), image).unwrap();
+    for (value, size) in [("chs", 100 * 4 * 17 * 512), ("current_size", 10_514_432)] {
+        let opts =
+            format!("driver=vpc,force_size_calc={value},file.driver=file,file.filename=a,,b.vhd");
+        let line = format!("info --output=json --image-opts {opts}");
+        for json in [folder.goldsmith_ok(&line), folder.qemu_img_ok(&line)] {
+            let info: Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(info["virtual-size"], size, "{value}");
+        }
+        let line = format!("convert --image-opts -O raw {opts} out.raw");
+        assert_eq!(folder.goldsmith_ok(&line), "");
+        assert_eq!(
+            std::fs::metadata(folder.path("out.raw")).unwrap().len(),
+            size
+        );
+        folder.goldsmith_ok(&format!("compare --image-opts {opts} {opts}"));
+        folder.goldsmith_ok(&format!("map --image-opts {opts}"));
+    }
+    for (opts, text) in [
+        (
+            "driver=vpc,force_size_calc=big,file.filename=a,,b.vhd",
+            "is one of auto, chs, current_size",
+        ),
+        (
+            "driver=vpc,cluster=1,file.filename=a,,b.vhd",
+            "force_size_calc",
+        ),
+        ("driver=vpc", "file.filename is missing"),
+        (
+            "file.driver=nbd,file.filename=x",
+            "only file.driver=file is known",
+        ),
+        ("a,,b.vhd", "it takes pairs such as driver=vpc"),
+    ] {
+        let done = folder.goldsmith(&format!("info --image-opts {opts}"));
+        assert_eq!(done.status, 1, "{opts}");
+        assert!(done.stderr.contains(text), "{opts}: {done:?}");
+    }
+    assert_eq!(
+        folder
+            .goldsmith("info -f vpc --image-opts file.filename=x")
+            .status,
+        1
+    );
+}
