@@ -1,0 +1,80 @@
+//! Every rule that encryption can break.
+
+/// Why something cannot be decrypted or encrypted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CryptError {
+    /// A cipher, mode or hash that is not done.
+    #[error("the {what} '{name}' is not supported")]
+    Unsupported {
+        /// Cipher, mode or hash.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A key of another length than the cipher's.
+    #[error("the key has {len} bytes, which '{cipher}' does not take")]
+    KeyLength {
+        /// Its length.
+        len: usize,
+        /// The cipher and its mode.
+        cipher: String,
+    },
+    /// Wrong first bytes.
+    #[error("there is no LUKS header")]
+    Magic,
+    /// A version that is not 1.
+    #[error("the LUKS header has version {found}; version 1 is supported")]
+    Version {
+        /// The version.
+        found: u16,
+    },
+    /// A name in the header that is none.
+    #[error("the LUKS header's {what} is no text")]
+    Name {
+        /// Whose name.
+        what: &'static str,
+    },
+    /// A slot that is neither in use nor free.
+    #[error("LUKS key slot {slot} has the state {found:#x}")]
+    SlotState {
+        /// Its number.
+        slot: usize,
+        /// Its state.
+        found: u32,
+    },
+    /// Key material outside the header's area.
+    #[error("LUKS key slot {slot} takes {len} bytes at offset {offset}; the header has {area}")]
+    SlotOutside {
+        /// Its number.
+        slot: usize,
+        /// Byte offset of its key material.
+        offset: u64,
+        /// Length of it.
+        len: u64,
+        /// Length of the whole header.
+        area: u64,
+    },
+    /// Another number of stripes than everybody writes.
+    #[error("LUKS key slot {slot} has {found} stripes; 4000 are supported")]
+    Stripes {
+        /// Its number.
+        slot: usize,
+        /// Its stripes.
+        found: u32,
+    },
+    /// A number of rounds that is none or would take minutes.
+    #[error("the LUKS header asks for {found} rounds of its hash; from 1 to {limit} are done")]
+    Rounds {
+        /// How many.
+        found: u32,
+        /// The most that are done.
+        limit: u32,
+    },
+    /// No slot opens.
+    #[error("the passphrase opens none of the key slots")]
+    Passphrase,
+    /// The machine has no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+}

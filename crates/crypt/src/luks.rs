@@ -1,0 +1,484 @@
+//! The LUKS header, version 1: a master key, locked up once for each passphrase.
+//!
+//! ```text
+//!   0        592    4096           + a slot each                   payload
+//!   | header |      | key material 0 | key material 1 | ... 7      |
+//! ```
+//!
+//! Key material is the master key, blown up to 4000 times its length in such a way that all of it
+//! is needed to get the key back, and encrypted with what a passphrase becomes.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use zerocopy::byteorder::{BE, U16, U32};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::cipher::{Cipher, CipherSpec, SECTOR};
+use crate::error::CryptError;
+use crate::hash::Hash;
+
+/// The header as it stands in the file. [LUKS 1.2.3, "PHDR layout"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    /// `b"LUKS\xba\xbe"`.
+    magic: [u8; 6],
+    /// 1.
+    version: U16<BE>,
+    /// Padded with zeros, as all names here.
+    cipher: [u8; 32],
+    mode: [u8; 32],
+    hash: [u8; 32],
+    /// Where encrypted data starts, in sectors; qcow2 makes no use of it.
+    payload: U32<BE>,
+    /// Bytes of the master key.
+    key_len: U32<BE>,
+    /// What the master key becomes with `digest_salt` and `digest_rounds`.
+    digest: [u8; 20],
+    digest_salt: [u8; 32],
+    digest_rounds: U32<BE>,
+    uuid: [u8; 40],
+    slots: [RawSlot; SLOTS],
+}
+const _: () = assert!(size_of::<RawHeader>() == Luks::LEN);
+
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSlot {
+    /// [`ACTIVE`] or [`FREE`].
+    state: U32<BE>,
+    rounds: U32<BE>,
+    salt: [u8; 32],
+    /// Where the key material starts, in sectors.
+    offset: U32<BE>,
+    stripes: U32<BE>,
+}
+
+const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
+const SLOTS: usize = 8;
+const ACTIVE: u32 = 0x00ac_71f3;
+const FREE: u32 = 0x0000_dead;
+/// Copies of the key that key material is as long as. [qemu] There are no others.
+const STRIPES: u32 = 4000;
+/// Most rounds of one derivation. [ours] A minute on a slow machine; QEMU's own choice takes two
+/// seconds.
+const ROUNDS: u32 = 1 << 26;
+/// Fewest rounds that are written. [LUKS]
+const LEAST_ROUNDS: u32 = 1000;
+/// Key material starts at multiples of this many bytes. [qemu]
+const ALIGN: u64 = 4096;
+/// Bytes of the master key of new headers: two keys of AES-256.
+const NEW_KEY: usize = 64;
+
+/// A LUKS header, checked.
+#[derive(Clone, Debug)]
+pub struct Luks {
+    raw: RawHeader,
+    spec: CipherSpec,
+    hash: Hash,
+    uuid: String,
+}
+
+/// A place for one passphrase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Whether there is one.
+    pub active: bool,
+    /// How often it is hashed.
+    pub rounds: u32,
+    /// How many times the key its material is as long as.
+    pub stripes: u32,
+    /// Byte offset of its key material in the header.
+    pub offset: u64,
+}
+
+impl Luks {
+    /// Bytes of the header that [`parse`](Self::parse) takes.
+    pub const LEN: usize = 592;
+
+    /// Checks a header whose key material ends within `area` bytes from its start.
+    ///
+    /// # Errors
+    /// One for each rule; `Unsupported` names what is not done.
+    pub fn parse(bytes: &[u8; Self::LEN], area: u64) -> Result<Self, CryptError> {
+        let raw = RawHeader::read_from_bytes(bytes).map_err(|_| CryptError::Magic)?;
+        if raw.magic != MAGIC {
+            return Err(CryptError::Magic);
+        }
+        let found = raw.version.get();
+        if found != 1 {
+            return Err(CryptError::Version { found });
+        }
+        let spec = CipherSpec::parse(text("cipher", &raw.cipher)?, text("mode", &raw.mode)?)?;
+        let hash = Hash::named(text("hash", &raw.hash)?)?;
+        let key_len = raw.key_len.get() as usize;
+        // Any key will tell whether the length is one; and so does a short one of the same length.
+        Cipher::new(&spec, &vec![0; key_len.min(2 * NEW_KEY)])?;
+        check_rounds(raw.digest_rounds.get())?;
+        for (nth, slot) in raw.slots.iter().enumerate() {
+            match slot.state.get() {
+                FREE => continue,
+                ACTIVE => {}
+                found => return Err(CryptError::SlotState { slot: nth, found }),
+            }
+            let found = slot.stripes.get();
+            if found != STRIPES {
+                return Err(CryptError::Stripes { slot: nth, found });
+            }
+            check_rounds(slot.rounds.get())?;
+            let offset = u64::from(slot.offset.get()) * SECTOR as u64;
+            let len = material_len(key_len) as u64;
+            if offset + len > area {
+                return Err(CryptError::SlotOutside {
+                    slot: nth,
+                    offset,
+                    len,
+                    area,
+                });
+            }
+        }
+        let uuid = text("UUID", &raw.uuid)?.to_owned();
+        Ok(Self {
+            raw,
+            spec,
+            hash,
+            uuid,
+        })
+    }
+
+    /// The cipher with the master key, which `passphrase` opens. `read` fills a buffer with the
+    /// bytes of the header from an offset.
+    ///
+    /// # Errors
+    /// `Passphrase` if it opens no slot; those of `read`.
+    ///
+    /// # Cost
+    /// Seconds: as many rounds of the hash as the header asks for, for each slot up to the right one.
+    pub fn unlock<E: From<CryptError>>(
+        &self,
+        passphrase: &[u8],
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<Cipher, E> {
+        let key_len = self.raw.key_len.get() as usize;
+        let mut material = vec![0; material_len(key_len)];
+        for slot in self
+            .raw
+            .slots
+            .iter()
+            .filter(|slot| slot.state.get() == ACTIVE)
+        {
+            read(u64::from(slot.offset.get()) * SECTOR as u64, &mut material)?;
+            let mut slot_key = vec![0; key_len];
+            let rounds = slot.rounds.get();
+            self.hash
+                .derive(passphrase, &slot.salt, rounds, &mut slot_key);
+            Cipher::new(&self.spec, &slot_key)?.decrypt(0, &mut material);
+            let key = merge(self.hash, &material, key_len);
+            if self.digest(&key) == self.raw.digest {
+                return Ok(Cipher::new(&self.spec, &key)?);
+            }
+        }
+        Err(CryptError::Passphrase.into())
+    }
+
+    fn digest(&self, key: &[u8]) -> [u8; 20] {
+        let mut digest = [0; 20];
+        let (salt, rounds) = (&self.raw.digest_salt, self.raw.digest_rounds.get());
+        self.hash.derive(key, salt, rounds, &mut digest);
+        digest
+    }
+
+    /// A new header with a random master key, AES-256 in XTS mode, that `passphrase` opens after
+    /// about `time` of work; and the whole header with its key material.
+    ///
+    /// # Errors
+    /// `Random` if the system has no random numbers.
+    pub fn create(
+        passphrase: &[u8],
+        time: Duration,
+        uuid: Uuid,
+    ) -> Result<(Cipher, Vec<u8>), CryptError> {
+        let (spec, hash) = (CipherSpec::NEW, Hash::Sha256);
+        let mut raw = RawHeader::new_zeroed();
+        raw.magic = MAGIC;
+        raw.version = 1.into();
+        put(&mut raw.cipher, "aes");
+        put(&mut raw.mode, "xts-plain64");
+        put(&mut raw.hash, hash.name());
+        put(&mut raw.uuid, &uuid.to_string());
+        raw.key_len = (NEW_KEY as u32).into();
+        let slot_len = (material_len(NEW_KEY) as u64).next_multiple_of(ALIGN);
+        let end = ALIGN + SLOTS as u64 * slot_len;
+        let sectors = |bytes: u64| (bytes / SECTOR as u64) as u32;
+        raw.payload = sectors(end).into();
+        for (nth, slot) in raw.slots.iter_mut().enumerate() {
+            slot.state = FREE.into();
+            slot.offset = sectors(ALIGN + nth as u64 * slot_len).into();
+            slot.stripes = STRIPES.into();
+        }
+
+        let mut key = [0; NEW_KEY];
+        for secret in [&mut key[..], &mut raw.digest_salt, &mut raw.slots[0].salt] {
+            random(secret)?;
+        }
+        let rounds = rounds_in(hash, time);
+        raw.slots[0].state = ACTIVE.into();
+        raw.slots[0].rounds = rounds.into();
+        // [qemu] The digest takes an eighth of the time.
+        raw.digest_rounds = (rounds / 8).max(LEAST_ROUNDS).into();
+        let uuid = uuid.to_string();
+        let mut luks = Self {
+            raw,
+            spec,
+            hash,
+            uuid,
+        };
+        luks.raw.digest = luks.digest(&key);
+
+        let mut material = split(hash, &key)?;
+        let mut slot_key = vec![0; NEW_KEY];
+        let salt = &luks.raw.slots[0].salt;
+        hash.derive(passphrase, salt, rounds, &mut slot_key);
+        Cipher::new(&spec, &slot_key)?.encrypt(0, &mut material);
+        // Two megabytes.
+        let mut header = vec![0; end as usize];
+        header[..Self::LEN].copy_from_slice(luks.raw.as_bytes());
+        header[ALIGN as usize..][..material.len()].copy_from_slice(&material);
+        Ok((Cipher::new(&spec, &key)?, header))
+    }
+
+    /// The cipher.
+    pub fn cipher(&self) -> CipherSpec {
+        self.spec
+    }
+
+    /// The name of the cipher with the length of its key: "aes-256".
+    pub fn cipher_name(&self) -> String {
+        let bits = self.spec.key_bits(self.raw.key_len.get() as usize);
+        format!("aes-{bits}")
+    }
+
+    /// The name of the hash.
+    pub fn hash(&self) -> &'static str {
+        self.hash.name()
+    }
+
+    /// The identity, as it stands there.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// Where the header ends and data would start, in bytes.
+    pub fn payload_offset(&self) -> u64 {
+        u64::from(self.raw.payload.get()) * SECTOR as u64
+    }
+
+    /// How often the master key is hashed to know it.
+    pub fn key_rounds(&self) -> u32 {
+        self.raw.digest_rounds.get()
+    }
+
+    /// The places for passphrases.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.raw.slots.iter().map(|slot| Slot {
+            active: slot.state.get() == ACTIVE,
+            rounds: slot.rounds.get(),
+            stripes: slot.stripes.get(),
+            offset: u64::from(slot.offset.get()) * SECTOR as u64,
+        })
+    }
+}
+
+fn text<'a>(what: &'static str, field: &'a [u8]) -> Result<&'a str, CryptError> {
+    let end = field.iter().position(|byte| *byte == 0);
+    let name = &field[..end.unwrap_or(field.len())];
+    let plain = name.iter().all(u8::is_ascii_graphic);
+    let name = std::str::from_utf8(name).ok();
+    name.filter(|_| plain).ok_or(CryptError::Name { what })
+}
+
+fn put(field: &mut [u8], text: &str) {
+    field[..text.len()].copy_from_slice(text.as_bytes());
+}
+
+fn check_rounds(found: u32) -> Result<(), CryptError> {
+    let limit = ROUNDS;
+    if found == 0 || found > limit {
+        return Err(CryptError::Rounds { found, limit });
+    }
+    Ok(())
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), CryptError> {
+    getrandom::fill(bytes).map_err(|_| CryptError::Random)
+}
+
+/// Bytes of key material for a key of `key_len` bytes, which was checked.
+fn material_len(key_len: usize) -> usize {
+    key_len * STRIPES as usize
+}
+
+/// As many rounds as this machine does in `time`, within reason.
+fn rounds_in(hash: Hash, time: Duration) -> u32 {
+    let mut key = [0; NEW_KEY];
+    let sample = 1 << 15;
+    let start = Instant::now();
+    hash.derive(b"how fast", b"is this machine", sample, &mut key);
+    let taken = start.elapsed().max(Duration::from_micros(1));
+    let rounds = f64::from(sample) * (time.as_secs_f64() / taken.as_secs_f64());
+    // A float that is too large becomes the largest number.
+    (rounds as u32).clamp(LEAST_ROUNDS, ROUNDS)
+}
+
+/// The key that `material` holds. [LUKS, "Anti-forensic splitting"]
+fn merge(hash: Hash, material: &[u8], key_len: usize) -> Vec<u8> {
+    let mut key = vec![0; key_len];
+    let mut stripes = material.chunks_exact(key_len).peekable();
+    while let Some(stripe) = stripes.next() {
+        xor(&mut key, stripe);
+        if stripes.peek().is_some() {
+            diffuse(hash, &mut key);
+        }
+    }
+    key
+}
+
+/// Key material that [`merge`] makes `key` of.
+fn split(hash: Hash, key: &[u8]) -> Result<Vec<u8>, CryptError> {
+    let mut material = vec![0; material_len(key.len())];
+    let last = material.len() - key.len();
+    let (stripes, rest) = material.split_at_mut(last);
+    random(stripes)?;
+    let mut sum = vec![0; key.len()];
+    for stripe in stripes.chunks_exact(key.len()) {
+        xor(&mut sum, stripe);
+        diffuse(hash, &mut sum);
+    }
+    rest.copy_from_slice(key);
+    xor(rest, &sum);
+    Ok(material)
+}
+
+fn xor(bytes: &mut [u8], others: &[u8]) {
+    for (byte, other) in bytes.iter_mut().zip(others) {
+        *byte ^= other;
+    }
+}
+
+/// Makes each bit depend on all others of its piece.
+fn diffuse(hash: Hash, bytes: &mut [u8]) {
+    let piece_len = hash.of(&[]).len();
+    for (nth, piece) in bytes.chunks_mut(piece_len).enumerate() {
+        // A key has few pieces.
+        let digest = hash.of(&[&(nth as u32).to_be_bytes(), piece]);
+        let len = piece.len();
+        piece.copy_from_slice(&digest[..len]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new() -> (Cipher, Vec<u8>) {
+        Luks::create(b"sesame", Duration::ZERO, Uuid::from_u128(7)).unwrap()
+    }
+
+    fn head(header: &[u8]) -> [u8; Luks::LEN] {
+        header[..Luks::LEN].try_into().unwrap()
+    }
+
+    fn unlock(header: &[u8], passphrase: &[u8]) -> Result<Cipher, CryptError> {
+        let luks = Luks::parse(&head(header), header.len() as u64)?;
+        luks.unlock(passphrase, |at, buf| {
+            buf.copy_from_slice(&header[at as usize..][..buf.len()]);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn passphrase_opens_what_it_locked_and_no_other_does() {
+        let (cipher, header) = new();
+        let mut sector = [9; SECTOR];
+        cipher.encrypt(77, &mut sector);
+        unlock(&header, b"sesame").unwrap().decrypt(77, &mut sector);
+        assert_eq!(sector, [9; SECTOR]);
+        for wrong in [&b"sesam"[..], b"sesame ", b""] {
+            assert_eq!(unlock(&header, wrong).unwrap_err(), CryptError::Passphrase);
+        }
+    }
+
+    #[test]
+    fn key_material_that_lost_a_bit_holds_no_key() {
+        let (_, mut header) = new();
+        header[200_000] ^= 1;
+        assert_eq!(
+            unlock(&header, b"sesame").unwrap_err(),
+            CryptError::Passphrase
+        );
+    }
+
+    #[test]
+    fn headers_that_break_a_rule_are_refused() {
+        let (_, header) = new();
+        let refused = |at: usize, bytes: &[u8]| {
+            let mut head = head(&header);
+            head[at..at + bytes.len()].copy_from_slice(bytes);
+            Luks::parse(&head, header.len() as u64).unwrap_err()
+        };
+        let be = u32::to_be_bytes;
+        assert_eq!(refused(0, b"l"), CryptError::Magic);
+        assert_eq!(refused(7, &[2]), CryptError::Version { found: 2 });
+        assert!(
+            refused(8, b"twofish")
+                .to_string()
+                .contains("'twofish' is not supported")
+        );
+        assert!(
+            refused(40, b"ecb-null\0\0\0\0")
+                .to_string()
+                .contains("ecb-null")
+        );
+        assert!(refused(72, b"ripemd160").to_string().contains("ripemd160"));
+        assert_eq!(refused(72, b"\x1b"), CryptError::Name { what: "hash" });
+        assert!(matches!(
+            refused(108, &be(63)),
+            CryptError::KeyLength { .. }
+        ));
+        assert!(matches!(
+            refused(108, &be(u32::MAX)),
+            CryptError::KeyLength { .. }
+        ));
+        assert!(matches!(
+            refused(164, &be(0)),
+            CryptError::Rounds { found: 0, .. }
+        ));
+        assert!(matches!(
+            refused(208, &be(7)),
+            CryptError::SlotState { slot: 0, found: 7 }
+        ));
+        assert!(matches!(
+            refused(212, &be(u32::MAX)),
+            CryptError::Rounds { .. }
+        ));
+        assert!(matches!(
+            refused(248, &be(u32::MAX)),
+            CryptError::SlotOutside { .. }
+        ));
+        assert!(matches!(
+            refused(252, &be(1)),
+            CryptError::Stripes { slot: 0, found: 1 }
+        ));
+    }
+
+    #[test]
+    fn any_bit_of_a_header_may_be_wrong() {
+        let (_, header) = new();
+        for bit in 0..8 * Luks::LEN {
+            let mut head = head(&header);
+            head[bit / 8] ^= 1 << (bit % 8);
+            let _ = Luks::parse(&head, header.len() as u64);
+        }
+    }
+}
