@@ -64,6 +64,7 @@ macro_rules! targets {
 }
 
 targets! {
+    deflate_pack => replay(fuzz::deflate_pack);
     qcow2_fixed_up => fixed_up(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
     qcow2_open_read => open_read(&goldsmith_qcow2::QCOW2);
     qcow2_write_read => write_read(&goldsmith_qcow2::QCOW2);

@@ -1,6 +1,7 @@
 //! What the fuzz targets do, as ordinary functions, so that stable tests replay every finding.
 
-use goldsmith_block::{Format, Layer, OptionKind};
+use goldsmith_block::{Codec, Format, Layer, OptionKind};
+use goldsmith_codec::{Packer, Unpacker};
 
 use crate::hostile::{
     assert_blames_image, assert_extent, assert_zeros_are_zero, open, probe, walk,
@@ -102,7 +103,7 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
             OptionKind::Flag if pick & 2 == 0 => "off".to_owned(),
             OptionKind::Flag => "on".to_owned(),
             OptionKind::Size => SIZES[usize::from(pick >> 1) % SIZES.len()].to_owned(),
-            OptionKind::Text => String::new(),
+            OptionKind::Text | OptionKind::Secret => String::new(),
             OptionKind::Choice(words) => words[usize::from(pick >> 1) % words.len()].to_owned(),
         };
         options.push((option.name, value));
@@ -145,4 +146,40 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
     );
     let extents = walk(&*layer, 0, disk.len(), usize::MAX).expect("an image of our own is whole");
     assert_zeros_are_zero(&extents, &bytes);
+}
+
+/// Packs each part of `data` with one packer and unpacks it again. The first bytes say how the rest
+/// is cut, stretched and repeated, because a fuzzer does not come upon long units by itself.
+///
+/// # Panics
+/// If a unit is not as it was, its packed form is not shorter, or depends on the unit before.
+pub fn deflate_pack(data: &[u8]) {
+    let mut input = data;
+    let mut byte = || input.split_off_first().copied().unwrap_or(0);
+    let (parts, times, step) = (byte() % 3 + 1, byte(), byte());
+    let mut packer = Packer::new(Codec::Deflate);
+    let part = input.len().div_ceil(parts.into()).max(1);
+    for bytes in input.chunks(part) {
+        let mut unit = Vec::new();
+        for time in 0..=times {
+            // The same bytes again, changed a little more each time.
+            let shift = time.wrapping_mul(step);
+            unit.extend(bytes.iter().map(|byte| byte.wrapping_add(shift)));
+        }
+        let mut packed = Vec::new();
+        let len = packer.pack(&unit, &mut packed);
+        let len = len.expect("packing does not fail");
+        assert_eq!(packed.len(), len.unwrap_or(0));
+        let mut fresh = Vec::new();
+        let again = Packer::new(Codec::Deflate).pack(&unit, &mut fresh);
+        assert_eq!(again.expect("packing does not fail"), len);
+        assert!(packed == fresh, "the packed form depends on earlier units");
+        if len.is_some() {
+            assert!(packed.len() < unit.len());
+            let mut back = vec![0; unit.len()];
+            let unpacked = Unpacker::new().unpack(Codec::Deflate, &packed, &mut back);
+            unpacked.expect("what was packed can be unpacked");
+            assert!(back == unit, "unpacked bytes differ");
+        }
+    }
 }

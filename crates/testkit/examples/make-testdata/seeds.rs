@@ -62,6 +62,21 @@ pub(crate) fn write(files: &[File]) {
             put(&corpus.join(target), &input);
         }
     }
+    // How often the units are repeated, how much they change each time, and what they are made of.
+    let words =
+        b"the unit, the same unit, and then the same again; 0123456789 0123456789".as_slice();
+    let noise = disk("512:a");
+    for (nth, (times, step)) in [(0, 0), (20, 0), (255, 0), (40, 1), (255, 7)]
+        .into_iter()
+        .enumerate()
+    {
+        for units in [words, noise.bytes(), &[0; 300]] {
+            put(
+                &corpus.join("deflate_pack"),
+                &[&[nth as u8, times, step], units].concat(),
+            );
+        }
+    }
 }
 
 fn put(folder: &std::path::Path, bytes: &[u8]) {
