@@ -264,8 +264,8 @@ pub enum VhdError {
     /// A fixed image has no parent.
     #[error("a fixed VHD holds all of its disk, so it can have no backing file")]
     ParentOfFixed,
-    /// The options name a parent, but the caller did not look at it.
-    #[error("backing_file and backing_fmt need the parent itself, which was not given")]
+    /// The options name a parent, but the caller did not look at it: its format is not known.
+    #[error("backing_file names the parent and backing_fmt its format; neither does alone")]
     ParentMissing,
     /// VHD has no compression.
     #[error("vpc images cannot be compressed")]

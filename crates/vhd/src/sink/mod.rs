@@ -74,7 +74,8 @@ pub(crate) fn create(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<
     if let Some(len) = storage.fixed_len() {
         return Err(VhdError::FixedLength { len }.into());
     }
-    if spec.options.text("backing_file").is_some() && spec.backing.is_none() {
+    let named = ["backing_file", "backing_fmt"].map(|name| spec.options.text(name).is_some());
+    if named.contains(&true) && (spec.backing.is_none() || named.contains(&false)) {
         return Err(VhdError::ParentMissing.into());
     }
     let wanted = Wanted::new(spec);

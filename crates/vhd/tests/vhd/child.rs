@@ -320,7 +320,7 @@ fn parents_that_no_child_could_find_are_refused() {
         .create(Arc::new(MemoryStorage::new("child")), &spec)
         .err()
         .unwrap();
-    assert!(error.report().contains("need the parent itself"));
+    assert!(error.report().contains("neither does alone"));
 }
 
 /// What `vhd-util check` demands of a differencing image beyond what it demands of all. [blktap

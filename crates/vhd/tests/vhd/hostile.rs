@@ -365,6 +365,50 @@ proptest! {
         survives(&VHD, image);
     }
 
+    /// Parents and batmaps that a checksum vouches for, but that nobody sane wrote: eight locators
+    /// of any kind that point anywhere, names of any bytes, maps of any length.
+    #[test]
+    fn sealed_nonsense_about_parents_and_batmaps_gets_an_answer(
+        codes in prop::collection::vec(0usize..8, 8),
+        places in prop::collection::vec((any::<u32>(), 0u32..2000, prop_oneof![0u64..5000, any::<u64>()]), 8),
+        name in prop::collection::vec(any::<u8>(), 512),
+        named: bool,
+        batmap_at in 8usize..32,
+        batmap_bytes in prop::collection::vec(any::<u8>(), 0..9),
+        version in 0u32..4,
+    ) {
+        let mut forge = forge();
+        let mut parent = Parent::nameless([7; 16]).name("base.vhd");
+        if named {
+            parent.name = name;
+        }
+        forge.parent = Some(parent);
+        (forge.creator, forge.creator_version) = (*b"tap\0", 0x0001_0000 + version);
+        forge.batmap = Some((0x0001_0002, None, vec![0x50]));
+        let mut image = forge.dynamic();
+        let header = &mut image[512..1536];
+        let known = [b"W2ru", b"W2ku", b"MacX", b"Wi2r", b"Wi2k", b"Mac ", b"\0\0\0\0", b"\x1b[2J"];
+        for (nth, (code, (space, len, offset))) in codes.iter().zip(&places).enumerate() {
+            let entry = &mut header[576 + nth * 24..][..24];
+            entry[..4].copy_from_slice(known[*code]);
+            entry[4..8].copy_from_slice(&space.to_be_bytes());
+            entry[8..12].copy_from_slice(&len.to_be_bytes());
+            entry[16..].copy_from_slice(&offset.to_be_bytes());
+        }
+        seal(header, 36);
+        // Head, one sector of table, batmap.
+        image[2048 + batmap_at..][..batmap_bytes.len()].copy_from_slice(&batmap_bytes);
+        survives(&VHD, image.clone());
+        if let Ok(layer) = image::open(&VHD, image) {
+            let info = layer.info();
+            let backing = info.backing.as_ref().unwrap();
+            let names = std::iter::once(&backing.name).chain(&backing.other_names);
+            prop_assert!(names.clone().count() <= 10);
+            prop_assert!(names.clone().all(|name| !name.is_empty() && !name.contains('\0')));
+            prop_assert!(info.warnings.iter().all(|text| !text.contains('\x1b')));
+        }
+    }
+
     /// A random file between a footer and a footer.
     #[test]
     fn sealed_footers_around_anything_get_an_answer(
