@@ -323,6 +323,29 @@ fn parents_that_no_child_could_find_are_refused() {
     assert!(error.report().contains("neither does alone"));
 }
 
+/// The machine stops before any write of the last two, the head and the tail.
+#[test]
+fn unfinished_child_is_no_image() {
+    let (below, above) = (pattern::disk("3M:A"), pattern::disk("1M:A 1M:b 1M:A"));
+    let child = write(
+        above.bytes(),
+        below.bytes(),
+        &spec(above.len(), &[], base()),
+        16,
+    );
+    let footer = child.len() - 512;
+    // Neither; then the head alone, which is enough: all the rest was flushed before it.
+    let mut without = child.clone();
+    without[..1536].fill(0);
+    without.truncate(footer);
+    assert!(image::open(&VHD, without.clone()).is_err());
+    without[..1536].copy_from_slice(&child[..1536]);
+    let layer = image::open(&VHD, without).unwrap();
+    assert_eq!(layer.info().warnings.len(), 1);
+    let ours = image::read(&*layer).unwrap();
+    assert!(ours == image::read(&*image::open(&VHD, child).unwrap()).unwrap());
+}
+
 /// What `vhd-util check` demands of a differencing image beyond what it demands of all. [blktap
 /// vhd-util-check.c]
 fn pleases_vhd_util(image: &[u8]) {

@@ -9,7 +9,7 @@ use goldsmith_testkit::trace::TraceStorage;
 use goldsmith_testkit::{image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
-use crate::forge::{Forge, patch_footer};
+use crate::forge::{Forge, Parent, patch_footer};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -399,4 +399,43 @@ fn holes_of_a_fixed_image_are_zeros_with_a_place() {
         host: Some(64 << 10),
     };
     assert_eq!(hole.kind, kind);
+}
+
+/// [spec "Parent Locator Entry"] The room is in sectors; Microsoft's tools and libvhd write bytes.
+/// And where the specification says big-endian, nearly all write little-endian.
+#[test]
+fn names_of_the_parent_are_read_in_every_spelling() {
+    let utf16 = |text: &str, get: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        text.encode_utf16().flat_map(get).collect()
+    };
+    let little = utf16(".\\b\u{e4}se.vhd", u16::to_le_bytes);
+    let big = utf16(".\\b\u{e4}se.vhd", u16::to_be_bytes);
+    let ended = [&little[..], &[0, 0]].concat();
+    for space in [0, 1, 20, 512, 1024, 700, u32::MAX] {
+        for name in [&little, &big, &ended] {
+            let mut forge = Forge::new(64 * KIB, 64 << 10);
+            let mut parent = Parent::nameless([7; 16]);
+            parent.locators = vec![(*b"W2ru", space, name.clone())];
+            forge.parent = Some(parent);
+            let layer = image::open(&VHD, forge.dynamic()).unwrap();
+            let backing = layer.info().backing.clone().unwrap();
+            assert_eq!(backing.name, "b\u{e4}se.vhd", "{space}");
+            assert_eq!(layer.info().warnings, [""; 0]);
+        }
+    }
+    // [libvhd] blktap 0.1 wrote the name in the order of its machine, behind a mark.
+    let marked = [&[0xff, 0xfe][..], &utf16("base.vhd", u16::to_le_bytes)].concat();
+    for name in [marked, utf16("base.vhd", u16::to_be_bytes)] {
+        let mut forge = Forge::new(64 * KIB, 64 << 10);
+        (forge.creator, forge.creator_version) = (*b"tap\0", 1);
+        let mut parent = Parent::nameless([7; 16]);
+        parent.name = name;
+        forge.parent = Some(parent);
+        let backing = image::open(&VHD, forge.dynamic())
+            .unwrap()
+            .info()
+            .backing
+            .clone();
+        assert_eq!(backing.unwrap().name, "base.vhd");
+    }
 }
