@@ -14,8 +14,10 @@ use crate::source::Source;
 use crate::worker::{Shared, Worker};
 
 /// Bytes that one worker takes at a time, unless a unit is larger: big enough that it pays to hand
-/// over the right to write, small enough that they are still in the cache when they are written.
-const CLAIM: u64 = 2 << 20;
+/// over the right to write, small enough that they are still in the cache when they are written
+/// and that the kernel does not look for huge pages to keep them in, which can take it longer than
+/// all the rest.
+const CLAIM: u64 = 1 << 20;
 
 /// How a conversion is to be done.
 #[derive(Clone, Copy)]
@@ -84,7 +86,7 @@ pub struct Outcome {
 /// covers something that the job does not name, or the other way round.
 ///
 /// # Cost
-/// Memory: per thread one claim (2 MiB) and as much again for
+/// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB) and as much again for
 /// packed bytes, and as much again to compare with what stands behind the target. Holes of any
 /// length are single steps.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {

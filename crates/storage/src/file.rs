@@ -20,6 +20,9 @@ use crate::sys;
 const BLOCK: u64 = 4096;
 /// What is transferred to see which ways work, in bytes: whole blocks of any file system.
 const TRIAL: u64 = 1 << 16;
+/// The most that is written before the disk begins to store it, in bytes: enough to be stored in
+/// long runs.
+const UNSENT: u64 = 16 << 20;
 /// Longest single write of zeros, in bytes.
 const ZEROS: u64 = 1 << 20;
 
@@ -40,6 +43,8 @@ pub struct FileStorage {
     /// and those that wait in it do so busily: two threads take no less time than one and nearly
     /// twice the CPU. Here they sleep.
     writing: Mutex<()>,
+    /// Bytes written since the disk last began to store.
+    unsent: AtomicU64,
 }
 
 impl FileStorage {
@@ -90,6 +95,7 @@ impl FileStorage {
             len: AtomicU64::new(len),
             blank: false,
             writing: Mutex::new(()),
+            unsent: AtomicU64::new(0),
         })
     }
 
@@ -107,6 +113,7 @@ impl FileStorage {
             len: AtomicU64::new(0),
             blank: true,
             writing: Mutex::new(()),
+            unsent: AtomicU64::new(0),
         })
     }
 
@@ -147,6 +154,17 @@ impl FileStorage {
     fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         (self.nature == Nature::File)
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts bytes that were written. Left alone the system keeps gigabytes, and the flush at the
+    /// end waits for a disk that could have begun with the first.
+    fn wrote(&self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len);
+        self.len.fetch_max(end, Ordering::Relaxed);
+        if self.unsent.fetch_add(len, Ordering::Relaxed) + len >= UNSENT {
+            self.unsent.store(0, Ordering::Relaxed);
+            sys::start_writeback(&self.file);
+        }
     }
 
     fn write_zeros(&self, offset: u64, end: u64) -> Result<()> {
@@ -252,7 +270,7 @@ impl StorageMut for FileStorage {
             })
         })?;
         if !data.is_empty() {
-            self.len.fetch_max(end, Ordering::Relaxed);
+            self.wrote(offset, len);
         }
         Ok(())
     }
@@ -322,8 +340,7 @@ impl StorageMut for FileStorage {
         };
         drop(turn);
         if done.is_ok() {
-            self.len
-                .fetch_max(to.saturating_add(from.len), Ordering::Relaxed);
+            self.wrote(to, from.len);
         }
         done.is_ok()
     }

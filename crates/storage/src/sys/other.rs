@@ -29,6 +29,8 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn start_writeback(_file: &File) {}
+
 pub(crate) fn share(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
