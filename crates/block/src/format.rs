@@ -5,7 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::{
-    BackingReference, Budget, Layer, OptionSpec, Options, Result, Sink, Storage, StorageMut,
+    BackingReference, Budget, Checked, Layer, OptionSpec, Options, Result, Sink, Storage,
+    StorageMut,
 };
 
 /// An image format.
@@ -47,6 +48,16 @@ pub trait Format: Send + Sync {
     ) -> Result<Arc<dyn Layer>> {
         let _ = options;
         self.open(storage, budget)
+    }
+
+    /// Looks at all tables of the image in `storage`, but changes nothing; `None` if the format has
+    /// nothing that could be checked.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    fn check(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Checked>> {
+        let _ = (storage, budget);
+        Ok(None)
     }
 
     /// The creation options that [`create`](Self::create) understands.

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod check;
 mod error;
 mod extent;
 mod flat;
@@ -28,6 +29,7 @@ mod units;
 mod zero;
 
 pub use chain::{Chain, ChainExtent};
+pub use check::{Checked, Flaw};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
 pub use flat::Flat;

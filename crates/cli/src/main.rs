@@ -35,6 +35,7 @@ enum Command {
     Map(commands::map::Map),
     Compare(commands::compare::Compare),
     Lint(commands::lint::Lint),
+    Check(commands::check::Check),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Map(map) => map.run(),
         Command::Compare(compare) => compare.run(),
         Command::Lint(lint) => lint.run(),
+        Command::Check(check) => check.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

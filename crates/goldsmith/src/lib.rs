@@ -32,6 +32,7 @@
 //! Not done yet: encryption, editing images in place.
 #![forbid(unsafe_code)]
 
+mod check;
 mod cloud;
 mod convert;
 mod filename;
@@ -43,11 +44,13 @@ mod reference;
 mod registry;
 mod snapshot;
 
+pub use check::check;
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
 pub use convert::{Convert, Converted, now};
 pub use goldsmith_block::{
-    BackingReference, Chain, ChainExtent, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
-    GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, Snapshot, parse_size,
+    BackingReference, Chain, ChainExtent, Checked, Detail, Error, ErrorKind, Extent, ExtentKind,
+    Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, Snapshot,
+    parse_size,
 };
 pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,

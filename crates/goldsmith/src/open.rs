@@ -29,7 +29,7 @@ pub enum References {
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     references: References,
-    limits: Limits,
+    pub(crate) limits: Limits,
     backing_format: Option<String>,
     options: Vec<(String, String)>,
     snapshot: Option<SnapshotName>,

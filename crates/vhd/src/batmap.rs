@@ -10,12 +10,16 @@ use crate::ondisk::{BATMAP_1_1, BATMAP_1_2, BATMAP_COOKIE, RawBatmap};
 
 /// One bit per block, highest bit first.
 #[derive(Debug)]
-pub(crate) struct Batmap(Vec<u8>);
+pub(crate) struct Batmap {
+    map: Vec<u8>,
+    /// Where its header and all of the map stand.
+    pub(crate) places: [HostRange; 2],
+}
 
 impl Batmap {
     /// Whether all sectors of `block` hold data.
     pub(crate) fn is_full(&self, block: u64) -> bool {
-        let byte = self.0.get((block / 8) as usize);
+        let byte = self.map.get((block / 8) as usize);
         byte.is_some_and(|byte| byte & (0x80 >> (block % 8)) != 0)
     }
 
@@ -63,7 +67,14 @@ impl Batmap {
         if stored != computed && stored != checksum(&map[..newer], raw.version.get()) {
             return Ok(Err(VhdError::BatmapChecksum { stored, computed }));
         }
-        Ok(Ok(Some(Self(map))))
+        let whole = u64::from(raw.map_sectors.get()) * SECTOR;
+        Ok(Ok(Some(Self {
+            map,
+            places: [
+                HostRange::new(offset, SECTOR),
+                HostRange::new(place.offset, whole),
+            ],
+        })))
     }
 }
 

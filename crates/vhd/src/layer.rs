@@ -44,27 +44,43 @@ pub(crate) fn open(
         "current_size" => SizeRule::CurrentSize,
         _ => SizeRule::Creator,
     };
-    let found = Found::read(&*storage, rule)?;
-    let header_offset = match found.footer.disk {
-        Disk::Fixed => return Ok(Arc::new(FixedLayer::open(storage, &found)?)),
-        Disk::Dynamic { header_offset } | Disk::Differencing { header_offset } => header_offset,
-    };
-    let (raw, place) = read_header(&*storage, header_offset, found.data_end)?;
-    let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
-    let mut info = LayerInfo {
-        unit: Some(geometry.block_size()),
-        ..info(&found)
-    };
-    let block_size = Detail::Number(geometry.block_size());
-    info.facts.push(("block-size", block_size));
-    if let Disk::Differencing { .. } = found.footer.disk {
-        let parent = Parent::read(&*storage, &raw, found.data_end)?;
-        info.backing = Some(parent.reference);
-        info.details.extend(parent.details);
-        info.warnings.extend(parent.warnings);
+    Ok(match Opened::open(storage, budget, rule)? {
+        Opened::Fixed(layer) => layer,
+        Opened::Dynamic(layer, _) => layer,
+    })
+}
+
+/// An open image of either kind.
+pub(crate) enum Opened {
+    Fixed(Arc<FixedLayer>),
+    Dynamic(Arc<DynamicLayer>, Box<RawHeader>),
+}
+
+impl Opened {
+    /// Opens the image in `storage`, checking every header.
+    pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget, rule: SizeRule) -> Result<Self> {
+        let found = Found::read(&*storage, rule)?;
+        let header_offset = match found.footer.disk {
+            Disk::Fixed => return Ok(Self::Fixed(FixedLayer::open(storage, &found)?.into())),
+            Disk::Dynamic { header_offset } | Disk::Differencing { header_offset } => header_offset,
+        };
+        let (raw, place) = read_header(&*storage, header_offset, found.data_end)?;
+        let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
+        let mut info = LayerInfo {
+            unit: Some(geometry.block_size()),
+            ..info(&found)
+        };
+        let block_size = Detail::Number(geometry.block_size());
+        info.facts.push(("block-size", block_size));
+        if let Disk::Differencing { .. } = found.footer.disk {
+            let parent = Parent::read(&*storage, &raw, found.data_end)?;
+            info.backing = Some(parent.reference);
+            info.details.extend(parent.details);
+            info.warnings.extend(parent.warnings);
+        }
+        let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget)?;
+        Ok(Self::Dynamic(Arc::new(layer), Box::new(raw)))
     }
-    let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget)?;
-    Ok(Arc::new(layer))
 }
 
 /// The facts that the footer gives.
@@ -112,9 +128,9 @@ fn read_header(
 
 /// A fixed image: the disk as it is, and a footer behind it.
 #[derive(Debug)]
-struct FixedLayer {
-    info: LayerInfo,
-    poisoned: bool,
+pub(crate) struct FixedLayer {
+    pub(crate) info: LayerInfo,
+    pub(crate) poisoned: bool,
     disk: Flat,
 }
 
@@ -174,17 +190,17 @@ fn refuse_poison(poisoned: bool) -> Result<(), VhdError> {
 /// A dynamic or differencing image: blocks where the block allocation table says, each behind its
 /// sector bitmap.
 #[derive(Debug)]
-struct DynamicLayer {
-    storage: Arc<dyn Storage>,
-    info: LayerInfo,
-    geometry: Dynamic,
+pub(crate) struct DynamicLayer {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) info: LayerInfo,
+    pub(crate) geometry: Dynamic,
     /// What a block without a place and a sector whose bit is clear are.
     absent: ExtentKind,
-    poisoned: bool,
+    pub(crate) poisoned: bool,
     low_bit_first: bool,
-    batmap: Option<Batmap>,
+    pub(crate) batmap: Option<Batmap>,
     /// One entry per block of the disk.
-    bat: Vec<u32>,
+    pub(crate) bat: Vec<u32>,
     bitmaps: BitmapCache,
 }
 

@@ -61,6 +61,7 @@
 
 mod batmap;
 mod bitmap;
+mod check;
 mod error;
 mod footer;
 mod geometry;
@@ -73,8 +74,8 @@ use std::sync::Arc;
 
 use footer::{Footer, SizeRule};
 use goldsmith_block::{
-    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Options, Probe, Result, SECTOR, Sink,
-    Storage, StorageMut,
+    Budget, Checked, CreateSpec, Format, Layer, Match, OptionSpec, Options, Probe, Result, SECTOR,
+    Sink, Storage, StorageMut,
 };
 
 pub use error::VhdError;
@@ -126,6 +127,10 @@ impl Format for Vhd {
         options: &Options,
     ) -> Result<Arc<dyn Layer>> {
         layer::open(storage, budget, options)
+    }
+
+    fn check(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Checked>> {
+        check::check(storage, budget).map(Some)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

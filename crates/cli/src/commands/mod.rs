@@ -1,5 +1,6 @@
 //! The subcommands: what was typed, and what is done about it.
 
+pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod info;

@@ -3,7 +3,9 @@
 use std::io::{Result, Write};
 use std::path::Path;
 
-use goldsmith::{Chain, Cloud, Detail, Finding, ImageInfo, OptionKind, OptionSpec, Snapshot};
+use goldsmith::{
+    Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, OptionKind, OptionSpec, Snapshot,
+};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -154,6 +156,42 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<()
     }
     out.flush()?;
     Ok(())
+}
+
+/// What a check found, as `qemu-img check` says it; the flaws go where it puts them, too.
+pub(crate) fn check(out: &mut impl Write, checked: &Checked) -> Result<()> {
+    for flaw in &checked.flaws {
+        let (word, text) = match flaw {
+            Flaw::Corruption(text) => ("ERROR", text),
+            Flaw::Leak(text) => ("Leaked:", text),
+        };
+        writeln!(std::io::stderr(), "{word} {}", shown(text))?;
+    }
+    let (corruptions, leaks) = (checked.corruptions, checked.leaks);
+    if corruptions == 0 && leaks == 0 {
+        writeln!(out, "No errors were found on the image.")?;
+    }
+    if corruptions > 0 {
+        writeln!(out, "\n{corruptions} errors were found on the image.")?;
+        let text = "Data may be corrupted, or further writes to the image may corrupt it.";
+        writeln!(out, "{text}")?;
+    }
+    if leaks > 0 {
+        writeln!(out, "\n{leaks} leaked clusters were found on the image.")?;
+        writeln!(out, "This means waste of disk space, but no harm to data.")?;
+    }
+    if checked.units > 0 {
+        let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
+        let (units, allocated) = (checked.units, checked.allocated);
+        writeln!(
+            out,
+            "{allocated}/{units} = {:.2}% allocated, {:.2}% fragmented, {:.2}% compressed clusters",
+            percent(allocated, units),
+            percent(checked.fragmented, allocated),
+            percent(checked.compressed, allocated),
+        )?;
+    }
+    writeln!(out, "Image end offset: {}", checked.end)
 }
 
 /// What a cloud would refuse, a paragraph for each finding.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use goldsmith::{Chain, Cloud, Detail, Finding, ImageInfo, Snapshot};
+use goldsmith::{Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -144,6 +144,49 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> Result<(), Failure> {
     writeln!(out, "]")?;
     out.flush()?;
     Ok(())
+}
+
+/// What a check found, as `qemu-img check --output=json` gives it, and each flaw.
+pub(crate) fn check(
+    out: &mut impl Write,
+    image: &Path,
+    format: &str,
+    checked: &Checked,
+) -> Result<(), Failure> {
+    let mut facts = Map::new();
+    let mut say = |key: &str, value: Value| {
+        facts.insert(key.to_owned(), value);
+    };
+    say("image-end-offset", json!(checked.end));
+    if checked.units > 0 {
+        say("total-clusters", json!(checked.units));
+    }
+    if checked.corruptions > 0 {
+        say("corruptions", json!(checked.corruptions));
+    }
+    say("check-errors", json!(0));
+    if checked.leaks > 0 {
+        say("leaks", json!(checked.leaks));
+    }
+    if checked.fragmented > 0 {
+        say("fragmented-clusters", json!(checked.fragmented));
+    }
+    if checked.units > 0 {
+        say("allocated-clusters", json!(checked.allocated));
+    }
+    say("filename", json!(image.to_string_lossy()));
+    say("format", json!(format));
+    if checked.compressed > 0 {
+        say("compressed-clusters", json!(checked.compressed));
+    }
+    if !checked.flaws.is_empty() {
+        let flaws = checked.flaws.iter().map(|flaw| match flaw {
+            Flaw::Corruption(text) => json!({ "corruption": text }),
+            Flaw::Leak(text) => json!({ "leak": text }),
+        });
+        say("flaws", flaws.collect());
+    }
+    pretty(out, &facts)
 }
 
 /// What a cloud would refuse.

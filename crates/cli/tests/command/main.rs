@@ -1,6 +1,7 @@
 //! The command as a shell sees it: exit status, standard output, standard error.
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
+mod check;
 mod compare;
 mod convert;
 mod errors;

@@ -1,8 +1,11 @@
 //! Damage: an error that says what is wrong, or the same bytes; never a panic, never other bytes
 //! where a checksum guards them.
 
-use goldsmith_block::{Detail, ErrorKind};
-use goldsmith_testkit::hostile::{Outcome, cuts, flips, survives};
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Detail, ErrorKind, Format, Limits};
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::hostile::{Outcome, assert_blames_image, cuts, flips, survives};
 use goldsmith_testkit::{image, pattern};
 use goldsmith_vhd::VHD;
 use proptest::prelude::*;
@@ -362,6 +365,10 @@ proptest! {
         }
         let image = patch_header(image, header_at, &header_bytes);
         let image = patch_footer(image, footer_at, &footer_bytes);
+        let storage = Arc::new(MemoryStorage::holding("hostile", image.clone()));
+        if let Err(error) = VHD.check(storage, &Budget::new(&Limits::default())) {
+            assert_blames_image(&error);
+        }
         survives(&VHD, image);
     }
 

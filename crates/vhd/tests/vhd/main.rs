@@ -1,6 +1,7 @@
 //! What the VHD format promises, seen from outside.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod check;
 mod child;
 mod forge;
 

@@ -1,0 +1,54 @@
+//! What a look at all of an image's tables finds.
+
+use std::fmt::Display;
+
+/// The outcome of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// How many places break a rule of the format.
+    pub corruptions: u64,
+    /// How many units of the file hold nothing that the image knows of.
+    pub leaks: u64,
+    /// The first of either, [`Checked::FLAWS`] at most.
+    pub flaws: Vec<Flaw>,
+    /// Units in the disk; 0 where the format has none.
+    pub units: u64,
+    /// Units that have a place in the file.
+    pub allocated: u64,
+    /// Units that do not stand behind the one before.
+    pub fragmented: u64,
+    /// Units that are packed.
+    pub compressed: u64,
+    /// Byte offset in the file behind everything that the image knows of.
+    pub end: u64,
+}
+
+/// Something that a check found; whole sentences without their stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// A rule is broken: data is lost, or will be when somebody writes.
+    Corruption(String),
+    /// Space is wasted, and no more than that.
+    Leak(String),
+}
+
+impl Checked {
+    /// How many flaws are kept: a broken image may have one in every entry.
+    pub const FLAWS: usize = 1000;
+
+    /// Notes a broken rule.
+    pub fn corruption(&mut self, what: impl Display) {
+        self.corruptions += 1;
+        if self.flaws.len() < Self::FLAWS {
+            self.flaws.push(Flaw::Corruption(what.to_string()));
+        }
+    }
+
+    /// Notes wasted space of so many units.
+    pub fn leak(&mut self, units: u64, what: impl Display) {
+        self.leaks += units;
+        if self.flaws.len() < Self::FLAWS {
+            self.flaws.push(Flaw::Leak(what.to_string()));
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Checking: everything that can be known from the tables, without reading a guest's byte.
+
+use std::sync::Arc;
+
+use byteorder::{BigEndian, ByteOrder};
+use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align_up};
+
+use crate::error::VhdError;
+use crate::footer::SizeRule;
+use crate::layer::{DynamicLayer, Opened};
+use crate::ondisk::{FOOTER_LEN, LOCATOR_NONE, RawHeader, UNUSED};
+
+/// Bytes of the block table that are read at a time.
+const PIECE: u64 = 64 << 10;
+/// Most bytes between two blocks that stand behind each other: what alignment may cost.
+const GAP: u64 = 4096;
+
+/// Checks the image in `storage`; see [`Format::check`](goldsmith_block::Format::check).
+pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checked> {
+    let mut checked = Checked::default();
+    let (info, poisoned) = match Opened::open(storage, budget, SizeRule::Creator)? {
+        Opened::Fixed(layer) => {
+            checked.end = layer.info.virtual_size + FOOTER_LEN;
+            (layer.info.clone(), layer.poisoned)
+        }
+        Opened::Dynamic(layer, header) => {
+            check_blocks(&layer, &header, budget, &mut checked)?;
+            check_spare_entries(&layer, &mut checked)?;
+            (layer.info.clone(), layer.poisoned)
+        }
+    };
+    for warning in info.warnings {
+        checked.corruption(warning);
+    }
+    if poisoned {
+        checked.corruption(VhdError::Poisoned);
+    }
+    Ok(checked)
+}
+
+/// What stands in a part of the file.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    start: u64,
+    end: u64,
+    owner: Owner,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Owner {
+    #[default]
+    Copy,
+    Header,
+    Table,
+    Batmap,
+    Name,
+    Block(u64),
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Copy => "the copy of the footer",
+            Self::Header => "the dynamic header",
+            Self::Table => "the block table",
+            Self::Batmap => "the batmap",
+            Self::Name => "a name of the parent",
+            Self::Block(block) => return write!(f, "block {block}"),
+        })
+    }
+}
+
+/// Every block inside the file, none on another or on a table, and none that is full and not there.
+fn check_blocks(
+    layer: &DynamicLayer,
+    header: &RawHeader,
+    budget: &Budget,
+    checked: &mut Checked,
+) -> Result<()> {
+    let geometry = &layer.geometry;
+    let allocated = layer.bat.iter().filter(|entry| **entry != UNUSED).count() as u64;
+    let tables = tables(layer, header);
+    budget.reserve(
+        allocated * size_of::<Place>() as u64,
+        "places of the blocks",
+    )?;
+    let mut places: Vec<_> = tables.collect();
+    places.reserve_exact(allocated as usize);
+    // Bitmap and data; at most 64 KiB and 256 MiB.
+    let bitmap_len = align_up(geometry.bitmap_bytes(), SECTOR).unwrap_or(SECTOR);
+    let block_len = bitmap_len + geometry.block_size();
+    (checked.units, checked.allocated) = (geometry.blocks, allocated);
+
+    let mut expected = None;
+    for (block, entry) in (0..).zip(&layer.bat) {
+        let full = layer
+            .batmap
+            .as_ref()
+            .is_some_and(|batmap| batmap.is_full(block));
+        if *entry == UNUSED {
+            if full {
+                checked.corruption(format_args!(
+                    "block {block} is full by the batmap, but has no place in the file"
+                ));
+            }
+            continue;
+        }
+        let start = u64::from(*entry) * SECTOR;
+        if expected.is_some_and(|end| !(end..=end + GAP).contains(&start)) {
+            checked.fragmented += 1;
+        }
+        expected = Some(start + block_len);
+        match geometry.block(block, *entry) {
+            Ok(_) => places.push(Place {
+                start,
+                // The last block may end with the disk.
+                end: (start + block_len).min(geometry.data_end),
+                owner: Owner::Block(block),
+            }),
+            Err(error) => checked.corruption(error),
+        }
+    }
+    find_overlaps_and_gaps(places, block_len, geometry.data_end, checked);
+    Ok(())
+}
+
+/// What is in the file besides blocks.
+fn tables(layer: &DynamicLayer, header: &RawHeader) -> impl Iterator<Item = Place> {
+    let geometry = &layer.geometry;
+    let table = HostRange::new(geometry.bat.offset, u64::from(geometry.bat_entries) * 4);
+    let batmap = layer.batmap.iter().flat_map(|batmap| batmap.places);
+    let batmap = batmap.map(|place| (place, Owner::Batmap));
+    let data_end = geometry.data_end;
+    let names = header.parent_locators.iter().filter_map(move |locator| {
+        let (offset, len) = (locator.offset.get(), u64::from(locator.len.get()));
+        // What lies elsewhere was told when the image was opened.
+        let inside = offset.checked_add(len).is_some_and(|end| end <= data_end);
+        (locator.code != LOCATOR_NONE && inside).then(|| (HostRange::new(offset, len), Owner::Name))
+    });
+    [
+        (HostRange::new(0, FOOTER_LEN), Owner::Copy),
+        (geometry.header, Owner::Header),
+        (table, Owner::Table),
+    ]
+    .into_iter()
+    .chain(batmap)
+    .chain(names)
+    .map(|(place, owner)| Place {
+        start: place.offset,
+        end: place.end(),
+        owner,
+    })
+}
+
+fn find_overlaps_and_gaps(
+    mut places: Vec<Place>,
+    block_len: u64,
+    data_end: u64,
+    checked: &mut Checked,
+) {
+    places.retain(|place| place.start < place.end);
+    places.sort_unstable_by_key(|place| (place.start, place.end));
+    let mut last = Place::default();
+    for place in places {
+        // An overlap with a table makes a block one that was told already; tables may overlap, too.
+        if place.start < last.end {
+            checked.corruption(format_args!(
+                "{} and {} overlap at {:#x}",
+                last.owner, place.owner, place.start
+            ));
+        }
+        leak(last.end, place.start, block_len, checked);
+        if place.end > last.end {
+            last = place;
+        }
+    }
+    leak(last.end, data_end, block_len, checked);
+    checked.end = last.end + FOOTER_LEN;
+}
+
+/// Blocks that nobody points to leave gaps as long as blocks.
+fn leak(from: u64, to: u64, block_len: u64, checked: &mut Checked) {
+    let from = align_up(from, SECTOR).unwrap_or(from);
+    let blocks = to.saturating_sub(from) / block_len;
+    if blocks > 0 {
+        let range = HostRange::new(from, to - from);
+        checked.leak(
+            blocks,
+            format_args!("nothing points to {range} of the file, room for {blocks} blocks"),
+        );
+    }
+}
+
+/// Entries behind the end of the disk say nothing, and should say so.
+fn check_spare_entries(layer: &DynamicLayer, checked: &mut Checked) -> Result<()> {
+    let geometry = &layer.geometry;
+    let end = geometry.bat.offset + u64::from(geometry.bat_entries) * 4;
+    let mut at = geometry.bat.end();
+    let mut piece = vec![0; PIECE as usize];
+    while at < end {
+        let piece = &mut piece[..(end - at).min(PIECE) as usize];
+        layer.storage.read_at(at, piece)?;
+        for (nth, entry) in (0..).zip(piece.chunks_exact(4)) {
+            let entry = BigEndian::read_u32(entry);
+            if entry != UNUSED {
+                let index = (at - geometry.bat.offset) / 4 + nth;
+                // If a block stands there, it is counted as one that nothing points to.
+                checked.leak(
+                    0,
+                    format_args!("entry {index} of the block table, {entry:#x}, is past the disk"),
+                );
+            }
+        }
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
