@@ -52,6 +52,12 @@ pub(crate) fn write(files: &[File]) {
         &Vhd::dynamic(disk("5k:- 512:A").bytes(), 4096).bytes(),
     );
     put_image("vpc", &Vhd::dynamic(disk("1M:-").bytes(), 4096).bytes());
+    let locators: [(&[u8; 4], &str); 2] = [(b"W2ru", r".\p.vhd"), (b"MacX", "file:///p.vhd")];
+    let child = Vhd::dynamic(disk("5k:- 512:A").bytes(), 4096);
+    put_image(
+        "vpc",
+        &child.child_of([7; 16], 3600, "p.vhd", &locators).bytes(),
+    );
     // Options, then pieces of three bytes: fill, and how many sectors of it.
     for (nth, options) in [0, 1, 3, 5, 9, 17].into_iter().enumerate() {
         let mut input = vec![options; 8];

@@ -367,6 +367,14 @@ fn fix_up_tables(front: &mut [u8], footer: &mut [u8]) {
         need
     };
     put_u32(header, header::MAX_TABLE_ENTRIES, entries as u32);
+    if u32_at(footer, footer::DISK_TYPE) == 4 {
+        // A name of a few characters that is most likely one, so that there is a parent.
+        let name = &mut header[header::PARENT_NAME..][..16];
+        name[8..10].fill(0);
+        if name[..2] == [0, 0] {
+            name[1] = b'p';
+        }
+    }
     seal(header, header::CHECKSUM);
 
     let first = (table_at + 4 * entries).div_ceil(512);
