@@ -93,6 +93,8 @@ pub struct LayerInfo {
     pub data_file: Option<String>,
     /// Earlier states of the disk that the image file holds too, in its order.
     pub snapshots: Vec<Snapshot>,
+    /// Whether guest data is encrypted.
+    pub encrypted: bool,
     /// Whether the image was not closed properly; its guest data is readable all the same.
     pub dirty: bool,
     /// The identity of the image, where its format keeps one.

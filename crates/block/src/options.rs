@@ -26,6 +26,9 @@ pub enum OptionKind {
     Choice(&'static [&'static str]),
     /// Any text; the empty one is none.
     Text,
+    /// A text that is never shown; the empty one is none. Users give the id of a secret, formats get
+    /// the secret.
+    Secret,
 }
 
 /// Values for all options of one format, checked.
@@ -40,6 +43,16 @@ enum Value {
     Size(u64),
     Choice(&'static str),
     Text(String),
+    Secret(Secret),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 impl Options {
@@ -122,6 +135,14 @@ impl Options {
         }
     }
 
+    /// The secret given for `name`; `None` if none was given.
+    pub fn secret(&self, name: &str) -> Option<&str> {
+        match self.find(name)? {
+            Value::Secret(Secret(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
     fn value(&self, name: &str) -> &Value {
         match self.find(name) {
             Some(value) => value,
@@ -152,6 +173,7 @@ impl OptionSpec {
                 ))
             }),
             OptionKind::Text => Ok(Value::Text(text.to_owned())),
+            OptionKind::Secret => Ok(Value::Secret(Secret(text.to_owned()))),
             OptionKind::Choice(words) => match words.iter().find(|word| **word == text) {
                 Some(word) => Ok(Value::Choice(word)),
                 None => Err(Error::usage(format!(
@@ -239,6 +261,19 @@ mod tests {
         let given = options(&[("backing_file", "a b")]);
         assert_eq!(given.text("backing_file"), Some("a b"));
         assert_eq!(given.text("data_file"), None);
+    }
+
+    #[test]
+    fn secret_is_not_shown() {
+        static SECRET: [OptionSpec; 1] = [OptionSpec {
+            name: "key",
+            kind: OptionKind::Secret,
+            default: "",
+            help: "",
+        }];
+        let options = Options::parse(&SECRET, [("key", "sesame")]).unwrap();
+        assert_eq!(options.secret("key"), Some("sesame"));
+        assert!(!format!("{options:?}").contains("sesame"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
 use goldsmith::{Opener, References};
 
@@ -22,6 +24,22 @@ pub(crate) struct Opening {
     /// Format of backing files for images that do not say it themselves
     #[arg(long, value_name = "FMT")]
     backing_format: Option<String>,
+
+    /// A passphrase, which options such as encrypt.key-secret=ID name by its id; in a file, because
+    /// everybody can see the words of a command
+    #[arg(
+        long = "object",
+        value_name = "secret,id=ID,file=PATH|data=TEXT[,format=base64]",
+        value_parser = secret
+    )]
+    secrets: Vec<Secret>,
+}
+
+/// A passphrase and its name.
+#[derive(Clone)]
+pub(crate) struct Secret {
+    pub(crate) id: String,
+    pub(crate) text: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,11 +60,50 @@ impl Opening {
             Policy::SameDirectory => References::SameDirectory,
             Policy::Allow => References::Allow,
         });
+        let secrets = self.secrets.iter();
+        let opener = secrets.fold(opener, |opener, Secret { id, text }| {
+            opener.secret(id, text)
+        });
         match &self.backing_format {
             Some(format) => opener.backing_format(format),
             None => opener,
         }
     }
+
+    /// The passphrases.
+    pub(crate) fn secrets(&self) -> &[Secret] {
+        &self.secrets
+    }
+}
+
+/// What `--object` means. [qemu]
+fn secret(text: &str) -> Result<Secret, String> {
+    let (mut id, mut bytes, mut base64) = (None, None, false);
+    for pair in split_options(text) {
+        match pair.split_once('=') {
+            None if pair == "secret" => {}
+            Some(("qom-type", "secret")) => {}
+            Some(("id", value)) => id = Some(value.to_owned()),
+            Some(("data", value)) => bytes = Some(value.as_bytes().to_vec()),
+            Some(("file", path)) => {
+                let read = std::fs::read(path);
+                bytes = Some(read.map_err(|error| format!("secret file '{path}': {error}"))?);
+            }
+            Some(("format", "raw")) => base64 = false,
+            Some(("format", "base64")) => base64 = true,
+            _ => return Err(format!("'{pair}' is nothing that a secret has")),
+        }
+    }
+    let (Some(id), Some(mut bytes)) = (id, bytes) else {
+        return Err("a secret has an id, and a file or data".into());
+    };
+    if base64 {
+        bytes.retain(|byte| !byte.is_ascii_whitespace());
+        let decoded = BASE64_STANDARD.decode(&bytes);
+        bytes = decoded.map_err(|error| format!("secret '{id}': {error}"))?;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| format!("secret '{id}' is no UTF-8"))?;
+    Ok(Secret { id, text })
 }
 
 /// How source images are spelled.

@@ -128,7 +128,7 @@ impl Luks {
             }
             check_rounds(slot.rounds.get())?;
             let offset = u64::from(slot.offset.get()) * SECTOR as u64;
-            let len = material_len(key_len) as u64;
+            let len = material_len(key_len).next_multiple_of(SECTOR) as u64;
             if offset + len > area {
                 return Err(CryptError::SlotOutside {
                     slot: nth,
@@ -161,7 +161,8 @@ impl Luks {
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<Cipher, E> {
         let key_len = self.raw.key_len.get() as usize;
-        let mut material = vec![0; material_len(key_len)];
+        // Whole sectors are encrypted, though the last one need not be full.
+        let mut material = vec![0; material_len(key_len).next_multiple_of(SECTOR)];
         for slot in self
             .raw
             .slots
@@ -174,7 +175,7 @@ impl Luks {
             self.hash
                 .derive(passphrase, &slot.salt, rounds, &mut slot_key);
             Cipher::new(&self.spec, &slot_key)?.decrypt(0, &mut material);
-            let key = merge(self.hash, &material, key_len);
+            let key = merge(self.hash, &material[..material_len(key_len)], key_len);
             if self.digest(&key) == self.raw.digest {
                 return Ok(Cipher::new(&self.spec, &key)?);
             }
@@ -407,6 +408,19 @@ mod tests {
         for wrong in [&b"sesam"[..], b"sesame ", b""] {
             assert_eq!(unlock(&header, wrong).unwrap_err(), CryptError::Passphrase);
         }
+    }
+
+    /// 24 bytes, 4000 times, are no whole number of sectors.
+    #[test]
+    fn key_of_192_bits_is_looked_for() {
+        let (_, mut header) = new();
+        header[40..72].fill(0);
+        header[40..51].copy_from_slice(b"cbc-plain64");
+        header[108..112].copy_from_slice(&24_u32.to_be_bytes());
+        assert_eq!(
+            unlock(&header, b"sesame").unwrap_err(),
+            CryptError::Passphrase
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::filename::FileName;
 use crate::reference::reference;
+use crate::secret::Secrets;
 use crate::{Cloud, Opener, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
@@ -22,6 +23,7 @@ pub struct Convert<'a> {
     source_format: Option<String>,
     target_format: String,
     options: Vec<(String, String)>,
+    secrets: Secrets,
     compress: bool,
     round_up: bool,
     cloud: Option<&'static Cloud>,
@@ -64,6 +66,7 @@ impl<'a> Convert<'a> {
             source_format: None,
             target_format: "raw".into(),
             options: Vec::new(),
+            secrets: Secrets::default(),
             compress: false,
             round_up: false,
             cloud: None,
@@ -98,6 +101,14 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((key.into(), value.into()));
+        self
+    }
+
+    /// Adds a passphrase, which options of the target name by `id`. The source's are its
+    /// [opener](Opener::secret)'s.
+    #[must_use]
+    pub fn secret(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
+        self.secrets.insert(id.into(), text.into());
         self
     }
 
@@ -220,7 +231,7 @@ impl<'a> Convert<'a> {
             key => (key, &**value),
         });
         let options = of_cloud.iter().copied().chain(options);
-        let options = Options::parse(format.options(), options)?;
+        let options = self.secrets.parse(format.options(), options)?;
         let source = self
             .opener
             .open(&self.source, self.source_format.as_deref())?;

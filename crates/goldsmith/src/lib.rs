@@ -29,7 +29,7 @@
 //! Nothing that an image names is opened unless [`References`] allows it, memory for what an image
 //! claims is bounded by [`Limits`], and a target appears under its name complete or not at all.
 //!
-//! Not done yet: encryption, editing images in place.
+//! Not done yet: editing images in place.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -42,6 +42,7 @@ mod map;
 mod open;
 mod reference;
 mod registry;
+mod secret;
 mod snapshot;
 
 pub use check::check;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use goldsmith_block::{
-    BackingReference, Budget, Chain, Error, ErrorKind, Layer, Limits, Options, Result, Storage,
+    BackingReference, Budget, Chain, Error, ErrorKind, Layer, Limits, Result, Storage,
 };
 use goldsmith_storage::FileStorage;
 
 use crate::filename::FileName;
 use crate::registry;
+use crate::secret::Secrets;
 use crate::snapshot::SnapshotName;
 
 /// Which of the files that an image names may be opened.
@@ -33,6 +34,7 @@ pub struct Opener {
     backing_format: Option<String>,
     options: Vec<(String, String)>,
     snapshot: Option<SnapshotName>,
+    secrets: Secrets,
 }
 
 impl Opener {
@@ -63,10 +65,18 @@ impl Opener {
     }
 
     /// Sets one of the [options](goldsmith_block::Format::open_options) with which the format of the
-    /// topmost image opens it; the last value of a key wins.
+    /// topmost image opens it; the last value of a key wins. `backing.` before the key means the
+    /// image behind that one, and so on.
     #[must_use]
     pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((key.into(), value.into()));
+        self
+    }
+
+    /// Adds a passphrase, which options name by `id`.
+    #[must_use]
+    pub fn secret(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
+        self.secrets.insert(id.into(), text.into());
         self
     }
 
@@ -97,7 +107,7 @@ impl Opener {
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
         let budget = Budget::new(&self.limits);
         let mut path = path.as_ref().to_owned();
-        let mut top = open_layer(&path, format, &budget, &self.options)?;
+        let mut top = self.open_layer(&path, format, &budget, 0)?;
         let in_top = |error: Error| error.in_file(path.to_string_lossy());
         top = self.with_data(&path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
@@ -111,7 +121,7 @@ impl Opener {
                 break;
             };
             let (next_path, layer) = self
-                .open_reference(&path, &reference, &budget)
+                .open_reference(&path, &reference, &budget, behind.len() + 1)
                 .map_err(|error| error.in_file(path.to_string_lossy()))?;
             warnings.extend(changed_since(&path, &reference, &next_path));
             let id = layer.storage().id();
@@ -147,7 +157,7 @@ impl Opener {
         format: Option<&str>,
     ) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
-        open_layer(path.as_ref(), format, &budget, &self.options)
+        self.open_layer(path.as_ref(), format, &budget, 0)
     }
 
     /// Opens what `reference`, found in the image at `from`, means: the first of its names that
@@ -157,10 +167,11 @@ impl Opener {
         from: &Path,
         reference: &BackingReference,
         budget: &Budget,
+        depth: usize,
     ) -> Result<(PathBuf, Arc<dyn Layer>)> {
         let mut failures = Vec::new();
         for name in std::iter::once(&reference.name).chain(&reference.other_names) {
-            match self.open_name(from, name, reference, budget) {
+            match self.open_name(from, name, reference, budget, depth) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => failures.push(error),
             }
@@ -199,6 +210,7 @@ impl Opener {
         name: &str,
         reference: &BackingReference,
         budget: &Budget,
+        depth: usize,
     ) -> Result<(PathBuf, Arc<dyn Layer>)> {
         let FileName {
             path: name,
@@ -225,7 +237,7 @@ impl Opener {
                  the backing format option (--backing-format)"
             ))
         })?;
-        let layer = open_layer(&path, Some(format), budget, &[])?;
+        let layer = self.open_layer(&path, Some(format), budget, depth)?;
         let layer = self
             .with_data(&path, layer)
             .map_err(|error| error.in_file(path.to_string_lossy()))?;
@@ -241,6 +253,31 @@ impl Opener {
             )));
         }
         Ok((path, layer))
+    }
+
+    /// Opens the image at `path` with the options that are meant for the one at `depth`.
+    fn open_layer(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+        budget: &Budget,
+        depth: usize,
+    ) -> Result<Arc<dyn Layer>> {
+        let format = format.map(registry::format_named).transpose()?;
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
+        let format = match format {
+            Some(format) => format,
+            None => registry::probe(&*storage)?,
+        };
+        let prefix = "backing.".repeat(depth);
+        let pairs = self.options.iter().filter_map(|(key, value)| {
+            let key = key.strip_prefix(&prefix)?;
+            (!key.starts_with("backing.")).then_some((key, &**value))
+        });
+        let options = self.secrets.parse(format.open_options(), pairs)?;
+        format
+            .open_with(storage, budget, &options)
+            .map_err(|error| error.in_file(path.to_string_lossy()))
     }
 
     /// Gives `layer`, the image at `path`, the file that holds its data, if it needs one.
@@ -326,25 +363,6 @@ fn changed_since(from: &Path, reference: &BackingReference, path: &Path) -> Opti
         from.display(),
         path.display()
     ))
-}
-
-fn open_layer(
-    path: &Path,
-    format: Option<&str>,
-    budget: &Budget,
-    options: &[(String, String)],
-) -> Result<Arc<dyn Layer>> {
-    let format = format.map(registry::format_named).transpose()?;
-    let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
-    let format = match format {
-        Some(format) => format,
-        None => registry::probe(&*storage)?,
-    };
-    let pairs = options.iter().map(|(key, value)| (&**key, &**value));
-    let options = Options::parse(format.open_options(), pairs)?;
-    format
-        .open_with(storage, budget, &options)
-        .map_err(|error| error.in_file(path.to_string_lossy()))
 }
 
 fn denied(text: String) -> Error {

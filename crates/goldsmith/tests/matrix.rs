@@ -40,6 +40,18 @@ const SHAPES: &[Shape] = &[
         &[("refcount_bits", "64"), ("cluster_size", "1k")],
         true,
     ),
+    ("qcow2", &[("extended_l2", "on")], false),
+    (
+        "qcow2",
+        &[("extended_l2", "on"), ("cluster_size", "16k")],
+        true,
+    ),
+    ("qcow2", &[("preallocation", "metadata")], false),
+    (
+        "qcow2",
+        &[("preallocation", "falloc"), ("lazy_refcounts", "on")],
+        false,
+    ),
     ("vpc", &[], false),
     ("vpc", &[("subformat", "fixed")], false),
 ];
@@ -109,6 +121,8 @@ fn we_read_what_qemu_writes() {
         ("qcow2", &["-o", "refcount_bits=1,cluster_size=16k"]),
         ("qcow2", &["-o", "preallocation=metadata"]),
         ("qcow2", &["-o", "lazy_refcounts=on"]),
+        ("qcow2", &["-o", "extended_l2=on"]),
+        ("qcow2", &["-c", "-o", "extended_l2=on,cluster_size=16k"]),
         ("vpc", &["-o", "force_size=on"]),
         ("vpc", &["-o", "force_size=on,subformat=fixed"]),
     ];

@@ -2,6 +2,7 @@
 
 use goldsmith_block::{Error, ErrorKind, HostRange};
 use goldsmith_codec::CodecError;
+use goldsmith_crypt::CryptError;
 
 /// Why a qcow2 image cannot be read or made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -127,11 +128,31 @@ pub enum Qcow2Error {
         /// How many there are.
         count: usize,
     },
-    /// A bitmaps extension of another length than the format says.
-    #[error("the bitmaps extension has {found} bytes; it must have 24")]
-    BitmapsExtension {
+    /// A header extension of another length than the format says.
+    #[error("header extension {kind:#x} has {found} bytes; it must have {need}")]
+    ExtensionLength {
+        /// Its type.
+        kind: u32,
         /// Its length.
         found: u64,
+        /// What it should be.
+        need: u64,
+    },
+    /// LUKS without a header.
+    #[error("the image says that it is encrypted with LUKS, but not where the header is")]
+    NoLuksHeader,
+    /// Encrypted data, and nobody gave the passphrase.
+    #[error("guest data is encrypted ({method}), and no passphrase was given")]
+    Locked {
+        /// How.
+        method: &'static str,
+    },
+    /// A rule of encryption.
+    #[error("encryption")]
+    Crypt {
+        /// Which.
+        #[from]
+        source: CryptError,
     },
     /// More bitmaps than are allowed.
     #[error("there are {found} bitmaps; at most {limit} are allowed")]
@@ -419,7 +440,16 @@ impl From<Qcow2Error> for Error {
             | HostLimit { .. }
             | SnapshotExtra { .. }
             | TooManyBitmaps { .. } => ErrorKind::Limit,
-            DataFileClosed { .. } => ErrorKind::Denied,
+            DataFileClosed { .. } | Locked { .. } => ErrorKind::Denied,
+            Crypt { source } => match source {
+                CryptError::Unsupported { .. } | CryptError::Stripes { .. } => {
+                    ErrorKind::Unsupported
+                }
+                CryptError::Rounds { .. } => ErrorKind::Limit,
+                CryptError::Passphrase => ErrorKind::Denied,
+                CryptError::Random => ErrorKind::Io,
+                _ => ErrorKind::Corrupt,
+            },
             NoSnapshot { .. } => ErrorKind::Usage,
             ClusterSizeOption { .. }
             | NeedsVersion3 { .. }

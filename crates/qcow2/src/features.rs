@@ -5,15 +5,15 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Qcow2Error;
 use crate::geometry::Area;
-use crate::ondisk::{self, RawBitmaps, RawExtension, RawFeatureName};
+use crate::ondisk::{self, RawBitmaps, RawEncryption, RawExtension, RawFeatureName};
 
 /// What the header extensions say, as far as it matters.
 #[derive(Debug, Default)]
 pub(crate) struct Extensions {
     /// Format of the backing file.
     pub(crate) backing_format: Option<String>,
-    /// Whether there is an encryption header.
-    pub(crate) encryption: bool,
+    /// Where the LUKS header stands.
+    pub(crate) encryption: Option<RawEncryption>,
     /// The file that holds guest data, if the features say that another one does.
     pub(crate) data_file: Option<String>,
     /// Where the bitmaps are described.
@@ -79,7 +79,18 @@ impl Extensions {
                 }
                 self.backing_format = Some(read_name(storage, data, "backing format")?);
             }
-            ondisk::EXTENSION_ENCRYPTION => self.encryption = true,
+            ondisk::EXTENSION_ENCRYPTION => {
+                if self.encryption.is_some() {
+                    return Err(Qcow2Error::ExtensionTwice { kind }.into());
+                }
+                let mut raw = RawEncryption::new_zeroed();
+                let (found, need) = (data.len, size_of::<RawEncryption>() as u64);
+                if found != need {
+                    return Err(Qcow2Error::ExtensionLength { kind, found, need }.into());
+                }
+                storage.read_at(data.offset, raw.as_mut_bytes())?;
+                self.encryption = Some(raw);
+            }
             ondisk::EXTENSION_DATA_FILE => {
                 if self.data_file.is_some() {
                     return Err(Qcow2Error::ExtensionTwice { kind }.into());
@@ -91,9 +102,9 @@ impl Extensions {
                     return Err(Qcow2Error::ExtensionTwice { kind }.into());
                 }
                 let mut raw = RawBitmaps::new_zeroed();
-                if data.len != size_of::<RawBitmaps>() as u64 {
-                    let found = data.len;
-                    return Err(Qcow2Error::BitmapsExtension { found }.into());
+                let (found, need) = (data.len, size_of::<RawBitmaps>() as u64);
+                if found != need {
+                    return Err(Qcow2Error::ExtensionLength { kind, found, need }.into());
                 }
                 storage.read_at(data.offset, raw.as_mut_bytes())?;
                 self.bitmaps = Some(raw);

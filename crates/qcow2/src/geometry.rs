@@ -3,7 +3,7 @@
 use goldsmith_block::{Codec, HostRange};
 
 use crate::error::Qcow2Error;
-use crate::ondisk::{self, RawHeader, RawSnapshot};
+use crate::ondisk::{self, RawEncryption, RawHeader, RawSnapshot};
 
 /// The first cluster: what lies where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,12 +126,28 @@ pub(crate) struct Geometry {
     pub(crate) extended_l2: bool,
     /// Where guest data stands.
     pub(crate) data: DataPlace,
+    /// How guest data is encrypted.
+    pub(crate) encryption: Encryption,
     /// Byte offset of the snapshot table; 0 if there are no snapshots.
     pub(crate) snapshots_offset: u64,
     /// Internal snapshots.
     pub(crate) snapshots: u32,
     /// Whether the bitmaps are up to date.
     pub(crate) bitmaps_valid: bool,
+}
+
+/// How the clusters of guest data are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    /// Not at all.
+    None,
+    /// With a passphrase for key.
+    Aes,
+    /// With the key that a LUKS header keeps.
+    Luks {
+        /// Where the header and its key material stand.
+        header: HostRange,
+    },
 }
 
 /// Where the clusters of guest data stand.
@@ -149,22 +165,25 @@ pub(crate) enum DataPlace {
 impl Geometry {
     /// Checks everything else in the header. Unknown incompatible features were refused before.
     ///
-    /// `encryption_header` is whether a header extension names one.
+    /// `luks` is what a header extension says of a LUKS header.
     pub(crate) fn parse(
         raw: &RawHeader,
         area: &Area,
-        encryption_header: bool,
+        luks: Option<&RawEncryption>,
         file_len: u64,
     ) -> Result<Self, Qcow2Error> {
         let cluster_size = 1u64 << area.cluster_bits;
-        let refuse = |what| Err(Qcow2Error::Unsupported { what });
-        match raw.crypt_method.get() {
-            0 if encryption_header => return Err(Qcow2Error::EncryptionHeader),
-            0 => {}
-            1 => return refuse("AES encryption"),
-            2 => return refuse("LUKS encryption"),
-            _ => return refuse("an unknown encryption method"),
-        }
+        let encryption = match (raw.crypt_method.get(), luks) {
+            (0, Some(_)) => return Err(Qcow2Error::EncryptionHeader),
+            (0, None) => Encryption::None,
+            (1, _) => Encryption::Aes,
+            (2, Some(luks)) => luks_header(luks, cluster_size, file_len)?,
+            (2, None) => return Err(Qcow2Error::NoLuksHeader),
+            _ => {
+                let what = "an unknown encryption method";
+                return Err(Qcow2Error::Unsupported { what });
+            }
+        };
         let v3 = area.version == 3;
         let autoclear = if v3 { raw.autoclear_features.get() } else { 0 };
         let data = match (
@@ -246,6 +265,7 @@ impl Geometry {
             lazy_refcounts: v3 && raw.compatible_features.get() & ondisk::LAZY_REFCOUNTS != 0,
             extended_l2,
             data,
+            encryption,
             snapshots_offset: raw.snapshots_offset.get(),
             snapshots,
             bitmaps_valid: autoclear & ondisk::BITMAPS_VALID != 0,
@@ -317,6 +337,29 @@ pub(crate) fn mapped_bits(cluster_bits: u32, extended_l2: bool) -> u32 {
 /// Base-2 logarithm of the length of an L2 entry in bytes.
 fn entry_bits(extended_l2: bool) -> u32 {
     if extended_l2 { 4 } else { 3 }
+}
+
+/// Where the LUKS header stands.
+fn luks_header(
+    raw: &RawEncryption,
+    cluster_size: u64,
+    file_len: u64,
+) -> Result<Encryption, Qcow2Error> {
+    let (offset, len) = (raw.offset.get(), raw.len.get());
+    if len == 0 {
+        return Err(Qcow2Error::NoLuksHeader);
+    }
+    Table {
+        table: "LUKS header",
+        offset,
+        len,
+        limit: ondisk::LUKS_BYTES,
+        cluster_size,
+        file_len,
+    }
+    .check()?;
+    let header = HostRange::new(offset, len);
+    Ok(Encryption::Luks { header })
 }
 
 /// The codec of compressed clusters, from a field that old images do not have.
@@ -431,7 +474,7 @@ mod tests {
     }
 
     fn parse(raw: &RawHeader, file_len: u64) -> Result<Geometry, Qcow2Error> {
-        Geometry::parse(raw, &Area::parse(raw, file_len)?, false, file_len)
+        Geometry::parse(raw, &Area::parse(raw, file_len)?, None, file_len)
     }
 
     /// What is said of the good header after `change`.
@@ -459,7 +502,6 @@ mod tests {
         assert!(refused(|raw| raw.header_length = 96.into()).contains("is 96 bytes"));
         assert!(refused(|raw| raw.header_length = 108.into()).contains("is 108 bytes"));
         assert!(refused(|raw| raw.header_length = 65544.into()).contains("is 65544 bytes"));
-        assert!(refused(|raw| raw.crypt_method = 1.into()).contains("AES"));
         assert!(refused(|raw| raw.crypt_method = 2.into()).contains("LUKS"));
         assert!(refused(|raw| raw.crypt_method = 3.into()).contains("unknown encryption"));
         let subclusters = |raw: &mut RawHeader| {

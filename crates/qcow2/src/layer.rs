@@ -7,13 +7,15 @@ use goldsmith_block::{
     Layer, LayerInfo, Result, Storage, align_down,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
+use goldsmith_crypt::Luks;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::NAME;
 use crate::bitmap::Bitmap;
+use crate::crypt::{self, Crypt, read_luks};
 use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
-use crate::geometry::{Area, DataPlace, Geometry};
+use crate::geometry::{Area, DataPlace, Encryption, Geometry};
 use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;
 use crate::snapshot::Snapshots;
@@ -36,6 +38,7 @@ pub(crate) struct Qcow2Layer {
     tables: Arc<Tables>,
     snapshots: Arc<Snapshots>,
     info: LayerInfo,
+    crypt: Arc<Crypt>,
     scratch: Arc<Pool<Scratch>>,
 }
 
@@ -66,7 +69,12 @@ struct Run {
 }
 
 impl Qcow2Layer {
-    pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Self> {
+    /// Opens the image in `storage`, whose guest data `passphrase` opens if it is encrypted.
+    pub(crate) fn open(
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        passphrase: Option<&str>,
+    ) -> Result<Self> {
         let file_len = storage.len();
         let mut raw = RawHeader::new_zeroed();
         let there = file_len.min(size_of::<RawHeader>() as u64);
@@ -75,7 +83,7 @@ impl Qcow2Layer {
         // Before any other rule: an unknown feature may be why that one seems broken.
         let extensions = Extensions::read(&*storage, &area)?;
         extensions.refuse_unknown(area.incompatible)?;
-        let geometry = Geometry::parse(&raw, &area, extensions.encryption, file_len)?;
+        let geometry = Geometry::parse(&raw, &area, extensions.encryption.as_ref(), file_len)?;
         let backing = match area.backing_name {
             Some(name) => Some(BackingReference {
                 name: read_name(&*storage, name, "backing file name")?,
@@ -93,6 +101,8 @@ impl Qcow2Layer {
             }
             _ => Vec::new(),
         };
+        let luks = read_luks(&*storage, &geometry)?;
+        let crypt = Crypt::open(&geometry, luks.as_ref(), &*storage, passphrase)?;
         let data_file = match geometry.data {
             DataPlace::Here => None,
             DataPlace::Elsewhere { .. } => {
@@ -107,7 +117,8 @@ impl Qcow2Layer {
                 backing,
                 snapshots: snapshots.infos.clone(),
                 dirty: geometry.dirty,
-                details: details(&geometry, data_file.as_deref(), &bitmaps),
+                encrypted: geometry.encryption != Encryption::None,
+                details: details(&geometry, data_file.as_deref(), &bitmaps, luks.as_ref()),
                 data_file,
                 ..LayerInfo::default()
             },
@@ -116,6 +127,7 @@ impl Qcow2Layer {
             tables: Arc::new(tables),
             snapshots: Arc::new(snapshots),
             geometry,
+            crypt: Arc::new(crypt),
             scratch: Arc::new(Pool::new(Scratch::default)),
         })
     }
@@ -341,13 +353,15 @@ impl Layer for Qcow2Layer {
         let Run { mapping, end } = self.run(offset, limit)?;
         let range = GuestRange::new(offset, end);
         let into = offset % (1 << self.geometry.status_bits());
+        // What stands there encrypted is no place of the guest's bytes.
+        let place = |host: HostRange| Some(host.offset).filter(|_| self.crypt.is_plain());
         let kind = match mapping {
             // [qemu] What is not there has a place all the same, if nothing can show through.
             Mapping::Unallocated { host: Some(host) } if self.info.backing.is_none() => {
                 let host = self.visible(host, into, range).ok();
                 ExtentKind::Zero {
                     allocated: false,
-                    host: host.map(|host| host.offset),
+                    host: host.and_then(place),
                 }
             }
             Mapping::Unallocated { .. } => ExtentKind::Unallocated,
@@ -355,11 +369,11 @@ impl Layer for Qcow2Layer {
                 let host = host.map(|host| self.visible(host, into, range));
                 ExtentKind::Zero {
                     allocated: true,
-                    host: host.transpose()?.map(|host| host.offset),
+                    host: host.transpose()?.and_then(place),
                 }
             }
             Mapping::Data { host } => ExtentKind::Data {
-                host: Some(self.visible(host, into, range)?.offset),
+                host: place(self.visible(host, into, range)?),
             },
             Mapping::Compressed { host } => {
                 let start = align_down(offset, self.geometry.cluster_size());
@@ -397,7 +411,7 @@ impl Layer for Qcow2Layer {
                 }
                 Mapping::Data { host } => {
                     let host = self.visible(host, into, GuestRange::new(at, end))?;
-                    self.data()?.read_at(host.offset, part)?;
+                    self.crypt.read(&**self.data()?, host.offset, at, part)?;
                     end
                 }
                 Mapping::Compressed { host } => self.read_packed(at, host, rest)?,
@@ -412,6 +426,7 @@ fn details(
     geometry: &Geometry,
     data_file: Option<&str>,
     bitmaps: &[Bitmap],
+    luks: Option<&Luks>,
 ) -> Vec<(&'static str, Detail)> {
     let v3 = geometry.version == 3;
     let text = |text: &str| Detail::Text(text.into());
@@ -429,8 +444,10 @@ fn details(
         "refcount-bits",
         Detail::Number(geometry.refcount_bits.into()),
     );
+    let encrypt = crypt::detail(geometry, luks).map(|detail| ("encrypt", detail));
     if !v3 {
         details.push(refcount_bits);
+        details.extend(encrypt);
         return details;
     }
     details.push(("lazy-refcounts", Detail::Flag(geometry.lazy_refcounts)));
@@ -439,6 +456,7 @@ fn details(
         details.push(("bitmaps", Detail::List(bitmaps.collect())));
     }
     details.push(refcount_bits);
+    details.extend(encrypt);
     if let (Some(name), DataPlace::Elsewhere { raw }) = (data_file, geometry.data) {
         details.push(("data-file", text(name)));
         details.push(("data-file-raw", Detail::Flag(raw)));

@@ -125,6 +125,20 @@ impl Layout {
         self.l2[entry + 1] |= U64::new(subclusters);
     }
 
+    /// Clusters in a row for `len` bytes that are no guest data; nothing else has a place yet.
+    pub(crate) fn place_header(&mut self, len: u64) -> Result<HostRange> {
+        let need = len.div_ceil(self.cluster_size());
+        let (first, count) = self.allocator.take(need)?;
+        if count < need {
+            return Err(Qcow2Error::Conflict {
+                option: "encrypt.format",
+                rule: "a LUKS header needs larger clusters, 4k at least",
+            }
+            .into());
+        }
+        Ok(HostRange::new(first << self.plan.cluster_bits, len))
+    }
+
     /// Makes `range` zeros that hide what stands behind the image.
     pub(crate) fn place_zeroes(&mut self, range: GuestRange) -> Result<()> {
         if self.plan.version < 3 {

@@ -9,7 +9,8 @@
 //!
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
 //! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
-//! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing).
+//! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
+//! is for both.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -51,10 +52,13 @@
 //! Guest data may stand in a file of its own; a layer is given it by whoever may open it. A snapshot
 //! is one more layer of the same file.
 //!
-//! Not supported, and refused: encryption. Bitmaps are listed, not read.
+//! Encrypted data is read with the passphrase that [`Format::open_with`] is given, or not at all.
+//!
+//! Not supported, and refused: ciphers other than AES. Bitmaps are listed, not read.
 #![forbid(unsafe_code)]
 
 mod bitmap;
+mod crypt;
 mod error;
 mod features;
 mod geometry;
@@ -71,8 +75,8 @@ mod table;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, CreateSpec, Format, Layer, Match, OptionSpec, Probe, Result, SECTOR, Sink, Storage,
-    StorageMut,
+    Budget, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Options, Probe, Result,
+    SECTOR, Sink, Storage, StorageMut,
 };
 
 pub use error::Qcow2Error;
@@ -82,6 +86,14 @@ const NAME: &str = "qcow2";
 
 /// The format, for a registry.
 pub static QCOW2: Qcow2 = Qcow2;
+
+/// What can be said when an image is opened; names are QEMU's. [qemu]
+static OPEN_OPTIONS: [OptionSpec; 1] = [OptionSpec {
+    name: plan::KEY_SECRET,
+    kind: OptionKind::Secret,
+    default: "",
+    help: "the secret that opens an encrypted image",
+}];
 
 /// QEMU's qcow2.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +114,22 @@ impl Format for Qcow2 {
     }
 
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        Ok(Arc::new(layer::Qcow2Layer::open(storage, budget)?))
+        Ok(Arc::new(layer::Qcow2Layer::open(storage, budget, None)?))
+    }
+
+    fn open_options(&self) -> &'static [OptionSpec] {
+        &OPEN_OPTIONS
+    }
+
+    fn open_with(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        let passphrase = options.secret(plan::KEY_SECRET);
+        let layer = layer::Qcow2Layer::open(storage, budget, passphrase)?;
+        Ok(Arc::new(layer))
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -203,6 +203,7 @@ pub(crate) fn packed_end(cluster_bits: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::geometry::Encryption;
     use goldsmith_block::Codec;
     use proptest::prelude::*;
 
@@ -222,6 +223,7 @@ mod tests {
             lazy_refcounts: false,
             extended_l2: false,
             data: DataPlace::Here,
+            encryption: Encryption::None,
             snapshots_offset: 0,
             snapshots: 0,
             bitmaps_valid: false,

@@ -160,6 +160,20 @@ pub(crate) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 /// Header extension: where the bitmaps stand. [spec]
 pub(crate) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
+/// The data of the encryption extension. [spec "Full disk encryption header pointer"]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawEncryption {
+    /// Byte offset of the LUKS header, a multiple of the cluster size.
+    pub(crate) offset: U64<BE>,
+    /// Length of it and its key material in bytes.
+    pub(crate) len: U64<BE>,
+}
+const _: () = assert!(size_of::<RawEncryption>() == 16);
+
+/// Longest LUKS header in bytes. [ours] Eight slots of the longest key take two megabytes.
+pub(crate) const LUKS_BYTES: u64 = 16 << 20;
+
 /// The data of the bitmaps extension. [spec "Bitmaps extension"]
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

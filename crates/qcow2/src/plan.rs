@@ -1,18 +1,21 @@
 //! What a new image shall be: the options, checked, and the header that says so.
 
-use goldsmith_block::{Codec, CreateSpec, OptionKind, OptionSpec};
+use goldsmith_block::{Codec, CreateSpec, HostRange, OptionKind, OptionSpec};
 use zerocopy::IntoBytes;
 
 use crate::error::Qcow2Error;
 use crate::features::{extension, name_table};
 use crate::geometry::{l1_entries_for, mapped_bits};
-use crate::ondisk::{self, RawHeader};
+use crate::ondisk::{self, RawEncryption, RawHeader};
 use crate::refcount::Tail;
 
 const REFCOUNT_BITS: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64"];
 
+/// The option that names the secret of an encrypted image.
+pub(crate) const KEY_SECRET: &str = "encrypt.key-secret";
+
 /// What can be chosen about a new image; names and defaults are QEMU's. [qemu]
-pub(crate) static OPTIONS: [OptionSpec; 11] = [
+pub(crate) static OPTIONS: [OptionSpec; 14] = [
     OptionSpec {
         name: "compat",
         kind: OptionKind::Choice(&["0.10", "1.1"]),
@@ -79,6 +82,24 @@ pub(crate) static OPTIONS: [OptionSpec; 11] = [
         default: "off",
         help: "the data file is the disk, byte for byte",
     },
+    OptionSpec {
+        name: "encrypt.format",
+        kind: OptionKind::Choice(&["none", "luks", "aes"]),
+        default: "none",
+        help: "encrypt guest data; aes is for old programs and protects badly",
+    },
+    OptionSpec {
+        name: KEY_SECRET,
+        kind: OptionKind::Secret,
+        default: "",
+        help: "the secret (--object) that encrypts",
+    },
+    OptionSpec {
+        name: "encrypt.iter-time",
+        kind: OptionKind::Size,
+        default: "2000",
+        help: "milliseconds that a guess of the luks passphrase takes on this machine",
+    },
 ];
 
 /// Clusters up to this many bytes get no feature names, to leave room for a backing file's. [qemu]
@@ -97,6 +118,20 @@ pub(crate) enum Preallocation {
     Full,
 }
 
+/// How guest data is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// Not at all.
+    None,
+    /// As in old images.
+    Aes,
+    /// With the key that a LUKS header keeps.
+    Luks {
+        /// Where the header stands, as soon as it does.
+        header: Option<HostRange>,
+    },
+}
+
 /// The shape of a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -113,6 +148,7 @@ pub(crate) struct Plan {
     pub(crate) backing: Option<(String, String)>,
     /// Name, and whether the file is the disk.
     pub(crate) data_file: Option<(String, bool)>,
+    pub(crate) protection: Protection,
 }
 
 impl Plan {
@@ -191,6 +227,26 @@ impl Plan {
             return conflict("preallocation", "a compressed image cannot have it");
         }
 
+        let protection = match options.choice("encrypt.format") {
+            "luks" => Protection::Luks { header: None },
+            "aes" => Protection::Aes,
+            _ => Protection::None,
+        };
+        let encrypted = protection != Protection::None;
+        if encrypted != options.secret(KEY_SECRET).is_some() {
+            return conflict(KEY_SECRET, "it goes with encrypt.format, and that with it");
+        }
+        if encrypted && spec.compress {
+            return conflict("encrypt.format", "a compressed image cannot have it");
+        }
+        if encrypted && preallocated {
+            // What nobody writes would not be zeros, but zeros decrypted.
+            return conflict("encrypt.format", "a preallocated image cannot have it");
+        }
+        if encrypted && version < 3 && backing.is_some() {
+            return conflict("encrypt.format", "over a backing file it needs compat=1.1");
+        }
+
         let virtual_size = spec.virtual_size;
         let l1_entries = l1_entries_for(virtual_size, cluster_bits, extended_l2);
         let most = (ondisk::L1_BYTES / 8) << mapped_bits(cluster_bits, extended_l2);
@@ -220,6 +276,7 @@ impl Plan {
             preallocation,
             backing,
             data_file,
+            protection,
         };
         plan.check_names()?;
         Ok(plan)
@@ -275,7 +332,12 @@ impl Plan {
             backing_file_size: 0.into(),
             cluster_bits: self.cluster_bits.into(),
             size: self.virtual_size.into(),
-            crypt_method: 0.into(),
+            crypt_method: match self.protection {
+                Protection::None => 0,
+                Protection::Aes => 1,
+                Protection::Luks { .. } => 2,
+            }
+            .into(),
             // At most the limit of the table, and so are the refcount table's clusters.
             l1_size: (self.l1_entries as u32).into(),
             l1_table_offset: tail.l1_offset.into(),
@@ -301,6 +363,15 @@ impl Plan {
         }
         if let Some((name, _)) = &self.data_file {
             extensions.extend(extension(ondisk::EXTENSION_DATA_FILE, name.as_bytes()));
+        }
+        if let Protection::Luks { header } = self.protection {
+            // Its length is the same whether or not it is known.
+            let header = header.unwrap_or(HostRange::new(0, 0));
+            let data = RawEncryption {
+                offset: header.offset.into(),
+                len: header.len.into(),
+            };
+            extensions.extend(extension(ondisk::EXTENSION_ENCRYPTION, data.as_bytes()));
         }
         let v3 = self.version == 3;
         if v3 && self.cluster_size() > NAMES_OVER {

@@ -10,15 +10,41 @@
 //! offsets of refcount blocks, one L2 table, one refcount block.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use goldsmith_block::{
     Committed, CreateSpec, Demand, GuestRange, HostRange, Packing, Placement, Result, Sink,
     SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy,
 };
+use goldsmith_crypt::Luks;
 
+use crate::crypt::Crypt;
 use crate::error::Qcow2Error;
 use crate::layout::{Layout, clear_rest};
-use crate::plan::{Plan, Preallocation};
+use crate::plan::{KEY_SECRET, Plan, Preallocation, Protection};
+
+/// Makes the encryption that `plan` asks for, and writes its header.
+fn protect(
+    plan: &mut Plan,
+    spec: &CreateSpec,
+    layout: &mut Layout,
+    storage: &dyn StorageMut,
+) -> Result<Crypt> {
+    let passphrase = spec.options.secret(KEY_SECRET).unwrap_or_default();
+    match &mut plan.protection {
+        Protection::None => Ok(Crypt::Plain),
+        Protection::Aes => Ok(Crypt::aes(passphrase)?),
+        Protection::Luks { header } => {
+            let time = Duration::from_millis(spec.options.size("encrypt.iter-time"));
+            let (cipher, bytes) =
+                Luks::create(passphrase.as_bytes(), time, spec.uuid).map_err(Qcow2Error::from)?;
+            let place = layout.place_header(bytes.len() as u64)?;
+            storage.write_at(place.offset, &bytes)?;
+            *header = Some(place);
+            Ok(Crypt::luks(cipher))
+        }
+    }
+}
 
 /// A qcow2 image that is being made.
 pub(crate) struct Qcow2Sink {
@@ -26,6 +52,7 @@ pub(crate) struct Qcow2Sink {
     /// Where guest data goes: the same storage, unless the image has a data file.
     data: Arc<dyn StorageMut>,
     plan: Plan,
+    crypt: Crypt,
     profile: SinkProfile,
     /// Held only while places are handed out; never while data is written.
     layout: Mutex<Layout>,
@@ -33,7 +60,7 @@ pub(crate) struct Qcow2Sink {
 
 impl Qcow2Sink {
     pub(crate) fn create(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Self> {
-        let plan = Plan::new(spec)?;
+        let mut plan = Plan::new(spec)?;
         let data = match (&plan.data_file, &spec.data) {
             (None, None) => None,
             (Some(_), Some(data)) => Some(Arc::clone(data)),
@@ -54,6 +81,8 @@ impl Qcow2Sink {
             }
             data.set_len(plan.virtual_size)?;
         }
+        let mut layout = Layout::new(Arc::clone(&storage), data.clone(), &plan);
+        let crypt = protect(&mut plan, spec, &mut layout, &*storage)?;
         let packing = Packing {
             codec: plan.codec,
             unit: plan.cluster_size(),
@@ -69,7 +98,8 @@ impl Qcow2Sink {
                 },
                 packing: spec.compress.then_some(packing),
             },
-            layout: Mutex::new(Layout::new(Arc::clone(&storage), data.clone(), &plan)),
+            layout: Mutex::new(layout),
+            crypt,
             data: data.unwrap_or_else(|| Arc::clone(&storage)),
             plan,
             storage,
@@ -81,12 +111,14 @@ impl Qcow2Sink {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether blocks that belong to another file too, or to none, are not good enough.
-    fn owns_its_space(&self) -> bool {
-        matches!(
+    /// Whether bytes and blocks of the source are not good enough as they are: encrypted they are
+    /// others, and space that was asked for must be the file's own.
+    fn is_particular(&self) -> bool {
+        let owns_its_space = matches!(
             self.plan.preallocation,
             Preallocation::Falloc | Preallocation::Full
-        )
+        );
+        owns_its_space || !self.crypt.is_plain()
     }
 
     /// Clears what is left of the last cluster or subcluster behind `host_end`: the disk may end
@@ -129,6 +161,11 @@ impl Sink for Qcow2Sink {
             let what = "wrote another length than it reserved";
             return Err(Qcow2Error::Contract { what }.into());
         }
+        let guest = slot.range.start;
+        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, data) {
+            self.data.write_at(slot.host, &sectors)?;
+            return self.clear_behind(slot.host + sectors.len() as u64);
+        }
         self.data.write_at(slot.host, data)?;
         if slot.packed.is_none() {
             self.clear_behind(slot.host + len)?;
@@ -137,7 +174,7 @@ impl Sink for Qcow2Sink {
     }
 
     fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        match self.owns_its_space() {
+        match self.is_particular() {
             false => self.data.best_transfer(source),
             true => None,
         }
@@ -150,7 +187,7 @@ impl Sink for Qcow2Sink {
         from: u64,
         transfer: Transfer,
     ) -> Result<bool> {
-        if self.owns_its_space() {
+        if self.is_particular() {
             return Ok(false);
         }
         let from = HostRange::new(from, slot.range.len());

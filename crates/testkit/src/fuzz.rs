@@ -103,7 +103,7 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
             OptionKind::Flag if pick & 2 == 0 => "off".to_owned(),
             OptionKind::Flag => "on".to_owned(),
             OptionKind::Size => SIZES[usize::from(pick >> 1) % SIZES.len()].to_owned(),
-            OptionKind::Text => String::new(),
+            OptionKind::Text | OptionKind::Secret => String::new(),
             OptionKind::Choice(words) => words[usize::from(pick >> 1) % words.len()].to_owned(),
         };
         options.push((option.name, value));

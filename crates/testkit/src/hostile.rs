@@ -190,9 +190,10 @@ pub(crate) fn assert_zeros_are_zero(extents: &[Extent], bytes: &[u8]) {
 /// `Io` would mean that the format read past the end of the file instead of noticing that the
 /// image says something impossible.
 pub fn assert_blames_image(error: &Error) {
-    use ErrorKind::{Corrupt, Limit, Unsupported};
+    use ErrorKind::{Corrupt, Denied, Limit, Unsupported};
     assert!(
-        matches!(error.kind(), Corrupt | Limit | Unsupported),
+        // Denied: it is encrypted, or says so.
+        matches!(error.kind(), Corrupt | Limit | Unsupported | Denied),
         "a bad image is no {error:?}"
     );
 }

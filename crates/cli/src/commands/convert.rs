@@ -195,6 +195,9 @@ impl Convert {
         for (key, value) in pairs {
             convert = convert.option(key, value);
         }
+        for secret in self.opening.secrets() {
+            convert = convert.secret(&secret.id, &secret.text);
+        }
         if let (Some(name), Some(format)) = (&self.backing, &self.backing_fmt) {
             convert = convert.backing(name, format);
         }

@@ -19,6 +19,9 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
     let size = layer.virtual_size;
     writeln!(out, "virtual size: {} ({size} bytes)", rounded(size))?;
     writeln!(out, "disk size: {}", rounded(info.allocated))?;
+    if layer.encrypted {
+        writeln!(out, "encrypted: yes")?;
+    }
     if let Some(unit) = layer.unit {
         writeln!(out, "cluster_size: {unit}")?;
     }
@@ -141,7 +144,7 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<()
         }
         let Some(offset) = entry.offset else {
             out.flush()?;
-            let text = "the image has compressed clusters, which have no place of their own to \
+            let text = "the image has compressed or encrypted clusters, which have no place to \
                         show; use --output=json";
             return Err(Failure::with_status(1, text));
         };
@@ -227,6 +230,7 @@ pub(crate) fn creation_options(out: &mut impl Write, options: &[OptionSpec]) -> 
             OptionKind::Flag => "on|off".to_owned(),
             OptionKind::Size => "size".to_owned(),
             OptionKind::Text => "text".to_owned(),
+            OptionKind::Secret => "id".to_owned(),
             OptionKind::Choice(words) => words.join("|"),
         };
         let key = format!("{}=<{values}>", option.name);

@@ -55,10 +55,13 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure
             json!({ "type": layer.format, "data": data }),
         );
     }
+    if let Some(path) = info.backing_path() {
+        say("full-backing-filename", json!(path.to_string_lossy()));
+    }
+    if layer.encrypted {
+        say("encrypted", json!(true));
+    }
     if let Some(backing) = &layer.backing {
-        if let Some(path) = info.backing_path() {
-            say("full-backing-filename", json!(path.to_string_lossy()));
-        }
         say("backing-filename", json!(backing.name));
     }
     say("dirty-flag", json!(layer.dirty));

@@ -273,3 +273,79 @@ fn target_over_a_backing_file_is_that_of_qemu_img() {
         assert!(!folder.path("none").exists());
     }
 }
+
+#[test]
+fn encrypted_images_go_to_qemu_img_and_come_back() {
+    let folder = Folder::new();
+    let source = disk("1M:A 64k:- 300k:b");
+    folder.write("disk.raw", &source);
+    std::fs::write(folder.path("word"), "open sesame").unwrap();
+    std::fs::write(folder.path("coded"), "b3BlbiBz\nZXNhbWU=\n").unwrap();
+    let raw = |name: &str| std::fs::read(folder.path(name)).unwrap();
+    for format in ["luks,encrypt.iter-time=10", "aes"] {
+        let object = "--object secret,id=s,file=word";
+        let options = format!("-o encrypt.format={format},encrypt.key-secret=s");
+        let line = format!("convert {object} -f raw -O qcow2 {options} disk.raw");
+        assert_eq!(folder.goldsmith_ok(&format!("{line} ours.qcow2")), "");
+        folder.qemu_img_ok(&format!("{line} theirs.qcow2"));
+        for image in ["ours.qcow2", "theirs.qcow2"] {
+            let opts =
+                format!("--image-opts driver=qcow2,encrypt.key-secret=s,file.filename={image}");
+            for object in [object, "--object secret,id=s,file=coded,format=base64"] {
+                folder.goldsmith_ok(&format!("convert {object} {opts} -O raw back.raw"));
+                assert!(raw("back.raw") == source.bytes(), "{image}");
+            }
+            folder.qemu_img_ok(&format!("convert {object} {opts} -O raw back.raw"));
+            assert!(raw("back.raw") == source.bytes(), "{image}");
+            let map = format!("map {object} --output=json {opts}");
+            assert_eq!(
+                folder.goldsmith_ok(&map),
+                folder.qemu_img_ok(&map),
+                "{image}"
+            );
+
+            // Without the word, or with another one, there is nothing.
+            for line in [
+                format!("convert -f qcow2 -O raw {image} none"),
+                format!("convert {opts} -O raw none"),
+                format!(
+                    "convert {object} {} -O raw none",
+                    opts.replace("=s,", "=t,")
+                ),
+            ] {
+                let done = folder.goldsmith(&line);
+                assert_eq!(done.status, 1, "{line}: {done:?}");
+                assert!(!folder.path("none").exists());
+                assert!(!done.stderr.contains("sesame"));
+            }
+        }
+        let wrong = "convert --object secret,id=s,data=x --image-opts \
+                     driver=qcow2,encrypt.key-secret=s,file.filename=ours.qcow2 -O raw none";
+        let done = folder.goldsmith(wrong);
+        assert!(
+            format == "aes" || done.stderr.contains("opens none of the key slots"),
+            "{done:?}"
+        );
+    }
+}
+
+/// Each image of a chain has a secret of its own.
+#[test]
+fn encrypted_backing_files_are_opened_with_their_own_secrets() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 64k:- 300k:b"));
+    let objects = "--object secret,id=s,data=one --object secret,id=t,data=two";
+    let luks = "-o encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret";
+    folder.goldsmith_ok(&format!(
+        "convert {objects} -O qcow2 {luks}=t disk.raw base.qcow2"
+    ));
+    let size = disk("1M:A 64k:- 300k:b").len();
+    folder.qemu_img_ok(&format!(
+        "create -q -f qcow2 -u {objects} {luks}=s -b base.qcow2 -F qcow2 top.qcow2 {size}"
+    ));
+    let opts = "--image-opts driver=qcow2,encrypt.key-secret=s,backing.encrypt.key-secret=t,\
+                file.filename=top.qcow2";
+    folder.goldsmith_ok(&format!("convert {objects} {opts} -O raw back.raw"));
+    let [back, disk] = ["back.raw", "disk.raw"].map(|name| std::fs::read(folder.path(name)));
+    assert!(back.unwrap() == disk.unwrap());
+}

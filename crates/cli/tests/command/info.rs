@@ -23,6 +23,10 @@ fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
         "snapshot -c a-rather-long-name-of-a-snapshot busy.qcow2",
         "bitmap --add --disable -g 1M busy.qcow2 first",
         "bitmap --add busy.qcow2 second",
+        "create -q -f qcow2 --object secret,id=s,data=x -o \
+         encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 luks.qcow2 1M",
+        "create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=aes,encrypt.key-secret=s \
+         -b disk.raw -F raw aes.qcow2 4M",
         "convert -f raw -O vpc -o force_size=on disk.raw dynamic.vhd",
         "convert -f raw -O vpc -o subformat=fixed,force_size=on disk.raw fixed.vhd",
     ] {
@@ -38,6 +42,8 @@ fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
         ("subclusters.qcow2", "qcow2"),
         ("split.qcow2", "qcow2"),
         ("busy.qcow2", "qcow2"),
+        ("luks.qcow2", "qcow2"),
+        ("aes.qcow2", "qcow2"),
         ("dynamic.vhd", "vpc"),
         ("fixed.vhd", "vpc"),
     ];

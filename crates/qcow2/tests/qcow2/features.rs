@@ -36,7 +36,7 @@ fn said_by_qemu(path: &Path) -> Value {
 }
 
 /// What QEMU says of the image, in its order, is what we say.
-fn assert_same_info(path: &Path) {
+pub(crate) fn assert_same_info(path: &Path) {
     let (said, layer) = (said_by_qemu(path), open(path));
     let info = layer.info();
     assert_eq!(said["virtual-size"], info.virtual_size);

@@ -397,27 +397,3 @@ fn backing_name_and_format_are_reported_in_both_versions() {
         assert_eq!(backing(&top).name, "a/base.raw");
     }
 }
-
-#[test]
-fn what_is_not_read_yet_is_refused_by_name() {
-    let bench = Bench::new();
-    let luks = bench.text("luks");
-    qemu::img_ok(&[
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "--object",
-        "secret,id=s,data=abc",
-        "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-        &luks,
-        "1M",
-    ]);
-    let error = image::open(&QCOW2, std::fs::read(luks).unwrap()).err();
-    let report = error.unwrap().report();
-    assert!(
-        report.contains("not supported: the image uses LUKS"),
-        "{report}"
-    );
-}

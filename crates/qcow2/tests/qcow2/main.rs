@@ -5,6 +5,7 @@
 mod bench;
 mod forge;
 
+mod encryption;
 mod features;
 mod golden;
 mod hostile;

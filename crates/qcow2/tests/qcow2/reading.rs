@@ -639,7 +639,7 @@ fn bitmap_directories_that_break_a_rule_are_refused() {
     assert!(
         refused(&forge)
             .1
-            .contains("the bitmaps extension has 16 bytes")
+            .contains("header extension 0x23852875 has 16 bytes; it must have 24")
     );
 }
 

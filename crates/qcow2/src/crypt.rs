@@ -1,0 +1,208 @@
+//! Encrypted guest data.
+
+use goldsmith_block::{Detail, Result, Storage};
+use goldsmith_crypt::{Cipher, CipherSpec, CryptError, Luks, SECTOR};
+
+use crate::error::Qcow2Error;
+use crate::geometry::{Encryption, Geometry};
+
+/// Bytes that are decrypted together where they do not end at sectors. [ours]
+const PIECE: usize = 64 << 10;
+
+/// What guest data needs to be read or written.
+#[derive(Debug)]
+pub(crate) enum Crypt {
+    /// Nothing.
+    Plain,
+    /// A passphrase that nobody gave.
+    Locked {
+        /// How it is encrypted.
+        method: &'static str,
+    },
+    /// This.
+    Open {
+        /// The cipher.
+        cipher: Cipher,
+        /// Whether sectors are counted in the file where they stand, or on the disk.
+        by_host: bool,
+    },
+}
+
+impl Crypt {
+    /// Opens the encryption of an image with `passphrase`; `luks` is its LUKS header.
+    ///
+    /// # Errors
+    /// `Denied` if the passphrase is wrong; those of reading the header.
+    pub(crate) fn open(
+        geometry: &Geometry,
+        luks: Option<&Luks>,
+        storage: &dyn Storage,
+        passphrase: Option<&str>,
+    ) -> Result<Self> {
+        let method = match geometry.encryption {
+            Encryption::None => return Ok(Self::Plain),
+            Encryption::Aes => "aes",
+            Encryption::Luks { .. } => "luks",
+        };
+        let Some(passphrase) = passphrase else {
+            return Ok(Self::Locked { method });
+        };
+        match (geometry.encryption, luks) {
+            (Encryption::Luks { header }, Some(luks)) => {
+                let cipher = luks.unlock(passphrase.as_bytes(), |at, buf| {
+                    let read = storage.read_at(header.offset + at, buf);
+                    read.map_err(Unlock::Read)
+                });
+                Ok(Self::luks(cipher?))
+            }
+            _ => Ok(Self::aes(passphrase)?),
+        }
+    }
+
+    /// The encryption of images with a LUKS header.
+    pub(crate) fn luks(cipher: Cipher) -> Self {
+        let by_host = true;
+        Self::Open { cipher, by_host }
+    }
+
+    /// The encryption of old images: the passphrase is the key.
+    pub(crate) fn aes(passphrase: &str) -> Result<Self, Qcow2Error> {
+        let mut key = [0; 16];
+        let bytes = passphrase.as_bytes();
+        let len = bytes.len().min(key.len());
+        key[..len].copy_from_slice(&bytes[..len]);
+        Ok(Self::Open {
+            cipher: Cipher::new(&CipherSpec::OLD_QCOW2, &key)?,
+            by_host: false,
+        })
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain)
+    }
+
+    /// Fills `buf` with the guest bytes at `guest`, which stand at `host` of `data`.
+    pub(crate) fn read(
+        &self,
+        data: &dyn Storage,
+        host: u64,
+        guest: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let (cipher, by_host) = match self {
+            Self::Plain => return data.read_at(host, buf),
+            Self::Locked { method } => return Err(Qcow2Error::Locked { method }.into()),
+            Self::Open { cipher, by_host } => (cipher, *by_host),
+        };
+        let number = |host: u64, guest: u64| if by_host { host } else { guest } / SECTOR as u64;
+        let into = (guest % SECTOR as u64) as usize;
+        if into == 0 && buf.len().is_multiple_of(SECTOR) {
+            data.read_at(host, buf)?;
+            cipher.decrypt(number(host, guest), buf);
+            return Ok(());
+        }
+        // Host and guest offset differ by clusters, so sectors start where they should.
+        let (mut host, mut guest) = (host - into as u64, guest - into as u64);
+        let (mut rest, mut into) = (buf, into);
+        while !rest.is_empty() {
+            let len = (into + rest.len()).min(PIECE).next_multiple_of(SECTOR);
+            let mut piece = vec![0; len];
+            data.read_at(host, &mut piece)?;
+            cipher.decrypt(number(host, guest), &mut piece);
+            let (part, others) = rest.split_at_mut((len - into).min(rest.len()));
+            part.copy_from_slice(&piece[into..into + part.len()]);
+            (rest, into) = (others, 0);
+            host += len as u64;
+            guest += len as u64;
+        }
+        Ok(())
+    }
+
+    /// `data`, for guest offset `guest` and host offset `host`, as it is to be stored: encrypted,
+    /// filled up to a whole sector. `None` if as it is.
+    pub(crate) fn encrypt(&self, host: u64, guest: u64, data: &[u8]) -> Option<Vec<u8>> {
+        let Self::Open { cipher, by_host } = self else {
+            return None;
+        };
+        let mut sectors = data.to_vec();
+        sectors.resize(data.len().next_multiple_of(SECTOR), 0);
+        let first = if *by_host { host } else { guest } / SECTOR as u64;
+        cipher.encrypt(first, &mut sectors);
+        Some(sectors)
+    }
+}
+
+/// Why a LUKS header does not open.
+enum Unlock {
+    Read(goldsmith_block::Error),
+    Crypt(CryptError),
+}
+
+impl From<CryptError> for Unlock {
+    fn from(error: CryptError) -> Self {
+        Self::Crypt(error)
+    }
+}
+
+impl From<Unlock> for goldsmith_block::Error {
+    fn from(error: Unlock) -> Self {
+        match error {
+            Unlock::Read(error) => error,
+            Unlock::Crypt(source) => Qcow2Error::Crypt { source }.into(),
+        }
+    }
+}
+
+/// Reads the LUKS header of an image that has one.
+pub(crate) fn read_luks(storage: &dyn Storage, geometry: &Geometry) -> Result<Option<Luks>> {
+    let Encryption::Luks { header } = geometry.encryption else {
+        return Ok(None);
+    };
+    let mut bytes = [0; Luks::LEN];
+    if header.len < bytes.len() as u64 {
+        return Err(Qcow2Error::NoLuksHeader.into());
+    }
+    storage.read_at(header.offset, &mut bytes)?;
+    let luks = Luks::parse(&bytes, header.len).map_err(Qcow2Error::from)?;
+    Ok(Some(luks))
+}
+
+/// What `qemu-img info` shows of the encryption, in its order. [qemu]
+pub(crate) fn detail(geometry: &Geometry, luks: Option<&Luks>) -> Option<Detail> {
+    let text = |text: &str| Detail::Text(text.into());
+    let Some(luks) = luks else {
+        let aes = geometry.encryption == Encryption::Aes;
+        return aes.then(|| Detail::Record(vec![("format", text("aes"))]));
+    };
+    let slots = luks.slots().map(|slot| {
+        let mut facts = vec![("active", Detail::Flag(slot.active))];
+        if slot.active {
+            facts.push(("iters", Detail::Number(slot.rounds.into())));
+        }
+        facts.push(("key-offset", Detail::Number(slot.offset)));
+        if slot.active {
+            facts.push(("stripes", Detail::Number(slot.stripes.into())));
+        }
+        Detail::Record(facts)
+    });
+    let slots = Detail::List(slots.collect());
+    let cipher = luks.cipher();
+    let mut facts = vec![
+        ("ivgen-alg", text(cipher.iv_generator())),
+        ("detached-header", Detail::Flag(false)),
+        ("hash-alg", text(luks.hash())),
+        ("cipher-alg", text(&luks.cipher_name())),
+        ("uuid", text(luks.uuid())),
+    ];
+    if let Some(hash) = cipher.iv_hash() {
+        facts.push(("ivgen-hash-alg", text(hash)));
+    }
+    facts.extend([
+        ("format", text("luks")),
+        ("cipher-mode", text(cipher.mode())),
+        ("slots", slots),
+        ("payload-offset", Detail::Number(luks.payload_offset())),
+        ("master-key-iters", Detail::Number(luks.key_rounds().into())),
+    ]);
+    Some(Detail::Record(facts))
+}

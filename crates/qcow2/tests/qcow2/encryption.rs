@@ -1,0 +1,252 @@
+//! Encrypted images: QEMU's word on ours, and ours on QEMU's. Secrets are the same all over.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use goldsmith_block::{ErrorKind, ExtentKind, Format, Layer, Options, Result};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::{ModelDisk, hostile, image, pattern, qemu};
+
+use crate::bench::{Bench, budget};
+use crate::features::assert_same_info;
+
+const SECRET: &str = "a word of more than sixteen bytes";
+
+const DISK: &str = "4608:A 3584:- 64k:b 512:- 100k:C 1536:0 130k:- 20k:d 70k:E 8k:- 300k:F 512:g";
+
+/// What QEMU calls the secret.
+fn object() -> String {
+    format!("secret,id=s,data={SECRET}")
+}
+
+/// QEMU's words for the image at `path` with its secret.
+fn spec(path: &Path) -> String {
+    format!(
+        "driver=qcow2,encrypt.key-secret=s,file.filename={}",
+        path.display()
+    )
+}
+
+/// An image that QEMU made and wrote `disk` to.
+fn by_qemu(bench: &Bench, disk: &ModelDisk, options: &str) -> std::path::PathBuf {
+    let (path, raw) = (bench.path("image"), bench.text("disk"));
+    std::fs::write(&raw, disk.bytes()).unwrap();
+    let text = path.to_str().unwrap();
+    let options = format!("encrypt.key-secret=s,{options}");
+    let size = disk.len().to_string();
+    let object = object();
+    qemu::img_ok(&[
+        "create", "-q", "-f", "qcow2", "--object", &object, "-o", &options, text, &size,
+    ]);
+    qemu::img_ok(&[
+        "convert",
+        "--object",
+        &object,
+        "-n",
+        "--target-image-opts",
+        &raw,
+        &spec(&path),
+    ]);
+    path
+}
+
+fn open(path: &Path, secret: &str) -> Result<Arc<dyn Layer>> {
+    let storage = MemoryStorage::holding("image", std::fs::read(path).unwrap());
+    let pairs = [("encrypt.key-secret", secret)];
+    let options = Options::parse(QCOW2.open_options(), pairs).unwrap();
+    QCOW2.open_with(Arc::new(storage), &budget(), &options)
+}
+
+#[test]
+fn qemus_encrypted_images_read_the_same() {
+    let disk = pattern::disk(DISK);
+    for options in [
+        "encrypt.format=luks,extended_l2=on",
+        "encrypt.format=luks,encrypt.cipher-alg=aes-128,encrypt.hash-alg=sha1,cluster_size=512",
+        "encrypt.format=luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,\
+         encrypt.ivgen-hash-alg=sha256,encrypt.cipher-alg=aes-256",
+        "encrypt.format=luks,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,\
+         encrypt.ivgen-alg=plain,encrypt.hash-alg=sha512",
+        "encrypt.format=aes",
+        "encrypt.format=aes,compat=0.10,cluster_size=2M",
+    ] {
+        let bench = Bench::new();
+        let time = if options.contains("luks") {
+            ",encrypt.iter-time=10"
+        } else {
+            ""
+        };
+        let path = by_qemu(&bench, &disk, &format!("{options}{time}"));
+        let layer = open(&path, SECRET).unwrap();
+        assert!(image::read(&*layer).unwrap() == disk.bytes(), "{options}");
+        assert!(layer.info().encrypted);
+        assert_same_info(&path);
+        let mut part = vec![0; 100_001];
+        layer.read_at(4001, &mut part).unwrap();
+        assert!(part == disk.bytes()[4001..104_002], "{options}");
+        // Its bytes are nowhere as the guest sees them.
+        for extent in hostile::walk(&*layer, 0, disk.len(), usize::MAX).unwrap() {
+            let placed = matches!(extent.kind, ExtentKind::Data { host: Some(_) });
+            assert!(!placed, "{extent:?}");
+        }
+    }
+}
+
+#[test]
+fn encrypted_data_is_never_passed_on_as_it_is() {
+    let bench = Bench::new();
+    let disk = pattern::disk(DISK);
+    for format in ["luks,encrypt.iter-time=10", "aes"] {
+        let path = by_qemu(&bench, &disk, &format!("encrypt.format={format}"));
+        let locked = open(&path, "").unwrap();
+        let error = image::read(&*locked).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.report().contains("no passphrase was given"));
+        match (format, open(&path, "another word")) {
+            ("aes", Ok(layer)) => assert!(image::read(&*layer).unwrap() != disk.bytes()),
+            (_, Err(error)) => {
+                assert_eq!(error.kind(), ErrorKind::Denied);
+                assert!(error.report().contains("opens none of the key slots"));
+            }
+            (_, Ok(_)) => panic!("{format} opens with another word"),
+        }
+    }
+}
+
+#[test]
+fn unknown_ciphers_are_refused_by_name() {
+    let bench = Bench::new();
+    let options = "encrypt.format=luks,encrypt.iter-time=10,encrypt.cipher-alg=serpent-256";
+    let path = by_qemu(&bench, &pattern::disk("64k:A"), options);
+    let error = open(&path, SECRET).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.report().contains("'serpent'"), "{}", error.report());
+}
+
+/// Our image of `disk`: QEMU finds it sound, and in it the disk.
+fn assert_accepted(disk: &ModelDisk, options: &[(&str, &str)]) -> Vec<u8> {
+    let bench = Bench::new();
+    let (path, raw) = (bench.path("image"), bench.text("disk"));
+    let data = bench.text("data");
+    let options: Vec<_> = options
+        .iter()
+        .map(|(key, value)| (*key, if *key == "data_file" { &*data } else { value }))
+        .chain([("encrypt.key-secret", SECRET)])
+        .collect();
+    let mut spec = image::spec(&QCOW2, disk.len(), &options, false).unwrap();
+    let [file, content] = ["image", "data"].map(|name| Arc::new(MemoryStorage::new(name)));
+    let split = options.iter().any(|(key, _)| *key == "data_file");
+    spec.data = split.then(|| content.clone() as _);
+    image::drive(QCOW2.create(file.clone(), &spec).unwrap(), disk).unwrap();
+    std::fs::write(&path, file.to_vec()).unwrap();
+    std::fs::write(&data, content.to_vec()).unwrap();
+    std::fs::write(&raw, disk.bytes()).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new("qemu-img").args(args).output().unwrap();
+        assert!(output.status.success(), "{options:?}: {output:?}");
+    };
+    let (object, spec) = (object(), self::spec(&path));
+    run(&["check", "-q", "--object", &object, "--image-opts", &spec]);
+    let out = bench.text("out");
+    run(&[
+        "convert",
+        "--object",
+        &object,
+        "--image-opts",
+        &spec,
+        "-O",
+        "raw",
+        &out,
+    ]);
+    assert!(std::fs::read(out).unwrap() == disk.bytes(), "{options:?}");
+
+    let mut layer = open(&path, SECRET).unwrap();
+    if split {
+        layer = layer.with_data(content).unwrap();
+    }
+    assert!(image::read(&*layer).unwrap() == disk.bytes(), "{options:?}");
+    file.to_vec()
+}
+
+#[test]
+fn our_encrypted_images_are_sound() {
+    let luks = [("encrypt.format", "luks"), ("encrypt.iter-time", "10")];
+    let aes = [("encrypt.format", "aes")];
+    for more in [
+        &[][..],
+        &[("cluster_size", "4k"), ("refcount_bits", "64")],
+        &[("cluster_size", "2M"), ("extended_l2", "on")],
+        &[("extended_l2", "on")],
+        &[("compat", "0.10")],
+        &[("data_file", "")],
+    ] {
+        for format in [&luks[..], &aes] {
+            for picture in [DISK, "1M:-", "512:A"] {
+                let image = assert_accepted(&pattern::disk(picture), &[format, more].concat());
+                // Lines of the guest's text are not to be found.
+                let line = b"A00000000000000\n";
+                assert!(!image.windows(16).any(|bytes| bytes == line));
+            }
+        }
+    }
+}
+
+#[test]
+fn encryption_that_is_not_possible_is_refused_with_the_reason() {
+    let refused = |compress, options: &[(&str, &str)]| {
+        let storage = Arc::new(MemoryStorage::new("new"));
+        let spec = image::spec(&QCOW2, 1 << 20, options, compress).unwrap();
+        let error = QCOW2.create(storage, &spec).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{options:?}");
+        error.report()
+    };
+    let luks = [
+        ("encrypt.format", "luks"),
+        ("encrypt.key-secret", "x"),
+        ("encrypt.iter-time", "1"),
+    ];
+    let with = |more: &[(&'static str, &'static str)]| [&luks[..], more].concat();
+    assert!(refused(false, &luks[..1]).contains("goes with encrypt.format"));
+    assert!(refused(false, &luks[1..2]).contains("goes with encrypt.format"));
+    assert!(refused(true, &luks).contains("a compressed image cannot"));
+    let preallocated = with(&[("preallocation", "metadata")]);
+    assert!(refused(false, &preallocated).contains("a preallocated image cannot"));
+    assert!(refused(false, &with(&[("cluster_size", "512")])).contains("needs larger clusters"));
+    let old = [
+        ("compat", "0.10"),
+        ("backing_file", "b"),
+        ("backing_fmt", "raw"),
+    ];
+    assert!(refused(false, &with(&old)).contains("needs compat=1.1"));
+}
+
+#[test]
+fn damaged_encryption_gets_an_answer() {
+    let options = [
+        ("encrypt.format", "luks"),
+        ("encrypt.key-secret", SECRET),
+        ("encrypt.iter-time", "1"),
+        ("cluster_size", "4k"),
+    ];
+    let image = image::write(&QCOW2, &pattern::disk("8k:A"), &options, false).unwrap();
+    // The header's fields, its extensions, and those of the LUKS header.
+    let places = (0..160).chain(4096..4096 + 592);
+    for bit in places.flat_map(|at| [at * 8, at * 8 + 7]) {
+        let mut damaged = image.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        let opened = image::open(&QCOW2, damaged);
+        if let Err(error) = opened.and_then(|layer| image::read(&*layer).map(|_| ())) {
+            let kind = error.kind();
+            assert!(!matches!(
+                kind,
+                ErrorKind::Bug | ErrorKind::Io | ErrorKind::Usage
+            ));
+        }
+    }
+    for cut in [4096 + 100, 4096 + 592, 1 << 20] {
+        let error = image::open(&QCOW2, &image[..cut]).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
