@@ -3,13 +3,16 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result};
 use goldsmith_testkit::build::vhd::{Vhd, footer};
+use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
+use proptest::prelude::*;
 use support::{Folder, convert};
 
 const BLOCK: usize = 8 << 10;
@@ -444,4 +447,41 @@ fn parent_that_no_vhd_can_have_is_refused_and_nothing_is_left() {
     let error = child.backing("gone.vhd", "vpc").run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert_eq!(folder.names(), ["base.qcow2", "disk.raw"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    /// Any disk over any other, VHD or RAW, in blocks of either size; the same bytes for any number
+    /// of threads.
+    #[test]
+    fn any_disk_over_any_other_reads_as_itself(
+        below in any_disk(5 << 20, 512),
+        above in any_disk(5 << 20, 512),
+        over_raw: bool,
+        small_blocks: bool,
+        batmap: bool,
+    ) {
+        let folder = Folder::new();
+        let (raw, raw_above) = (folder.write("base.raw", &below), folder.write("above.raw", &above));
+        convert((&raw, "raw"), (&folder.path("base.vhd"), "vpc")).run().unwrap();
+        let (parent, format) = if over_raw { ("base.raw", "raw") } else { ("base.vhd", "vpc") };
+        let mut files = Vec::new();
+        for threads in [1, 3] {
+            let path = folder.path("child.vhd");
+            convert((&raw_above, "raw"), (&path, "vpc"))
+                .backing(parent, format)
+                .option("block_size", if small_blocks { "512k" } else { "2M" })
+                .option("batmap", if batmap { "on" } else { "off" })
+                .threads(NonZeroUsize::new(threads).unwrap())
+                .run()
+                .unwrap();
+            let chain = open(&path, References::SameDirectory).unwrap();
+            prop_assert!(read(&chain) == above.bytes());
+            let (_, checked) = goldsmith::check(&Opener::new(), &path, Some("vpc")).unwrap().unwrap();
+            prop_assert!(checked.flaws.is_empty(), "{:?}", checked.flaws);
+            files.push(std::fs::read(&path).unwrap());
+        }
+        prop_assert!(files[0] == files[1]);
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Committed, Demand, GuestRange, HostRange, Placement, Result, SECTOR, Sink, SinkProfile, Slot,
-    Storage, StorageMut, Transfer, ZeroPolicy, align_up,
+    Committed, Demand, Error, ErrorKind, GuestRange, HostRange, Placement, Result, SECTOR, Sink,
+    SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy, align_up,
 };
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -148,6 +148,10 @@ impl DynamicSink {
 
     /// Sets the bits of `part`, which lies in block `index`.
     fn mark(&self, map: &mut Map, index: u64, part: GuestRange) -> Result<()> {
+        if map.current.is_some_and(|(block, _)| index < block) {
+            let text = format!("block {index} was asked for after a later one");
+            return Err(Error::new(ErrorKind::Bug, text));
+        }
         if map.current.is_none_or(|(block, _)| block != index) {
             self.finish_block(map)?;
         }
