@@ -42,11 +42,6 @@ impl CipherSpec {
         mode: Mode::Cbc,
         iv: IvSpec::Plain64,
     };
-    /// What is best for new disks.
-    pub const NEW: Self = Self {
-        mode: Mode::Xts,
-        iv: IvSpec::Plain64,
-    };
 
     /// What LUKS calls `cipher` ("aes") in `mode` ("xts-plain64").
     ///
@@ -75,6 +70,15 @@ impl CipherSpec {
         Ok(Self { mode, iv })
     }
 
+    /// What LUKS calls the mode: "xts-plain64".
+    pub fn name(&self) -> String {
+        let iv = self.iv_generator();
+        match self.iv_hash() {
+            Some(hash) => format!("{}-{iv}:{hash}", self.mode()),
+            None => format!("{}-{iv}", self.mode()),
+        }
+    }
+
     /// "xts" or "cbc".
     pub fn mode(&self) -> &'static str {
         match self.mode {
@@ -100,7 +104,15 @@ impl CipherSpec {
         }
     }
 
-    /// Bits of AES for a key of `key_len` bytes: in XTS mode there are two keys.
+    /// Bytes of the key for AES with `bits` bits: in XTS mode there are two keys.
+    pub fn key_len(&self, bits: usize) -> usize {
+        match self.mode {
+            Mode::Xts => bits / 4,
+            Mode::Cbc => bits / 8,
+        }
+    }
+
+    /// Bits of AES for a key of `key_len` bytes.
     pub fn key_bits(&self, key_len: usize) -> usize {
         match self.mode {
             Mode::Xts => key_len * 4,

@@ -26,4 +26,4 @@ mod luks;
 
 pub use cipher::{Cipher, CipherSpec, SECTOR};
 pub use error::CryptError;
-pub use luks::{Luks, Slot};
+pub use luks::{Luks, NewLuks, Slot};

@@ -68,8 +68,8 @@ const ROUNDS: u32 = 1 << 26;
 const LEAST_ROUNDS: u32 = 1000;
 /// Key material starts at multiples of this many bytes. [qemu]
 const ALIGN: u64 = 4096;
-/// Bytes of the master key of new headers: two keys of AES-256.
-const NEW_KEY: usize = 64;
+/// Longest key in bytes: two keys of AES-256.
+const LONGEST_KEY: usize = 64;
 
 /// A LUKS header, checked.
 #[derive(Clone, Debug)]
@@ -78,6 +78,21 @@ pub struct Luks {
     spec: CipherSpec,
     hash: Hash,
     uuid: String,
+}
+
+/// What a new header shall be.
+#[derive(Clone, Debug)]
+pub struct NewLuks<'a> {
+    /// The cipher.
+    pub cipher: CipherSpec,
+    /// Bits of its key: 128 or 256.
+    pub key_bits: usize,
+    /// "sha1", "sha256" or "sha512".
+    pub hash: &'a str,
+    /// How long a guess of the passphrase shall take.
+    pub time: Duration,
+    /// The identity.
+    pub uuid: Uuid,
 }
 
 /// A place for one passphrase.
@@ -114,7 +129,7 @@ impl Luks {
         let hash = Hash::named(text("hash", &raw.hash)?)?;
         let key_len = raw.key_len.get() as usize;
         // Any key will tell whether the length is one; and so does a short one of the same length.
-        Cipher::new(&spec, &vec![0; key_len.min(2 * NEW_KEY)])?;
+        Cipher::new(&spec, &vec![0; key_len.min(2 * LONGEST_KEY)])?;
         check_rounds(raw.digest_rounds.get())?;
         for (nth, slot) in raw.slots.iter().enumerate() {
             match slot.state.get() {
@@ -190,26 +205,29 @@ impl Luks {
         digest
     }
 
-    /// A new header with a random master key, AES-256 in XTS mode, that `passphrase` opens after
-    /// about `time` of work; and the whole header with its key material.
+    /// A new header with a random master key that `passphrase` opens: the cipher with that key, and
+    /// the whole header with its key material.
     ///
     /// # Errors
-    /// `Random` if the system has no random numbers.
-    pub fn create(
-        passphrase: &[u8],
-        time: Duration,
-        uuid: Uuid,
-    ) -> Result<(Cipher, Vec<u8>), CryptError> {
-        let (spec, hash) = (CipherSpec::NEW, Hash::Sha256);
+    /// `Unsupported` for an unknown hash; `KeyLength` if the cipher has no such keys; `Random` if
+    /// the system has no random numbers.
+    pub fn create(passphrase: &[u8], new: &NewLuks<'_>) -> Result<(Cipher, Vec<u8>), CryptError> {
+        let (spec, hash) = (new.cipher, Hash::named(new.hash)?);
+        // At most the longest: other numbers of bits make a key of the wrong length.
+        let mut key = vec![0; spec.key_len(new.key_bits).min(2 * LONGEST_KEY)];
+        random(&mut key)?;
+        let cipher = Cipher::new(&spec, &key)?;
+        let key_len = key.len();
+
         let mut raw = RawHeader::new_zeroed();
         raw.magic = MAGIC;
         raw.version = 1.into();
         put(&mut raw.cipher, "aes");
-        put(&mut raw.mode, "xts-plain64");
+        put(&mut raw.mode, &spec.name());
         put(&mut raw.hash, hash.name());
-        put(&mut raw.uuid, &uuid.to_string());
-        raw.key_len = (NEW_KEY as u32).into();
-        let slot_len = (material_len(NEW_KEY) as u64).next_multiple_of(ALIGN);
+        put(&mut raw.uuid, &new.uuid.to_string());
+        raw.key_len = (key_len as u32).into();
+        let slot_len = (material_len(key_len) as u64).next_multiple_of(ALIGN);
         let end = ALIGN + SLOTS as u64 * slot_len;
         let sectors = |bytes: u64| (bytes / SECTOR as u64) as u32;
         raw.payload = sectors(end).into();
@@ -218,17 +236,14 @@ impl Luks {
             slot.offset = sectors(ALIGN + nth as u64 * slot_len).into();
             slot.stripes = STRIPES.into();
         }
-
-        let mut key = [0; NEW_KEY];
-        for secret in [&mut key[..], &mut raw.digest_salt, &mut raw.slots[0].salt] {
-            random(secret)?;
-        }
-        let rounds = rounds_in(hash, time);
+        random(&mut raw.digest_salt)?;
+        random(&mut raw.slots[0].salt)?;
+        let rounds = rounds_in(hash, new.time, key_len);
         raw.slots[0].state = ACTIVE.into();
         raw.slots[0].rounds = rounds.into();
         // [qemu] The digest takes an eighth of the time.
         raw.digest_rounds = (rounds / 8).max(LEAST_ROUNDS).into();
-        let uuid = uuid.to_string();
+        let uuid = new.uuid.to_string();
         let mut luks = Self {
             raw,
             spec,
@@ -238,7 +253,8 @@ impl Luks {
         luks.raw.digest = luks.digest(&key);
 
         let mut material = split(hash, &key)?;
-        let mut slot_key = vec![0; NEW_KEY];
+        material.resize(material.len().next_multiple_of(SECTOR), 0);
+        let mut slot_key = vec![0; key_len];
         let salt = &luks.raw.slots[0].salt;
         hash.derive(passphrase, salt, rounds, &mut slot_key);
         Cipher::new(&spec, &slot_key)?.encrypt(0, &mut material);
@@ -246,7 +262,7 @@ impl Luks {
         let mut header = vec![0; end as usize];
         header[..Self::LEN].copy_from_slice(luks.raw.as_bytes());
         header[ALIGN as usize..][..material.len()].copy_from_slice(&material);
-        Ok((Cipher::new(&spec, &key)?, header))
+        Ok((cipher, header))
     }
 
     /// The cipher.
@@ -321,8 +337,8 @@ fn material_len(key_len: usize) -> usize {
 }
 
 /// As many rounds as this machine does in `time`, within reason.
-fn rounds_in(hash: Hash, time: Duration) -> u32 {
-    let mut key = [0; NEW_KEY];
+fn rounds_in(hash: Hash, time: Duration, key_len: usize) -> u32 {
+    let mut key = vec![0; key_len];
     let sample = 1 << 15;
     let start = Instant::now();
     hash.derive(b"how fast", b"is this machine", sample, &mut key);
@@ -383,7 +399,42 @@ mod tests {
     use super::*;
 
     fn new() -> (Cipher, Vec<u8>) {
-        Luks::create(b"sesame", Duration::ZERO, Uuid::from_u128(7)).unwrap()
+        with("xts-plain64", 256, "sha256").unwrap()
+    }
+
+    fn with(mode: &str, key_bits: usize, hash: &str) -> Result<(Cipher, Vec<u8>), CryptError> {
+        let new = NewLuks {
+            cipher: CipherSpec::parse("aes", mode)?,
+            key_bits,
+            hash,
+            time: Duration::ZERO,
+            uuid: Uuid::from_u128(7),
+        };
+        Luks::create(b"sesame", &new)
+    }
+
+    #[test]
+    fn every_cipher_and_hash_keeps_its_key() {
+        for (mode, bits, hash) in [
+            ("xts-plain", 128, "sha1"),
+            ("cbc-essiv:sha256", 128, "sha512"),
+            ("cbc-plain64", 192, "sha1"),
+            ("cbc-plain64", 256, "sha256"),
+        ] {
+            let (cipher, header) = with(mode, bits, hash).unwrap();
+            let mut sector = [9; SECTOR];
+            cipher.encrypt(77, &mut sector);
+            unlock(&header, b"sesame").unwrap().decrypt(77, &mut sector);
+            assert_eq!(sector, [9; SECTOR], "{mode}");
+        }
+        assert!(matches!(
+            with("xts-plain64", 100, "sha1"),
+            Err(CryptError::KeyLength { .. })
+        ));
+        assert!(matches!(
+            with("xts-plain64", 256, "md5"),
+            Err(CryptError::Unsupported { .. })
+        ));
     }
 
     fn head(header: &[u8]) -> [u8; Luks::LEN] {

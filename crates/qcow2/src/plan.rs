@@ -15,7 +15,7 @@ const REFCOUNT_BITS: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64"];
 pub(crate) const KEY_SECRET: &str = "encrypt.key-secret";
 
 /// What can be chosen about a new image; names and defaults are QEMU's. [qemu]
-pub(crate) static OPTIONS: [OptionSpec; 14] = [
+pub(crate) static OPTIONS: [OptionSpec; 19] = [
     OptionSpec {
         name: "compat",
         kind: OptionKind::Choice(&["0.10", "1.1"]),
@@ -99,6 +99,36 @@ pub(crate) static OPTIONS: [OptionSpec; 14] = [
         kind: OptionKind::Size,
         default: "2000",
         help: "milliseconds that a guess of the luks passphrase takes on this machine",
+    },
+    OptionSpec {
+        name: "encrypt.cipher-alg",
+        kind: OptionKind::Choice(&["aes-128", "aes-256"]),
+        default: "aes-256",
+        help: "cipher of luks",
+    },
+    OptionSpec {
+        name: "encrypt.cipher-mode",
+        kind: OptionKind::Choice(&["xts", "cbc"]),
+        default: "xts",
+        help: "mode of the luks cipher",
+    },
+    OptionSpec {
+        name: "encrypt.ivgen-alg",
+        kind: OptionKind::Choice(&["plain64", "plain", "essiv"]),
+        default: "plain64",
+        help: "how the number of a sector goes into the luks cipher",
+    },
+    OptionSpec {
+        name: "encrypt.ivgen-hash-alg",
+        kind: OptionKind::Choice(&["sha256"]),
+        default: "sha256",
+        help: "hash of essiv",
+    },
+    OptionSpec {
+        name: "encrypt.hash-alg",
+        kind: OptionKind::Choice(&["sha1", "sha256", "sha512"]),
+        default: "sha256",
+        help: "hash of the luks passphrase",
     },
 ];
 

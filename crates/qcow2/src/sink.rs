@@ -16,7 +16,7 @@ use goldsmith_block::{
     Committed, CreateSpec, Demand, GuestRange, HostRange, Packing, Placement, Result, Sink,
     SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy,
 };
-use goldsmith_crypt::Luks;
+use goldsmith_crypt::{CipherSpec, Luks, NewLuks};
 
 use crate::crypt::Crypt;
 use crate::error::Qcow2Error;
@@ -35,9 +35,25 @@ fn protect(
         Protection::None => Ok(Crypt::Plain),
         Protection::Aes => Ok(Crypt::aes(passphrase)?),
         Protection::Luks { header } => {
-            let time = Duration::from_millis(spec.options.size("encrypt.iter-time"));
-            let (cipher, bytes) =
-                Luks::create(passphrase.as_bytes(), time, spec.uuid).map_err(Qcow2Error::from)?;
+            let options = &spec.options;
+            let mode = options.choice("encrypt.cipher-mode");
+            let iv = match options.choice("encrypt.ivgen-alg") {
+                "essiv" => &format!("essiv:{}", options.choice("encrypt.ivgen-hash-alg")),
+                iv => iv,
+            };
+            let cipher = CipherSpec::parse("aes", &format!("{mode}-{iv}"));
+            let new = NewLuks {
+                cipher: cipher.map_err(Qcow2Error::from)?,
+                key_bits: match options.choice("encrypt.cipher-alg") {
+                    "aes-128" => 128,
+                    _ => 256,
+                },
+                hash: options.choice("encrypt.hash-alg"),
+                time: Duration::from_millis(options.size("encrypt.iter-time")),
+                uuid: spec.uuid,
+            };
+            let created = Luks::create(passphrase.as_bytes(), &new);
+            let (cipher, bytes) = created.map_err(Qcow2Error::from)?;
             let place = layout.place_header(bytes.len() as u64)?;
             storage.write_at(place.offset, &bytes)?;
             *header = Some(place);
