@@ -282,15 +282,15 @@ pub(crate) fn files() -> Vec<File> {
         built!(
             "qcow2-external-data.qcow2",
             "qcow2",
-            "incompatible bit 2: the data is in another file",
-            unsupported(),
+            "incompatible bit 2: the data is in another file, which nothing names",
+            bad(),
             image().header(header::INCOMPATIBLE, &4_u64.to_be_bytes())
         ),
         built!(
             "qcow2-encrypted.qcow2",
             "qcow2",
-            "encryption method 2; ciphertext must not pass for data",
-            unsupported(),
+            "encryption method 2 without a LUKS header; ciphertext must not pass for data",
+            bad(),
             image().header(header::CRYPT_METHOD, &[0, 0, 0, 2])
         ),
         built!(
