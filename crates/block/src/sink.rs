@@ -37,6 +37,9 @@ pub trait Sink: Send + Sync {
 
     /// Stores `data` in `slot`: the guest bytes of its range, or their packed form.
     ///
+    /// Where a [`transfer`](Self::transfer) was refused the slot may be a part of a reserved one,
+    /// and parts that hold zeros may be left out.
+    ///
     /// # Errors
     /// `Io` if they cannot be written.
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()>;

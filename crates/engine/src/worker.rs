@@ -103,7 +103,7 @@ impl<'a> Worker<'a> {
         for slot in std::mem::take(&mut self.slots) {
             let offset = slot.range.start - claim.range.start;
             if !self.transfer(&slot, origin, offset, Transfer::Share)? {
-                self.copy(slot, origin.depth)?;
+                self.copy(&slot)?;
             }
         }
         Ok(())
@@ -261,7 +261,7 @@ impl<'a> Worker<'a> {
                 } => {
                     let offset = slot.range.start - range.start;
                     if !self.transfer(&slot, origin, offset, Transfer::Copy)? {
-                        self.copy(slot, origin.depth)?;
+                        self.copy(&slot)?;
                     }
                 }
                 _ => {
@@ -286,21 +286,26 @@ impl<'a> Worker<'a> {
         self.shared.sink.transfer(slot, storage, from, transfer)
     }
 
-    /// Fills `slot` by reading and writing, where the kernel does not do it.
-    fn copy(&mut self, slot: Slot, depth: usize) -> Result<()> {
+    /// Fills `slot` by reading and writing, where the kernel does not do it. Holes stay what they
+    /// are: bytes are only transferred to where nothing stands.
+    fn copy(&mut self, slot: &Slot) -> Result<()> {
+        let chain = self.shared.source.chain;
         let mut at = slot.range.start;
         while at < slot.range.end {
             let end = slot.range.end.min(at + self.buf.len() as u64);
-            let part = Slot {
-                range: GuestRange::new(at, end),
-                host: slot.host + (at - slot.range.start),
-                packed: None,
-            };
-            // At most as long as the buffer.
-            let buf = &mut self.buf[..(end - at) as usize];
-            self.shared.source.chain.read_layer(depth, at, buf)?;
-            self.shared.sink.write(part, buf)?;
-            at = end;
+            let extent = chain.extent_at(at, end)?.extent;
+            if extent.kind.is_data() {
+                let part = Slot {
+                    range: extent.range,
+                    host: slot.host + (at - slot.range.start),
+                    packed: None,
+                };
+                // At most as long as the buffer.
+                let buf = &mut self.buf[..extent.range.len() as usize];
+                chain.read_at(at, buf)?;
+                self.shared.sink.write(part, buf)?;
+            }
+            at = extent.range.end;
         }
         Ok(())
     }

@@ -4,10 +4,14 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use goldsmith_block::{HostRange, Storage, StorageId, StorageMut, Transfer, Zeroing};
+use goldsmith_engine::Job;
+use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::model::ModelDisk;
 use goldsmith_testkit::mount::{self, Mount};
-use goldsmith_testkit::{pattern, qemu};
+use goldsmith_testkit::{image, pattern, qemu};
 use support::{Folder, convert};
 
 const MIB: u64 = 1 << 20;
@@ -126,5 +130,83 @@ fn overlay_and_its_backing_file_are_shared_into_one_image() {
                 .unwrap();
             qemu::compare(&overlay, "qcow2", &target, format);
         }
+    }
+}
+
+/// A storage that promises to share and never does, or only in part.
+#[derive(Debug)]
+struct Fickle(MemoryStorage);
+
+impl Storage for Fickle {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn id(&self) -> StorageId {
+        self.0.id()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> goldsmith::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl StorageMut for Fickle {
+    fn write_at(&self, offset: u64, data: &[u8]) -> goldsmith::Result<()> {
+        self.0.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> goldsmith::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> goldsmith::Result<()> {
+        self.0.zero(range, zeroing)
+    }
+
+    fn best_transfer(&self, _source: &dyn Storage) -> Option<Transfer> {
+        Some(Transfer::Share)
+    }
+
+    fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, _way: Transfer) -> bool {
+        let mut half = vec![0; (from.len / 2) as usize];
+        source.read_at(from.offset, &mut half).unwrap();
+        self.0.write_at(to, &half).unwrap();
+        false
+    }
+
+    fn flush(&self) -> goldsmith::Result<()> {
+        self.0.flush()
+    }
+
+    fn fixed_len(&self) -> Option<u64> {
+        self.0.fixed_len()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.0.is_blank()
+    }
+}
+
+#[test]
+fn refused_transfers_are_made_good_by_reading_and_writing() {
+    let folder = Folder::new();
+    let disk = disk();
+    let raw = folder.write("disk.raw", &disk);
+    for (name, options, _) in SHAPES {
+        let format = goldsmith::format_named(name).unwrap();
+        let spec = image::spec(format, disk.len(), options, false).unwrap();
+        let storage = Arc::new(Fickle(MemoryStorage::new("target")));
+        let sink = format.create(storage.clone(), &spec).unwrap();
+        let source = support::open(&raw, "raw");
+        goldsmith_engine::convert(&source, sink, &Job::default()).unwrap();
+        let mut bytes = vec![0; storage.len() as usize];
+        storage.read_at(0, &mut bytes).unwrap();
+        let what = format!("{name} {options:?}");
+        assert!(qemu::read(name, &bytes) == disk.bytes(), "{what}");
     }
 }
