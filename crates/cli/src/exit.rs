@@ -22,7 +22,8 @@ impl Failure {
     /// Says it on standard error and gives the exit status.
     pub(crate) fn report(self) -> ExitCode {
         // If standard error is gone there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "goldsmith: {}", self.message);
+        let message = crate::output::human::shown(&self.message);
+        let _ = writeln!(std::io::stderr(), "goldsmith: {message}");
         ExitCode::from(self.status)
     }
 }

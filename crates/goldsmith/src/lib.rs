@@ -4,7 +4,7 @@
 //!  golden.raw ─┐                                       ┌─► disk.qcow2   (KVM)
 //!  disk.qcow2 ─┼─► open ─► Chain ─► convert ─► publish ┼─► disk.vhd     (XenServer, Azure)
 //!  disk.vhd   ─┘    │                                  └─► golden.raw   (everybody)
-//!                   └─► info, map, compare
+//!                   └─► info, map, compare, check, lint
 //! ```
 //!
 //! ```

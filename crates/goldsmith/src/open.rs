@@ -173,35 +173,51 @@ impl Opener {
         for name in std::iter::once(&reference.name).chain(&reference.other_names) {
             match self.open_name(from, name, reference, budget, depth) {
                 Ok(opened) => return Ok(opened),
-                Err(error) => failures.push(error),
+                Err(error) => failures.push((name, error)),
             }
         }
-        // An error that says what is wrong with a file that was found helps more than one about a
-        // file that is not there.
+        Err(self.best_told(failures))
+    }
+
+    /// The one of `failures`, each with the name that led to it, that helps the user most: one that
+    /// says what is wrong with a file that was found rather than one about a file that is not there.
+    fn best_told(&self, mut failures: Vec<(&String, Error)>) -> Error {
         let rank = |error: &Error| match error.kind() {
             ErrorKind::Io => 0,
             ErrorKind::Unsupported | ErrorKind::Denied => 1,
             _ => 2,
         };
-        let worst = failures.iter().map(rank).max().unwrap_or(0);
-        let at = failures.iter().position(|error| rank(error) == worst);
-        let error = failures.swap_remove(at.unwrap_or(0));
-        if failures.is_empty() || self.references == References::Deny {
-            return Err(error);
-        }
-        let others: Vec<_> = reference
-            .other_names
+        let best = failures.iter().map(|(_, error)| rank(error)).max();
+        let at = failures
             .iter()
-            .map(|it| format!("'{it}'"))
+            .position(|(_, error)| Some(rank(error)) == best);
+        // A reference has one name at least, and each gave an error.
+        let (_, error) = failures.remove(at.unwrap_or(0));
+        if failures.is_empty() || self.references == References::Deny {
+            return error;
+        }
+        let others: Vec<_> = failures
+            .iter()
+            .map(|(name, _)| format!("'{name}'"))
             .collect();
-        Err(Error::new(
+        let mut why = Vec::new();
+        let mut source = std::error::Error::source(&error);
+        while let Some(error) = source {
+            why.push(error.to_string());
+            source = error.source();
+        }
+        let told = Error::new(
             error.kind(),
             format!(
-                "{}; the image also names its backing file {}, which did not help",
-                error.report(),
+                "{}; nor did its other names in the image lead to it: {}",
+                why.join(": "),
                 others.join(", ")
             ),
-        ))
+        );
+        match error.path() {
+            Some(path) => told.in_file(path),
+            None => told,
+        }
     }
 
     fn open_name(

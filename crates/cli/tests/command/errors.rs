@@ -175,3 +175,30 @@ fn valid_images_convert_in_silence() {
         );
     }
 }
+
+/// A name that an image gives to its parent may hold what a terminal obeys.
+#[test]
+fn control_characters_of_an_image_never_reach_the_terminal() {
+    use goldsmith_testkit::build::vhd::Vhd;
+    let folder = Folder::new();
+    let image = Vhd::dynamic(disk("8k:A").bytes(), 4096);
+    let image = image.child_of([9; 16], 0, "", &[(b"W2ru", "a\u{1b}[2J\u{9b}31m\nb")]);
+    std::fs::write(folder.path("top.vhd"), image.bytes()).unwrap();
+    for line in [
+        "convert top.vhd out.raw",
+        "convert --references deny top.vhd out.raw",
+        "info top.vhd",
+    ] {
+        let done = folder.goldsmith(line);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        let obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(
+            said.contains('\u{fffd}') && !said.contains(obeyed),
+            "{said:?}"
+        );
+        assert!(
+            done.status == 0 || done.stderr.lines().count() == 1,
+            "{done:?}"
+        );
+    }
+}

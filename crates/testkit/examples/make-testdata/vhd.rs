@@ -123,25 +123,6 @@ pub(crate) fn files() -> Vec<File> {
                 .entry(0, 4 + 17)
                 .entry(1, u32::MAX)
         ),
-        built!(
-            "vhd-child.vhd",
-            "vpc",
-            "a differencing image, by itself: what it does not hold is its parent's [VHD 1.0, Parent Locator Entry]",
-            agrees(&plain),
-            Vhd::dynamic(plain.bytes(), BLOCK).child_of(
-                *b"the base of them",
-                3600,
-                "base.vhd",
-                &[(b"W2ru", r".\base.vhd"), (b"W2ku", r"C:\base.vhd")]
-            )
-        ),
-        built!(
-            "vhd-footer-lost.vhd",
-            "vpc",
-            "the footer is gone; its copy at the start is there \"to provide redundancy\" [VHD 1.0, Hard Disk Footer]",
-            agrees(&plain),
-            Vhd::dynamic(plain.bytes(), BLOCK).footer_len(0)
-        ),
     ];
     let bad = || Expect::Bad("Corrupt");
     let unsupported = || Expect::Bad("Unsupported");
