@@ -16,6 +16,8 @@ const METADATA: u64 = 16 << 20;
 const EXTENTS: usize = 300;
 /// Values for options that are sizes. Mostly small: large units make a fuzzer slow.
 const SIZES: [&str; 8] = ["512", "1k", "2k", "3k", "4k", "8k", "64k", "512k"];
+/// Bytes of a unit that are enough for several blocks and for more than one segment of 64 KiB.
+const PACKED: usize = 100_000;
 /// Extents whose bytes are read.
 const READS: usize = 40;
 
@@ -162,6 +164,9 @@ pub fn deflate_pack(data: &[u8]) {
     for bytes in input.chunks(part) {
         let mut unit = Vec::new();
         for time in 0..=times {
+            if unit.len() > PACKED {
+                break;
+            }
             // The same bytes again, changed a little more each time.
             let shift = time.wrapping_mul(step);
             unit.extend(bytes.iter().map(|byte| byte.wrapping_add(shift)));
