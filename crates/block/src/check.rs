@@ -7,6 +7,8 @@ use std::fmt::Display;
 pub struct Checked {
     /// How many places break a rule of the format.
     pub corruptions: u64,
+    /// How many units or tables could not be looked at, for whatever reason.
+    pub errors: u64,
     /// How many units of the file hold nothing that the image knows of.
     pub leaks: u64,
     /// The first of either, [`Checked::FLAWS`] at most.
@@ -38,7 +40,12 @@ impl Checked {
 
     /// Notes a broken rule.
     pub fn corruption(&mut self, what: impl Display) {
-        self.corruptions += 1;
+        self.corruption_in(1, what);
+    }
+
+    /// Notes a rule that is broken in so many places.
+    pub fn corruption_in(&mut self, places: u64, what: impl Display) {
+        self.corruptions = self.corruptions.saturating_add(places);
         if self.flaws.len() < Self::FLAWS {
             self.flaws.push(Flaw::Corruption(what.to_string()));
         }

@@ -11,10 +11,12 @@ use crate::snapshot::text;
 /// What a bitmap says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bitmap {
-    name: String,
+    pub(crate) name: String,
     /// Bytes of the disk that one bit stands for.
     granularity: u64,
     flags: u32,
+    /// Byte offset and entries of its table, as the image says.
+    pub(crate) table: (u64, u32),
 }
 
 impl Bitmap {
@@ -73,6 +75,7 @@ impl Bitmap {
                 name: text(&name),
                 granularity: 1 << found,
                 flags: entry.flags.get(),
+                table: (entry.table_offset.get(), entry.table_len.get()),
             });
         }
         if at != len {

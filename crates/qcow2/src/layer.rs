@@ -42,6 +42,35 @@ pub(crate) struct Qcow2Layer {
     scratch: Arc<Pool<Scratch>>,
 }
 
+/// All that the header says.
+pub(crate) struct Head {
+    pub(crate) raw: RawHeader,
+    pub(crate) area: Area,
+    pub(crate) extensions: Extensions,
+    pub(crate) geometry: Geometry,
+}
+
+impl Head {
+    /// Reads the header and its extensions, and checks them.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        let file_len = storage.len();
+        let mut raw = RawHeader::new_zeroed();
+        let there = file_len.min(size_of::<RawHeader>() as u64);
+        storage.read_at(0, &mut raw.as_mut_bytes()[..there as usize])?;
+        let area = Area::parse(&raw, file_len)?;
+        // Before any other rule: an unknown feature may be why that one seems broken.
+        let extensions = Extensions::read(storage, &area)?;
+        extensions.refuse_unknown(area.incompatible)?;
+        let geometry = Geometry::parse(&raw, &area, extensions.encryption.as_ref(), file_len)?;
+        Ok(Self {
+            raw,
+            area,
+            extensions,
+            geometry,
+        })
+    }
+}
+
 /// What one reader needs to unpack; never more than a batch and two clusters, in any image.
 #[derive(Default)]
 struct Scratch {
@@ -75,15 +104,12 @@ impl Qcow2Layer {
         budget: &Budget,
         passphrase: Option<&str>,
     ) -> Result<Self> {
-        let file_len = storage.len();
-        let mut raw = RawHeader::new_zeroed();
-        let there = file_len.min(size_of::<RawHeader>() as u64);
-        storage.read_at(0, &mut raw.as_mut_bytes()[..there as usize])?;
-        let area = Area::parse(&raw, file_len)?;
-        // Before any other rule: an unknown feature may be why that one seems broken.
-        let extensions = Extensions::read(&*storage, &area)?;
-        extensions.refuse_unknown(area.incompatible)?;
-        let geometry = Geometry::parse(&raw, &area, extensions.encryption.as_ref(), file_len)?;
+        let Head {
+            area,
+            extensions,
+            geometry,
+            ..
+        } = Head::read(&*storage)?;
         let backing = match area.backing_name {
             Some(name) => Some(BackingReference {
                 name: read_name(&*storage, name, "backing file name")?,
@@ -327,7 +353,9 @@ impl Layer for Qcow2Layer {
     }
 
     fn snapshot(&self, index: usize, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        let Snapshots { infos, l1_tables } = &*self.snapshots;
+        let Snapshots {
+            infos, l1_tables, ..
+        } = &*self.snapshots;
         let count = infos.len();
         let Some((info, (l1_offset, l1_entries))) = infos.get(index).zip(l1_tables.get(index))
         else {

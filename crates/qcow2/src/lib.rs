@@ -10,7 +10,7 @@
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
 //! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
 //! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
-//! is for both.
+//! is for both, `check` looks at all tables.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -58,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod bitmap;
+mod check;
 mod crypt;
 mod error;
 mod features;
@@ -75,8 +76,8 @@ mod table;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Options, Probe, Result,
-    SECTOR, Sink, Storage, StorageMut,
+    Budget, Checked, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Options, Probe,
+    Result, SECTOR, Sink, Storage, StorageMut,
 };
 
 pub use error::Qcow2Error;
@@ -130,6 +131,10 @@ impl Format for Qcow2 {
         let passphrase = options.secret(plan::KEY_SECRET);
         let layer = layer::Qcow2Layer::open(storage, budget, passphrase)?;
         Ok(Arc::new(layer))
+    }
+
+    fn check(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Checked>> {
+        check::check(&*storage, budget).map(Some)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -211,6 +211,11 @@ pub(crate) struct RawBitmap {
 }
 const _: () = assert!(size_of::<RawBitmap>() == 24);
 
+/// Bits of a bitmap table's entry that mean nothing. [spec]
+pub(crate) const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
+/// Bitmap table entry: without a place, all bits are ones. [spec]
+pub(crate) const BITMAP_ONES: u64 = 1;
+
 /// Bitmap flag: it was not saved properly and says nothing. [spec]
 pub(crate) const BITMAP_IN_USE: u32 = 1 << 0;
 /// Bitmap flag: it records every write. [spec]
@@ -258,6 +263,9 @@ const _: () = assert!(size_of::<RawSnapshotExtra>() == 24);
 /// Longest extra data of a snapshot in bytes. [qemu]
 pub(crate) const SNAPSHOT_EXTRA_BYTES: u64 = 1024;
 
+/// Least extra data of a snapshot in a version 3 image, in bytes. [spec]
+pub(crate) const SNAPSHOT_EXTRA_V3: u64 = 16;
+
 /// Subclusters of a cluster with extended L2 entries, as a base-2 logarithm. [spec]
 pub(crate) const SUBCLUSTERS_BITS: u32 = 5;
 /// Smallest cluster with extended L2 entries, as a base-2 logarithm. [qemu]
@@ -270,6 +278,8 @@ pub(crate) const COMPRESSED: u64 = 1 << 62;
 pub(crate) const ZERO: u64 = 1;
 /// L1, L2: the bits of a host offset. [spec]
 pub(crate) const OFFSET: u64 = (1 << 56) - (1 << 9);
+/// Refcount table: the bits that mean nothing. [spec]
+pub(crate) const REFCOUNT_RESERVED: u64 = (1 << 9) - 1;
 /// First host offset that no table can name. [spec]
 pub(crate) const OFFSET_END: u64 = 1 << 56;
 /// Length in bytes of the unit in which the length of packed data is counted. [spec]

@@ -11,29 +11,34 @@ use crate::ondisk;
 use crate::table::write_table;
 
 /// A refcount block: one counter for each cluster of a row. [spec "Host cluster management"]
-struct Block {
-    bytes: Vec<u8>,
+pub(crate) struct Block {
+    pub(crate) bytes: Vec<u8>,
     /// Base-2 logarithm of the width of a counter in bits.
     order: u32,
 }
 
 impl Block {
-    fn new(cluster_bits: u32, order: u32) -> Self {
+    pub(crate) fn new(cluster_bits: u32, order: u32) -> Self {
         let bytes = vec![0; 1 << cluster_bits];
         Self { bytes, order }
     }
 
+    /// The counters that `bytes` hold, each as wide as `order` says.
+    pub(crate) fn holding(bytes: Vec<u8>, order: u32) -> Self {
+        Self { bytes, order }
+    }
+
     /// Counters in the block.
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         (self.bytes.len() as u64 * 8) >> self.order
     }
 
     /// The greatest count.
-    fn max(&self) -> u64 {
+    pub(crate) fn max(&self) -> u64 {
         u64::MAX >> (64 - (1 << self.order))
     }
 
-    fn get(&self, index: u64) -> u64 {
+    pub(crate) fn get(&self, index: u64) -> u64 {
         let (byte, len, shift) = self.place(index);
         let value = self.bytes[byte..byte + len]
             .iter()
@@ -41,7 +46,7 @@ impl Block {
         value >> shift & self.max()
     }
 
-    fn set(&mut self, index: u64, count: u64) {
+    pub(crate) fn set(&mut self, index: u64, count: u64) {
         let (byte, len, shift) = self.place(index);
         let mask = self.max() << shift;
         let mut value = count << shift;

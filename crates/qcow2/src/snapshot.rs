@@ -14,6 +14,10 @@ pub(crate) struct Snapshots {
     pub(crate) infos: Vec<Snapshot>,
     /// Byte offset and entries of each one's L1 table, as the image says.
     pub(crate) l1_tables: Vec<(u64, u32)>,
+    /// Numbers of those that say less than their version must.
+    pub(crate) incomplete: Vec<usize>,
+    /// Length of the table in bytes.
+    pub(crate) len: u64,
 }
 
 impl Snapshots {
@@ -44,12 +48,16 @@ impl Snapshots {
             let (id_len, name_len) = (raw.id_len.get(), raw.name_len.get());
             let rest = extra + u64::from(id_len) + u64::from(name_len);
             within(at, rest, geometry)?;
-            let cost = rest + (size_of::<Snapshot>() + size_of::<(u64, u32)>()) as u64;
+            let cost = rest + (size_of::<Snapshot>() + size_of::<(u64, u32, usize)>()) as u64;
             budget.reserve(cost, "snapshot table")?;
             // Two names of 16-bit lengths and a little more.
             let mut bytes = vec![0; rest as usize];
             storage.read_at(at, &mut bytes)?;
+            found.len = at + rest - geometry.snapshots_offset;
             at = (at + rest).next_multiple_of(8);
+            if geometry.version >= 3 && extra < ondisk::SNAPSHOT_EXTRA_V3 {
+                found.incomplete.push(index);
+            }
             let (extra, names) = bytes.split_at(extra as usize);
             let (id, name) = names.split_at(id_len.into());
             let snapshot = snapshot(&raw, extra, id, name, geometry);

@@ -48,6 +48,9 @@ impl Check {
             OutputFormat::Human => human::check(&mut out, &checked)?,
             OutputFormat::Json => json::check(&mut out, image, format, &checked)?,
         }
+        if checked.errors > 0 {
+            return Err(Failure::with_status(1, "Check failed"));
+        }
         Ok(ExitCode::from(match checked {
             checked if checked.corruptions > 0 => 2,
             checked if checked.leaks > 0 => 3,

@@ -171,7 +171,7 @@ pub(crate) fn check(out: &mut impl Write, checked: &Checked) -> Result<()> {
         writeln!(std::io::stderr(), "{word} {}", shown(text))?;
     }
     let (corruptions, leaks) = (checked.corruptions, checked.leaks);
-    if corruptions == 0 && leaks == 0 {
+    if corruptions == 0 && leaks == 0 && checked.errors == 0 {
         writeln!(out, "No errors were found on the image.")?;
     }
     if corruptions > 0 {
@@ -183,7 +183,14 @@ pub(crate) fn check(out: &mut impl Write, checked: &Checked) -> Result<()> {
         writeln!(out, "\n{leaks} leaked clusters were found on the image.")?;
         writeln!(out, "This means waste of disk space, but no harm to data.")?;
     }
-    if checked.units > 0 {
+    if checked.errors > 0 {
+        let errors = checked.errors;
+        writeln!(
+            out,
+            "\n{errors} internal errors have occurred during the check."
+        )?;
+    }
+    if checked.units > 0 && checked.allocated > 0 {
         let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
         let (units, allocated) = (checked.units, checked.allocated);
         writeln!(

@@ -167,14 +167,14 @@ pub(crate) fn check(
     if checked.corruptions > 0 {
         say("corruptions", json!(checked.corruptions));
     }
-    say("check-errors", json!(0));
+    say("check-errors", json!(checked.errors));
     if checked.leaks > 0 {
         say("leaks", json!(checked.leaks));
     }
     if checked.fragmented > 0 {
         say("fragmented-clusters", json!(checked.fragmented));
     }
-    if checked.units > 0 {
+    if checked.allocated > 0 {
         say("allocated-clusters", json!(checked.allocated));
     }
     say("filename", json!(image.to_string_lossy()));

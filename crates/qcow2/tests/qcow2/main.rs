@@ -5,6 +5,7 @@
 mod bench;
 mod forge;
 
+mod check;
 mod encryption;
 mod features;
 mod golden;

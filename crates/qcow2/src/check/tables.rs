@@ -1,0 +1,342 @@
+//! L1 and L2 tables: the active ones, and those of snapshots.
+
+use std::fmt::Display;
+
+use goldsmith_block::{Budget, Result};
+
+use super::Check;
+use super::count::{DATA, TABLE};
+use crate::error::Qcow2Error;
+use crate::geometry::{DataPlace, mapped_bits};
+use crate::layer::Head;
+use crate::mapping::packed_offset_bits;
+use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
+use crate::snapshot::Snapshots;
+
+/// An L2 table, as an L1 table names it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    /// Byte offset, a multiple of the cluster size.
+    offset: u64,
+    /// Bytes of the disk from its first cluster on: none if it maps the state of a machine.
+    visible: u64,
+    /// Whether the active L1 table names it.
+    active: bool,
+}
+
+/// An L2 table and everything that is known of those who name it.
+#[derive(Clone, Copy)]
+struct Table {
+    offset: u64,
+    /// The most bytes that any disk has from its first cluster on.
+    visible: u64,
+    /// How often it is named.
+    times: u64,
+    /// How often the active L1 table names it.
+    active: u64,
+}
+
+impl Check<'_> {
+    /// Looks at all tables. Each L2 table is read once, whoever names it and however often: a small
+    /// file may name its tables very often.
+    pub(super) fn check_tables(
+        &mut self,
+        head: &Head,
+        snapshots: &Snapshots,
+        budget: &Budget,
+    ) -> Result<()> {
+        let mut named = Vec::new();
+        let l1 = (head.raw.l1_table_offset.get(), head.raw.l1_size.get());
+        let size = self.geometry.virtual_size;
+        let what = "the active L1 table";
+        self.check_l1(l1, size, true, what, &mut named, budget)?;
+        for (info, l1) in snapshots.infos.iter().zip(&snapshots.l1_tables) {
+            let what = format!("the L1 table of snapshot '{}'", info.id);
+            let (cluster_size, bytes) = (self.geometry.cluster_size(), u64::from(l1.1) * 8);
+            if !l1.0.is_multiple_of(cluster_size) {
+                let text = format_args!("{what} is at {:#x}, no multiple of {cluster_size}", l1.0);
+                self.checked.corruption(text);
+            } else if bytes > ondisk::L1_BYTES {
+                let limit = ondisk::L1_BYTES;
+                let text = format_args!("{what} takes {bytes} bytes, over the {limit} allowed");
+                self.checked.corruption(text);
+            } else {
+                self.check_l1(*l1, info.virtual_size, false, &what, &mut named, budget)?;
+            }
+        }
+        named.sort_unstable();
+        for same in named.chunk_by(|a, b| a.offset == b.offset) {
+            let visible = same.iter().map(|named| named.visible).max();
+            self.check_l2(Table {
+                offset: same[0].offset,
+                visible: visible.unwrap_or(0),
+                times: same.len() as u64,
+                active: same.iter().filter(|named| named.active).count() as u64,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_l1(
+        &mut self,
+        (offset, entries): (u64, u32),
+        virtual_size: u64,
+        active: bool,
+        what: &str,
+        named: &mut Vec<Named>,
+        budget: &Budget,
+    ) -> Result<()> {
+        let len = u64::from(entries) * 8;
+        self.add((offset, len), what);
+        let mapped = mapped_bits(self.geometry.cluster_bits, self.geometry.extended_l2);
+        self.each_entry((offset, len), 1, |check, index, entry| {
+            let entry = entry[0];
+            if entry == 0 {
+                return Ok(());
+            }
+            let reserved = entry & !(OFFSET | COPIED);
+            if reserved != 0 {
+                let table = "L1";
+                check.broken(
+                    1,
+                    &Qcow2Error::ReservedBits {
+                        table,
+                        entry,
+                        reserved,
+                    },
+                );
+            }
+            let (offset, cluster_size) = (entry & OFFSET, check.geometry.cluster_size());
+            if offset == 0 {
+                check.broken(1, &Qcow2Error::NoOffset { table: "L1", entry });
+                return Ok(());
+            }
+            let l2 = format_args!("L2 table {index} of {what}");
+            let place = (offset, cluster_size);
+            check.counts.add(place, TABLE, 1, &mut check.checked, l2);
+            if active {
+                let once = check.is_once(offset >> check.geometry.cluster_bits)?;
+                check.check_copied(1, entry, once, l2);
+            }
+            if !offset.is_multiple_of(cluster_size) {
+                check.broken(
+                    1,
+                    &Qcow2Error::Misaligned {
+                        table: "L1",
+                        entry,
+                        offset,
+                        cluster_size,
+                    },
+                );
+                return Ok(());
+            }
+            if offset < check.geometry.file_len {
+                let cost = size_of::<Named>() as u64;
+                budget.reserve(cost, "list of L2 tables")?;
+                // An L1 table has 2^22 entries or fewer, and a table maps less than 2^40 bytes.
+                let visible = virtual_size.saturating_sub(index << mapped);
+                named.push(Named {
+                    offset,
+                    visible,
+                    active,
+                });
+            }
+            Ok(())
+        })
+    }
+
+    fn check_l2(&mut self, table: Table) -> Result<()> {
+        let geometry = self.geometry;
+        let numbers = (1usize << geometry.entry_bits()) / 8;
+        let clusters = table.visible.div_ceil(geometry.cluster_size());
+        let needed = clusters.saturating_mul(1 << geometry.entry_bits());
+        let needed = needed.min(geometry.cluster_size());
+        // [ours] QEMU takes what is missing for zeros.
+        if table.offset + needed > geometry.file_len {
+            self.broken(
+                table.times,
+                &Qcow2Error::TableTruncated {
+                    table: "L2 table",
+                    offset: table.offset,
+                    len: needed,
+                    file_len: geometry.file_len,
+                },
+            );
+        }
+        let place = (table.offset, geometry.cluster_size());
+        let mut next = None;
+        self.each_entry(place, numbers, |check, index, entry| {
+            let bitmap = entry.get(1).copied().unwrap_or(0);
+            let entry = entry[0];
+            if entry == 0 && bitmap == 0 {
+                return Ok(());
+            }
+            if entry & COMPRESSED != 0 {
+                check.check_packed(table, index, entry, bitmap);
+                return Ok(());
+            }
+            check.check_standard(table, index, entry, bitmap, &mut next)
+        })
+    }
+
+    fn check_packed(&mut self, table: Table, index: u64, entry: u64, bitmap: u64) {
+        let cluster = cluster(table, index);
+        let checked = &mut self.checked;
+        if entry & COPIED != 0 {
+            let text = format_args!("{cluster}, {entry:#018x}, is packed, but says it is copied");
+            checked.corruption_in(table.times, text);
+        }
+        if self.geometry.data != DataPlace::Here {
+            return self.broken(table.times, &Qcow2Error::PackedElsewhere { entry });
+        }
+        if bitmap != 0 {
+            return self.broken(
+                table.times,
+                &subclusters(entry, bitmap, "a compressed cluster has no subclusters"),
+            );
+        }
+        let descriptor = entry & !(COMPRESSED | COPIED);
+        let bits = packed_offset_bits(self.geometry.cluster_bits);
+        let (offset, sectors) = (descriptor & ((1 << bits) - 1), descriptor >> bits);
+        let len = (sectors + 1) * ondisk::PACKED_SECTOR - offset % ondisk::PACKED_SECTOR;
+        self.counts
+            .add((offset, len), DATA, table.times, checked, cluster);
+        checked.allocated += table.active;
+        checked.compressed += table.active;
+        // They are never aligned. [qemu]
+        checked.fragmented += table.active;
+    }
+
+    /// `next` is where the next cluster of the table stands if it is not fragmented.
+    fn check_standard(
+        &mut self,
+        table: Table,
+        index: u64,
+        entry: u64,
+        bitmap: u64,
+        next: &mut Option<u64>,
+    ) -> Result<()> {
+        let (geometry, times) = (self.geometry, table.times);
+        // With subclusters, the bitmap says what reads as zeros.
+        let zero = if geometry.extended_l2 {
+            0
+        } else {
+            entry & ZERO
+        };
+        let reserved = entry & !(OFFSET | COPIED | zero);
+        if reserved != 0 {
+            // [ours] With subclusters, QEMU does not mind the bit for zeros.
+            let table = "L2";
+            self.broken(
+                times,
+                &Qcow2Error::ReservedBits {
+                    table,
+                    entry,
+                    reserved,
+                },
+            );
+        }
+        if zero != 0 && geometry.version < 3 {
+            // [ours] QEMU finds nothing here, but does not read the cluster either.
+            self.broken(times, &Qcow2Error::ZeroFlag { entry });
+        }
+        let (offset, cluster_size) = (entry & OFFSET, geometry.cluster_size());
+        let here = geometry.data == DataPlace::Here;
+        if offset == 0 && (here || zero != 0 || entry & COPIED == 0) {
+            if bitmap & u64::from(u32::MAX) != 0 {
+                let rule = "a subcluster is data, but the cluster has no place";
+                self.broken(times, &subclusters(entry, bitmap, rule));
+            }
+            return Ok(());
+        }
+        if (bitmap >> 32) & bitmap != 0 {
+            let rule = "a subcluster is both data and zeros";
+            self.broken(times, &subclusters(entry, bitmap, rule));
+        }
+        if !offset.is_multiple_of(cluster_size) {
+            self.broken(
+                times,
+                &Qcow2Error::Misaligned {
+                    table: "L2",
+                    entry,
+                    offset,
+                    cluster_size,
+                },
+            );
+        }
+        self.checked.allocated += table.active;
+        if next.is_some_and(|next| next != offset) {
+            self.checked.fragmented += table.active;
+        }
+        *next = Some(offset + cluster_size);
+        let cluster = cluster(table, index);
+        if here {
+            let place = (offset, cluster_size);
+            self.counts
+                .add(place, DATA, times, &mut self.checked, &cluster);
+            if zero == 0 {
+                self.check_presence(table, index, offset, bitmap);
+            }
+        }
+        if table.active > 0 {
+            // Clusters of another file have no refcounts, and belong to one entry only. [spec]
+            let once = match here {
+                true => self.is_once(offset >> geometry.cluster_bits)?,
+                false => Some(true),
+            };
+            self.check_copied(table.active, entry, once, cluster);
+        }
+        Ok(())
+    }
+
+    /// [ours] The file has every byte of a cluster that the guest can see; QEMU takes those behind
+    /// its end for zeros if they are less than a cluster.
+    fn check_presence(&mut self, table: Table, index: u64, offset: u64, bitmap: u64) {
+        let (geometry, file_len) = (self.geometry, self.geometry.file_len);
+        let cluster_size = geometry.cluster_size();
+        let last = match geometry.extended_l2 {
+            // Bytes up to the end of the last subcluster of data.
+            true => u64::from(32 - (bitmap as u32).leading_zeros()) << geometry.status_bits(),
+            false => cluster_size,
+        };
+        let visible = table.visible.saturating_sub(index << geometry.cluster_bits);
+        let need = offset + last.min(visible);
+        // What ends farther away was counted already.
+        if need > file_len && offset + cluster_size - file_len < cluster_size {
+            let cluster = cluster(table, index);
+            self.checked.corruption_in(
+                table.times,
+                format_args!("{cluster} ends at {need:#x}, but the file at {file_len:#x}"),
+            );
+        }
+    }
+
+    /// The copied flag of `entry`, an L1 or L2 entry, says whether the refcount is one; `once` is
+    /// whether it is, as far as that can be known.
+    fn check_copied(&mut self, places: u64, entry: u64, once: Option<bool>, what: impl Display) {
+        let copied = entry & COPIED != 0;
+        if once.is_some_and(|once| once != copied) {
+            let (not, is) = if copied { ("", "not ") } else { ("not ", "") };
+            self.checked.corruption_in(
+                places,
+                format_args!(
+                    "{what}, {entry:#018x}, is {not}marked as copied, but its refcount is {is}one"
+                ),
+            );
+        }
+    }
+}
+
+/// What a message calls entry `index` of `table`.
+fn cluster(table: Table, index: u64) -> impl Display {
+    let offset = table.offset;
+    std::fmt::from_fn(move |f| write!(f, "entry {index} of the L2 table at {offset:#x}"))
+}
+
+fn subclusters(entry: u64, bitmap: u64, rule: &'static str) -> Qcow2Error {
+    Qcow2Error::SubclusterBitmap {
+        entry,
+        bitmap,
+        rule,
+    }
+}
