@@ -30,6 +30,8 @@ Examples:
     goldsmith convert --for azure golden.raw azure.vhd
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
+  Only what differs from another image, which the new one then needs:
+    goldsmith convert -O qcow2 -B golden.qcow2 -F qcow2 disk.raw overlay.qcow2
   What -o takes:
     goldsmith convert -O qcow2 -o help"
 )]
