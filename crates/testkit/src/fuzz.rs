@@ -4,7 +4,7 @@ use goldsmith_block::{Codec, Format, Layer, OptionKind};
 use goldsmith_codec::{Packer, Unpacker};
 
 use crate::hostile::{
-    assert_blames_image, assert_extent, assert_zeros_are_zero, open, probe, walk,
+    assert_blames_image, assert_extent, assert_zeros_are_zero, check, open, probe, walk,
 };
 use crate::image;
 use crate::model::{Fill, ModelDisk};
@@ -21,12 +21,15 @@ const PACKED: usize = 100_000;
 /// Extents whose bytes are read.
 const READS: usize = 40;
 
-/// Opens `data` as an image and looks around in it.
+/// Opens `data` as an image, looks around in it and checks it.
 ///
 /// # Panics
 /// If the format panics, breaks the contract of [`Layer`], or blames anything but the image.
 pub fn open_read(format: &dyn Format, data: &[u8]) {
     let _ = probe(format, data);
+    if let Err(error) = check(format, data.to_vec(), METADATA) {
+        assert_blames_image(&error);
+    }
     let layer = match open(format, data.to_vec(), METADATA) {
         Ok(layer) => layer,
         Err(error) => return assert_blames_image(&error),

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Error, ErrorKind, Extent, ExtentKind, Format, GuestRange, Layer, Limits, Match, Probe,
-    Result, is_zero,
+    Budget, Checked, Error, ErrorKind, Extent, ExtentKind, Flaw, Format, GuestRange, Layer, Limits,
+    Match, Probe, Result, is_zero,
 };
 use goldsmith_storage::MemoryStorage;
 
@@ -92,6 +92,29 @@ pub(crate) fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result
         Some(_) => layer.with_data(storage),
         None => Ok(layer),
     }
+}
+
+/// What a check of `bytes` finds, with `metadata` bytes to spend.
+///
+/// # Errors
+/// Those of the format.
+///
+/// # Panics
+/// If numbers and flaws contradict each other.
+pub fn check(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Option<Checked>> {
+    let mut limits = Limits::default();
+    limits.metadata_bytes = metadata;
+    let storage = Arc::new(MemoryStorage::holding("hostile", bytes));
+    let checked = format.check(storage, &Budget::new(&limits))?;
+    if let Some(checked) = &checked {
+        assert!(checked.flaws.len() <= Checked::FLAWS);
+        let corrupt = |flaw: &Flaw| matches!(flaw, Flaw::Corruption(_));
+        let told = checked.flaws.iter().any(corrupt);
+        // The first flaws may all be leaks.
+        let full = checked.flaws.len() == Checked::FLAWS;
+        assert!(told == (checked.corruptions > 0) || full, "{checked:?}");
+    }
+    Ok(checked)
 }
 
 /// Looks into the first snapshots of `layer`, none of which keeps the others from being read.

@@ -29,6 +29,9 @@ pub(crate) fn check(storage: &dyn Storage, budget: &Budget) -> Result<Checked> {
     let head = Head::read(storage)?;
     let snapshots = Snapshots::read(storage, &head.geometry, budget)?;
     let geometry = &head.geometry;
+    if geometry.data != DataPlace::Here && head.extensions.data_file.is_none() {
+        return Err(Qcow2Error::DataFileNameless.into());
+    }
     let mut check = Check {
         storage,
         geometry,
@@ -182,7 +185,8 @@ impl Check<'_> {
 
     /// Compares what was counted with what is stored.
     fn compare(&mut self) -> Result<()> {
-        let mut used = 0;
+        // The header's, in any case. [qemu]
+        let mut used = 1;
         self.each_block(|check, first, block| {
             let bits = check.geometry.cluster_bits;
             let last = check.counts.clusters.min(first + block_len(check.geometry));

@@ -242,6 +242,10 @@ impl Check<'_> {
         }
         let (offset, cluster_size) = (entry & OFFSET, geometry.cluster_size());
         let here = geometry.data == DataPlace::Here;
+        if offset == 0 && entry & COPIED != 0 && here {
+            // [ours] QEMU does not mind: nothing is there.
+            self.broken(times, &Qcow2Error::NoOffset { table: "L2", entry });
+        }
         if offset == 0 && (here || zero != 0 || entry & COPIED == 0) {
             if bitmap & u64::from(u32::MAX) != 0 {
                 let rule = "a subcluster is data, but the cluster has no place";

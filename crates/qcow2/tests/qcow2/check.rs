@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Checked, Format, Result};
+use goldsmith_block::{Checked, ErrorKind, Flaw, Format, Result};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
-use goldsmith_testkit::{image, pattern, qemu};
+use goldsmith_testkit::{hostile, image, pattern, qemu};
 use serde_json::Value;
 
 use crate::bench::{Bench, budget};
-use crate::forge::COPIED;
+use crate::forge::{COPIED, Forge};
 
 fn check(image: &[u8]) -> Result<Checked> {
     let storage = MemoryStorage::holding("image", image.to_vec());
@@ -271,6 +271,24 @@ impl Places {
         (self.number(self.l1()) & ((1 << 56) - 1)) + 8 * index
     }
 
+    /// Of the first entry of the first bitmap's table that names a cluster.
+    fn bitmap(&self) -> u64 {
+        // The extension's data starts behind its head, and names the directory last.
+        let kind = 0x2385_2875_u32.to_be_bytes();
+        let at = self.image.windows(4).position(|bytes| bytes == kind);
+        let directory = self.number(at.unwrap() as u64 + 8 + 16);
+        let table = self.number(directory);
+        (table..)
+            .step_by(8)
+            .find(|at| self.number(*at) > 1)
+            .unwrap()
+    }
+
+    /// Of the snapshot table, which begins with the place of an L1 table.
+    fn snapshots(&self) -> u64 {
+        self.number(64)
+    }
+
     /// Of the refcount table's first entry.
     fn refcount_table(&self) -> u64 {
         self.number(48)
@@ -342,4 +360,258 @@ fn damage_is_counted_as_qemu_counts_it() {
             std::fs::write(&path, &sound).unwrap();
         }
     }
+}
+
+/// As [`DAMAGES`], for the images in which they can be done.
+#[test]
+fn damage_to_what_few_images_have_is_counted_as_qemu_counts_it() {
+    let bench = Bench::new();
+    let try_all = |path: &Path, damages: &[(&str, Damage)]| {
+        let sound = std::fs::read(path).unwrap();
+        for (what, damage) in damages {
+            let (at, value) = damage(&Places::of(path));
+            patch(path, at, &value.to_be_bytes());
+            let result = std::panic::catch_unwind(|| assert_same(path));
+            let checked = result.unwrap_or_else(|_| panic!("{what}"));
+            assert!(checked.corruptions + checked.leaks > 0, "{what}");
+            std::fs::write(path, &sound).unwrap();
+        }
+    };
+
+    let path = bench.image("extended", "cluster_size=16k,extended_l2=on", "9M", &WRITES);
+    let damages: [(&str, Damage); 4] = [
+        ("both data and zeros", |p| (p.l2(1), u64::MAX)),
+        ("data without a place", |p| (p.l2(0), 0)),
+        ("packed, with subclusters", |p| {
+            (p.l2(0), 1 << 62 | 0x2_0000)
+        }),
+        ("inside a cluster", |p| (p.l2(0), p.number(p.l2(0)) + 1024)),
+    ];
+    try_all(&path, &damages);
+
+    let disk = pattern::disk("100k:C 130k:- 20k:D 64k:b");
+    let path = bench.path("packed");
+    let image = qemu::write("qcow2", &disk, &["-c", "-o", "cluster_size=4k"]);
+    std::fs::write(&path, image).unwrap();
+    let damages: [(&str, Damage); 4] = [
+        ("packed and copied", |p| {
+            (p.l2(0), p.number(p.l2(0)) | COPIED)
+        }),
+        ("longer", |p| (p.l2(0), p.number(p.l2(0)) + (15 << 58))),
+        ("behind the end", |p| (p.l2(0), p.number(p.l2(0)) | 1 << 40)),
+        ("over the header", |p| (p.l2(0), 1 << 62)),
+    ];
+    try_all(&path, &damages);
+
+    let path = with_bitmaps(&bench);
+    let damages: [(&str, Damage); 3] = [
+        ("bitmap lost", |p| (p.bitmap(), 0)),
+        ("bitmap behind the end", |p| (p.bitmap(), 1 << 40)),
+        ("bitmap on the header's neighbour", |p| (p.bitmap(), 4096)),
+    ];
+    try_all(&path, &damages);
+
+    let path = with_snapshots(&bench, "cluster_size=4k");
+    let damages: [(&str, Damage); 3] = [
+        ("snapshot's table inside a cluster", |p| {
+            (p.snapshots(), p.number(p.snapshots()) + 512)
+        }),
+        ("snapshot's table behind the end", |p| {
+            (p.snapshots(), 1 << 40)
+        }),
+        ("snapshot's table on the active one", |p| {
+            (p.snapshots(), p.l1())
+        }),
+    ];
+    try_all(&path, &damages);
+
+    let options = format!("cluster_size=4k,data_file={}", bench.text("data"));
+    let path = bench.image("with data", &options, "9M", &WRITES);
+    let damages: [(&str, Damage); 2] = [
+        ("copied flag lost", |p| {
+            (p.l2(1), p.number(p.l2(1)) & !COPIED)
+        }),
+        ("packed elsewhere", |p| (p.l2(0), 1 << 62 | 4096)),
+    ];
+    try_all(&path, &damages);
+
+    // A counter of one bit: every further use is one too many.
+    let path = bench.image("narrow", "cluster_size=4k,refcount_bits=1", "9M", &WRITES);
+    try_all(
+        &path,
+        &[("cluster twice", |p| (p.l2(0), p.number(p.l2(1))))],
+    );
+}
+
+#[test]
+fn refcounts_that_cannot_be_read_are_errors_of_the_check() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+    let places = Places::of(&path);
+    let entry = places.number(places.refcount_table()) + 512;
+    patch(&path, places.refcount_table(), &entry.to_be_bytes());
+    let checked = assert_same(&path);
+    assert_eq!(checked.errors, places.image.len() as u64 / 4096);
+    assert_eq!(checked.corruptions, 1);
+}
+
+/// What our check says of the image at `path`, in which QEMU's finds fewer flaws.
+fn assert_more(path: &Path, more: u64, what: &str) {
+    let checked = check(&std::fs::read(path).unwrap()).unwrap();
+    let mut theirs = theirs(path);
+    theirs[0] += more;
+    assert_eq!(ours(&checked), theirs, "{:#?}", checked.flaws);
+    let told = checked.flaws.iter().any(|flaw| match flaw {
+        Flaw::Corruption(text) => text.contains(what),
+        Flaw::Leak(_) => false,
+    });
+    assert!(told, "{:#?}", checked.flaws);
+}
+
+/// A write to that cluster would destroy a table; QEMU counts two uses and finds the refcount right.
+#[test]
+fn table_that_stands_in_a_data_cluster_is_found_though_qemu_does_not() {
+    let bench = Bench::new();
+    for table in [Places::l1, |p: &Places| p.number(p.l1()) & !COPIED] {
+        let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+        let places = Places::of(&path);
+        let place = table(&places);
+        let lost = places.number(places.l2(0)) & !COPIED;
+        patch(&path, places.l2(0), &place.to_be_bytes());
+        patch(&path, places.refcount(lost / 4096), &[0, 0]);
+        patch(&path, places.refcount(place / 4096), &[0, 2]);
+        let entry = places.number(places.l1()) & !COPIED;
+        if place != places.l1() {
+            patch(&path, places.l1(), &entry.to_be_bytes());
+        }
+        assert_more(&path, 1, "cannot share it");
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+/// QEMU reads what is missing as zeros, without a word.
+#[test]
+fn file_cut_inside_its_last_cluster_is_found_though_qemu_does_not() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "9M", &["write -P 1 0 300k"]);
+    let image = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &image[..image.len() - 1]).unwrap();
+    assert_more(&path, 1, "the file at");
+    // The end of the disk may be missing.
+    let path = bench.image("short", "cluster_size=4k", "9728", &["write -P 1 0 9728"]);
+    let image = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &image[..image.len() / 4096 * 4096]).unwrap();
+    assert_sound(&path);
+    let end = image.len().next_multiple_of(4096) - 4096 + 1536;
+    std::fs::write(&path, &image[..end]).unwrap();
+    assert_sound(&path);
+    std::fs::write(&path, &image[..end - 1]).unwrap();
+    assert_more(&path, 1, "the file at");
+}
+
+/// QEMU does not open such an image at all.
+#[test]
+fn bitmap_entry_that_breaks_a_rule_is_one_corruption() {
+    let bench = Bench::new();
+    let path = with_bitmaps(&bench);
+    let at = Places::of(&path).bitmap();
+    let sound = std::fs::read(&path).unwrap();
+    for bit in [1, 2, 512, 1 << 56] {
+        let entry = Places::of(&path).number(at) | bit;
+        patch(&path, at, &entry.to_be_bytes());
+        let output = qemu::img(&["check", "-f", "qcow2", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        let checked = check(&std::fs::read(&path).unwrap()).unwrap();
+        // The cluster that it named is lost.
+        assert_eq!((checked.corruptions, checked.leaks), (1, 1));
+        std::fs::write(&path, &sound).unwrap();
+    }
+}
+
+/// Bits that mean nothing where they are: QEMU's check says nothing.
+#[test]
+fn flags_that_no_such_entry_may_have_are_found_though_qemu_does_not() {
+    let bench = Bench::new();
+    let zero_flag: Damage = |p| (p.l2(0), p.number(p.l2(0)) | 1);
+    let unused_but_copied: Damage = |p| (p.l2(100), COPIED);
+    for (options, damage, what) in [
+        ("compat=0.10", zero_flag, "has the zero flag"),
+        ("extended_l2=on", zero_flag, "has reserved bits set: 0x1"),
+        ("", unused_but_copied, "but its offset is 0"),
+    ] {
+        let path = bench.image(what, options, "9M", &WRITES);
+        let (at, value) = damage(&Places::of(&path));
+        patch(&path, at, &value.to_be_bytes());
+        assert_more(&path, 1, what);
+    }
+}
+
+/// One table, named and naming so often that nobody could follow it: 2^36 entries in 14 megabytes.
+#[test]
+fn tables_that_are_named_very_often_are_read_once() {
+    let cluster = 2 << 20;
+    let mut forge = Forge::new(3, 21, 1 << 39);
+    let entries = cluster / 8;
+    forge.put_u32(36, entries as u32);
+    for index in 0..entries {
+        forge.put_u64(forge.l1() + 8 * index, COPIED | (3 * cluster as u64));
+        forge.entry(index, 2 * cluster as u64);
+    }
+    let checked = check(&forge.bytes).unwrap();
+    assert_eq!(checked.allocated, (entries * entries) as u64);
+    assert!(checked.corruptions > 0);
+}
+
+#[test]
+fn image_that_needs_more_memory_than_allowed_is_refused_with_the_figure() {
+    let image = image::write(
+        &QCOW2,
+        &pattern::disk("8k:A"),
+        &[("cluster_size", "512")],
+        false,
+    );
+    let error = hostile::check(&QCOW2, image.unwrap(), 30).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    let said = "over a limit: the count of the uses of every cluster takes ";
+    assert!(error.report().starts_with(said), "{error:?}");
+}
+
+/// Turns bits of small images round: what a check finds sound can be read.
+#[test]
+fn image_without_corruptions_can_be_read() {
+    let disk = pattern::disk("1k:A 512:- 600:b 900:- 512:C 31k:- 1k:D 300:e");
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=512", "40k", &["write -P 1 1k 5k"]);
+    qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+    let options = [("cluster_size", "512"), ("compat", "0.10")];
+    let images = [
+        image::write(&QCOW2, &disk, &options, false).unwrap(),
+        image::write(&QCOW2, &disk, &options[..1], false).unwrap(),
+        std::fs::read(path).unwrap(),
+    ];
+    let mut sound = 0;
+    for image in images {
+        for bit in 0..image.len() * 8 {
+            // Behind the header, one bit of each byte tells enough, sooner or later each of a number.
+            if bit >= 4096 && bit % 9 != 0 {
+                continue;
+            }
+            let mut damaged = image.clone();
+            damaged[bit / 8] ^= 0x80 >> (bit % 8);
+            let Ok(Some(checked)) = hostile::check(&QCOW2, damaged.clone(), 1 << 20) else {
+                continue;
+            };
+            // What is packed is not looked at.
+            if checked.corruptions + checked.errors + checked.compressed == 0 {
+                sound += 1;
+                let outcome = hostile::survives(&QCOW2, damaged);
+                let refused = outcome.refused();
+                assert!(
+                    refused != Some(ErrorKind::Corrupt),
+                    "bit {bit}: {outcome:?}"
+                );
+            }
+        }
+    }
+    assert!(sound > 1000);
 }
