@@ -87,6 +87,8 @@ impl Check<'_> {
         budget: &Budget,
     ) -> Result<()> {
         let len = u64::from(entries) * 8;
+        // Any number of snapshots may name one table: the time for it is limited, too.
+        budget.reserve(len, "L1 tables")?;
         self.add((offset, len), what);
         let mapped = mapped_bits(self.geometry.cluster_bits, self.geometry.extended_l2);
         self.each_entry((offset, len), 1, |check, index, entry| {

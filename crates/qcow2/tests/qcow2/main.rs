@@ -11,6 +11,7 @@ mod features;
 mod golden;
 mod hostile;
 mod judges;
+mod overlooked;
 mod reading;
 mod writing;
 
