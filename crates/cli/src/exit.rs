@@ -28,11 +28,13 @@ impl Failure {
     }
 }
 
-/// Says on standard error what is wrong without keeping the command from doing its work.
+/// Says on standard output what is wrong without keeping the command from doing its work: callers
+/// take anything on standard error for a failure. Not for where programs read standard output;
+/// `info` has the same facts for them.
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
         let shown = crate::output::human::shown(warning);
-        let _ = writeln!(std::io::stderr(), "goldsmith: warning: {shown}");
+        let _ = writeln!(std::io::stdout(), "goldsmith: warning: {shown}");
     }
 }
 

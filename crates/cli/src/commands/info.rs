@@ -38,10 +38,12 @@ impl Info {
         let info = ImageInfo::read(&opener, &source.path, source.format.as_deref())?;
         let mut out = stdout().lock();
         match self.output {
-            OutputFormat::Human => human::info(&mut out, &info)?,
+            OutputFormat::Human => {
+                human::info(&mut out, &info)?;
+                exit::warn(&info.layer.warnings);
+            }
             OutputFormat::Json => json::info(&mut out, &info)?,
         }
-        exit::warn(&info.layer.warnings);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -37,11 +37,13 @@ impl Lint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let info = goldsmith::ImageInfo::read(&Opener::new(), &self.image, self.format.as_deref())
             .map_err(|error| Failure::with_status(2, error.report()))?;
-        exit::warn(&info.layer.warnings);
         let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());
         let mut out = stdout().lock();
         match self.output {
-            OutputFormat::Human => human::lint(&mut out, &self.image, self.cloud, &findings)?,
+            OutputFormat::Human => {
+                exit::warn(&info.layer.warnings);
+                human::lint(&mut out, &self.image, self.cloud, &findings)?;
+            }
             OutputFormat::Json => json::lint(&mut out, &self.image, self.cloud, &findings)?,
         }
         Ok(ExitCode::from(u8::from(!findings.is_empty())))

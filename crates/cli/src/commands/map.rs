@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::exit::{self, Failure};
+use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling};
 use crate::output::{human, json};
 
@@ -36,7 +36,6 @@ impl Map {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let opener = source.opener(self.opening.opener());
         let chain = opener.open(&source.path, source.format.as_deref())?;
-        exit::warn(chain.warnings());
         let mut out = std::io::BufWriter::new(stdout().lock());
         match self.output {
             OutputFormat::Human => human::map(&mut out, &chain)?,

@@ -35,16 +35,16 @@ fn finding_is_told_with_its_reason_and_its_mend() {
 
     // Done as told.
     let done = folder.goldsmith("convert --for azure disk.vhd new.vhd");
-    assert_eq!(done.status, 0);
+    assert_eq!((done.status, &*done.stderr), (0, ""));
     assert_eq!(
-        done.stderr,
+        done.stdout,
         "goldsmith: warning: new.vhd: the disk grew by 1048064 zero bytes to 22020096, a size that \
          azure takes\n"
     );
     let said = folder.goldsmith_ok("lint --for azure new.vhd");
     assert_eq!(said, "new.vhd: nothing that azure would refuse\n");
     let quiet = folder.goldsmith("convert -q --for azure disk.vhd new.vhd");
-    assert_eq!((quiet.status, &*quiet.stderr), (0, ""));
+    assert_eq!((quiet.status, &*quiet.stdout, &*quiet.stderr), (0, "", ""));
 }
 
 #[test]
