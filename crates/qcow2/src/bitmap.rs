@@ -14,7 +14,7 @@ pub(crate) struct Bitmap {
     pub(crate) name: String,
     /// Bytes of the disk that one bit stands for.
     granularity: u64,
-    flags: u32,
+    pub(crate) flags: u32,
     /// Byte offset and entries of its table, as the image says.
     pub(crate) table: (u64, u32),
 }

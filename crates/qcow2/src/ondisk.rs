@@ -221,6 +221,9 @@ pub(crate) const BITMAP_IN_USE: u32 = 1 << 0;
 /// Bitmap flag: it records every write. [spec]
 pub(crate) const BITMAP_AUTO: u32 = 1 << 1;
 
+/// The bitmap flags that mean something; the third is for extra data. [spec]
+pub(crate) const BITMAP_FLAGS: u32 = 7;
+
 /// The start of a snapshot table entry; extra data, id and name follow, and padding to a multiple
 /// of 8. [spec "Snapshots"]
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -106,7 +106,12 @@ impl Check<'_> {
         self.add(directory, "the bitmap directory");
         for bitmap in Bitmap::read_all(raw, self.storage, self.geometry, budget)? {
             let ((offset, entries), name) = (bitmap.table, &bitmap.name);
-            let len = u64::from(entries) * 8;
+            let (len, reserved) = (u64::from(entries) * 8, bitmap.flags & !ondisk::BITMAP_FLAGS);
+            if reserved != 0 {
+                self.checked.corruption(format_args!(
+                    "bitmap '{name}' has reserved flags set: {reserved:#x}"
+                ));
+            }
             // Any number of bitmaps may name one table: the time for it is limited, too.
             budget.reserve(len, "bitmap tables")?;
             self.add((offset, len), format_args!("the table of bitmap '{name}'"));

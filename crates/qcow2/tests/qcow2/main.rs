@@ -6,6 +6,7 @@ mod bench;
 mod forge;
 
 mod check;
+mod damage;
 mod encryption;
 mod features;
 mod golden;

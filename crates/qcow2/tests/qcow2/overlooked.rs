@@ -6,9 +6,8 @@ use goldsmith_block::Flaw;
 use goldsmith_testkit::qemu;
 
 use crate::bench::Bench;
-use crate::check::{
-    Damage, Places, WRITES, assert_sound, check, ours, patch, theirs, with_bitmaps,
-};
+use crate::check::{WRITES, assert_sound, check, ours, patch, theirs, with_bitmaps};
+use crate::damage::{Damage, Places};
 use crate::forge::{COPIED, Forge};
 
 /// What our check says of the image at `path`, in which QEMU's finds fewer flaws.
@@ -82,6 +81,10 @@ fn bitmap_entry_that_breaks_a_rule_is_one_corruption() {
         assert_eq!((checked.corruptions, checked.leaks), (1, 1));
         std::fs::write(&path, &sound).unwrap();
     }
+    // A flag that means nothing.
+    patch(&path, Places::of(&path).bitmaps() + 15, &[8]);
+    let checked = check(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!((checked.corruptions, checked.leaks), (1, 0));
 }
 
 /// Bits that mean nothing where they are: QEMU's check says nothing.
