@@ -68,3 +68,36 @@ fn outcome_is_told_as_qemu_img_tells_it() {
     assert_eq!(folder.qemu_img("check -f raw disk.raw").status, 63);
     assert_eq!(folder.goldsmith("check -f vpc disk.raw").status, 1);
 }
+
+/// Word for word, but for the flaws: those have words of our own, and a list in the JSON.
+#[test]
+fn qcow2_is_reported_as_qemu_img_reports_it() {
+    let folder = Folder::new();
+    assert_eq!(
+        folder.qemu_img("create -q -f qcow2 new.qcow2 10M").status,
+        0
+    );
+    folder.write("disk.raw", &disk("1M:A 3M:- 1M:b"));
+    folder.goldsmith_ok("convert -f raw -O qcow2 -o cluster_size=4k disk.raw disk.qcow2");
+    let mut image = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    // The refcount table's place, then the first block's, then the refcounts of clusters 2 and 3.
+    let number = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap()) as usize;
+    let block = number(number(48));
+    image[block + 5] = 0;
+    image[block + 7] = 2;
+    std::fs::write(folder.path("bad.qcow2"), image).unwrap();
+    for (name, status) in [("new", 0), ("disk", 0), ("bad", 2)] {
+        for output in ["human", "json"] {
+            let line = format!("check --output={output} {name}.qcow2");
+            let (ours, theirs) = (folder.goldsmith(&line), folder.qemu_img(&line));
+            assert_eq!((ours.status, theirs.status), (status, status));
+            if output == "human" {
+                assert_eq!(ours.stdout, theirs.stdout);
+                continue;
+            }
+            let mut ours: Value = serde_json::from_str(&ours.stdout).unwrap();
+            ours.as_object_mut().unwrap().remove("flaws");
+            assert_eq!(ours, serde_json::from_str::<Value>(&theirs.stdout).unwrap());
+        }
+    }
+}
