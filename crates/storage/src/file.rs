@@ -156,10 +156,9 @@ impl FileStorage {
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Counts bytes that were written. Left alone the system keeps gigabytes, and the flush at the
+    /// Counts `len` bytes that were written up to `end`. Left alone the system keeps gigabytes, and the flush at the
     /// end waits for a disk that could have begun with the first.
-    fn wrote(&self, offset: u64, len: u64) {
-        let end = offset.saturating_add(len);
+    fn wrote(&self, end: u64, len: u64) {
         self.len.fetch_max(end, Ordering::Relaxed);
         if self.unsent.fetch_add(len, Ordering::Relaxed) + len >= UNSENT {
             self.unsent.store(0, Ordering::Relaxed);
@@ -270,7 +269,7 @@ impl StorageMut for FileStorage {
             })
         })?;
         if !data.is_empty() {
-            self.wrote(offset, len);
+            self.wrote(end, len);
         }
         Ok(())
     }
@@ -334,13 +333,14 @@ impl StorageMut for FileStorage {
             return false;
         };
         let turn = self.turn();
-        let done = match transfer {
-            Transfer::Share => sys::share(source, from, &self.file, to),
-            Transfer::Copy => sys::copy(source, from, &self.file, to),
+        let (done, written) = match transfer {
+            // What is shared stands on the disk already.
+            Transfer::Share => (sys::share(source, from, &self.file, to), 0),
+            Transfer::Copy => (sys::copy(source, from, &self.file, to), from.len),
         };
         drop(turn);
         if done.is_ok() {
-            self.wrote(to, from.len);
+            self.wrote(to.saturating_add(from.len), written);
         }
         done.is_ok()
     }
