@@ -1,6 +1,8 @@
 //! Where a conversion's bytes go: allocations are ordered, writes are not.
 
-use crate::{Codec, Error, ErrorKind, GuestRange, Result, Storage, Transfer};
+use crate::{
+    Codec, Error, ErrorKind, GuestRange, HostRange, Result, Storage, StorageMut, Transfer,
+};
 
 /// An image that is being written from nothing.
 ///
@@ -44,10 +46,9 @@ pub trait Sink: Send + Sync {
     /// `Io` if they cannot be written.
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()>;
 
-    /// The best way for [`transfer`](Self::transfer) of what stands in `source`; `None` if it would
-    /// refuse.
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        let _ = source;
+    /// Where slots stand, if bytes may come there by [`transfer`](Self::transfer) too; `None` if
+    /// all must be written.
+    fn slots_in(&self) -> Option<&dyn StorageMut> {
         None
     }
 
@@ -65,8 +66,9 @@ pub trait Sink: Send + Sync {
         from: u64,
         transfer: Transfer,
     ) -> Result<bool> {
-        let _ = (slot, source, from, transfer);
-        Ok(false)
+        let from = HostRange::new(from, slot.range.len());
+        let storage = self.slots_in();
+        Ok(storage.is_some_and(|storage| storage.transfer(source, from, slot.host, transfer)))
     }
 
     /// Makes `range` read as zeros; called, in any order, only under [`ZeroPolicy::Written`].

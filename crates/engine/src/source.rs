@@ -63,8 +63,11 @@ impl<'a> Source<'a> {
 
     /// Lets bytes go to `sink` inside the kernel, and be shared if `share`.
     pub(crate) fn transfer_to(&mut self, sink: &dyn Sink, share: bool) {
+        let Some(target) = sink.slots_in() else {
+            return;
+        };
         for (way, layer) in self.ways.iter_mut().zip(self.chain.layers()) {
-            *way = sink.best_transfer(&**layer.data_storage());
+            *way = target.best_transfer(&**layer.data_storage());
             if *way == Some(Transfer::Share) && !(share && self.unit.is_multiple_of(BLOCK)) {
                 // Where the kernel can share, it does so when asked to copy.
                 *way = None;

@@ -189,11 +189,8 @@ impl Sink for Qcow2Sink {
         Ok(())
     }
 
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        match self.is_particular() {
-            false => self.data.best_transfer(source),
-            true => None,
-        }
+    fn slots_in(&self) -> Option<&dyn StorageMut> {
+        (!self.is_particular()).then_some(&*self.data)
     }
 
     fn transfer(
@@ -203,11 +200,10 @@ impl Sink for Qcow2Sink {
         from: u64,
         transfer: Transfer,
     ) -> Result<bool> {
-        if self.is_particular() {
-            return Ok(false);
-        }
         let from = HostRange::new(from, slot.range.len());
-        let done = self.data.transfer(source, from, slot.host, transfer);
+        let storage = self.slots_in();
+        let done =
+            storage.is_some_and(|storage| storage.transfer(source, from, slot.host, transfer));
         if done {
             self.clear_behind(slot.host + slot.range.len())?;
         }

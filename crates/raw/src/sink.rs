@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Committed, CreateSpec, Demand, GuestRange, HostRange, Placement, Result, Sink, SinkProfile,
-    Slot, Storage, StorageMut, Transfer, ZeroPolicy, Zeroing,
+    Slot, StorageMut, ZeroPolicy, Zeroing,
 };
 
 use crate::RawError;
@@ -93,23 +93,9 @@ impl Sink for RawSink {
         self.storage.write_at(slot.host, data)
     }
 
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
+    fn slots_in(&self) -> Option<&dyn StorageMut> {
         // Shared blocks are not the target's own, which is what preallocation is for.
-        match self.zeroing {
-            Zeroing::Punch => self.storage.best_transfer(source),
-            Zeroing::Keep => None,
-        }
-    }
-
-    fn transfer(
-        &self,
-        slot: &Slot,
-        source: &dyn Storage,
-        from: u64,
-        transfer: Transfer,
-    ) -> Result<bool> {
-        let from = HostRange::new(from, slot.range.len());
-        Ok(self.storage.transfer(source, from, slot.host, transfer))
+        (self.zeroing == Zeroing::Punch).then_some(&*self.storage)
     }
 
     fn write_zeroes(&self, range: GuestRange) -> Result<()> {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Committed, Demand, Error, ErrorKind, GuestRange, HostRange, Placement, Result, SECTOR, Sink,
-    SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy, align_up,
+    Committed, Demand, Error, ErrorKind, GuestRange, Placement, Result, SECTOR, Sink, SinkProfile,
+    Slot, StorageMut, ZeroPolicy, align_up,
 };
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -258,19 +258,8 @@ impl Sink for DynamicSink {
         self.storage.write_at(slot.host, data)
     }
 
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        self.storage.best_transfer(source)
-    }
-
-    fn transfer(
-        &self,
-        slot: &Slot,
-        source: &dyn Storage,
-        from: u64,
-        transfer: Transfer,
-    ) -> Result<bool> {
-        let from = HostRange::new(from, slot.range.len());
-        Ok(self.storage.transfer(source, from, slot.host, transfer))
+    fn slots_in(&self) -> Option<&dyn StorageMut> {
+        Some(&*self.storage)
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Committed, Demand, GuestRange, HostRange, Placement, Result, Sink, SinkProfile, Slot, Storage,
-    StorageMut, Transfer, ZeroPolicy,
+    Committed, Demand, GuestRange, Placement, Result, Sink, SinkProfile, Slot, StorageMut,
+    ZeroPolicy,
 };
 use zerocopy::IntoBytes;
 
@@ -49,19 +49,8 @@ impl Sink for FixedSink {
         self.storage.write_at(slot.host, data)
     }
 
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        self.storage.best_transfer(source)
-    }
-
-    fn transfer(
-        &self,
-        slot: &Slot,
-        source: &dyn Storage,
-        from: u64,
-        transfer: Transfer,
-    ) -> Result<bool> {
-        let from = HostRange::new(from, slot.range.len());
-        Ok(self.storage.transfer(source, from, slot.host, transfer))
+    fn slots_in(&self) -> Option<&dyn StorageMut> {
+        Some(&*self.storage)
     }
 
     fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
