@@ -5,8 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::{
-    BackingReference, Budget, Checked, Layer, OptionSpec, Options, Result, Sink, Storage,
-    StorageMut,
+    BackingReference, Budget, Checked, Editor, Error, Layer, OptionSpec, Options, Result, Sink,
+    Storage, StorageMut,
 };
 
 /// An image format.
@@ -72,6 +72,29 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// `Usage` if the format cannot hold `spec`, `Io` if the storage cannot be prepared.
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>>;
+
+    /// Opens the image in `storage` to change it where it stands; `options` as for
+    /// [`open_with`](Self::open_with).
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); `Corrupt` also if its tables are too damaged to be changed
+    /// safely, though they can be read; `Unsupported` if images of the format cannot be changed.
+    fn edit(
+        &self,
+        storage: Arc<dyn StorageMut>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Box<dyn Editor>> {
+        let _ = (budget, options);
+        let text = format!("{} images cannot be changed in place", self.name());
+        Err(Error::unsupported(text).in_file(storage.name()))
+    }
+
+    /// The options of [`Edit::Amend`](crate::Edit::Amend): only those that are given change
+    /// anything.
+    fn amend_options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
 }
 
 /// The bytes that a format is recognised by.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Budget, Error, Extent, Result, Storage};
+use crate::{Budget, Error, Extent, GuestRange, Result, Storage};
 
 /// One open image: what it says about each guest byte, and the bytes themselves.
 ///
@@ -75,6 +75,17 @@ pub trait Layer: Send + Sync {
         let _ = (index, budget);
         Err(Error::usage("the image has no such snapshot"))
     }
+
+    /// The parts of the disk that `info().bitmaps[index]` says were written, ascending; they do not
+    /// touch.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bitmap breaks a rule or was not saved properly; `Limit` if it is over
+    /// `budget`; `Usage` if there is no such bitmap.
+    fn dirty_ranges(&self, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
+        let _ = (index, budget);
+        Err(Error::usage("the image has no such bitmap"))
+    }
 }
 
 /// The facts about an image as a whole.
@@ -93,6 +104,8 @@ pub struct LayerInfo {
     pub data_file: Option<String>,
     /// Earlier states of the disk that the image file holds too, in its order.
     pub snapshots: Vec<Snapshot>,
+    /// Which parts of the disk were written since when, as far as the image keeps that.
+    pub bitmaps: Vec<BitmapInfo>,
     /// Whether guest data is encrypted.
     pub encrypted: bool,
     /// Whether the image was not closed properly; its guest data is readable all the same.
@@ -141,6 +154,19 @@ pub struct Snapshot {
     pub vm_clock_nanoseconds: u64,
     /// How many instructions it had run, where that was counted.
     pub vm_instructions: Option<u64>,
+}
+
+/// Facts about a bitmap: about which parts of the disk were written since some time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BitmapInfo {
+    /// What people call it; unique in a sound image.
+    pub name: String,
+    /// Bytes of the disk that one bit stands for.
+    pub granularity: u64,
+    /// Whether it records writes.
+    pub enabled: bool,
+    /// Whether it was not saved properly, so that its bits say nothing.
+    pub inconsistent: bool,
 }
 
 /// The value of a format's own fact.

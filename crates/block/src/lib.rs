@@ -6,8 +6,8 @@
 //! StorageMut ◄─ Sink: reserve in guest order, write in any order, commit ◄───┘
 //! ```
 //!
-//! A format implements [`Format`], whose `open` gives a [`Layer`] and whose `create` gives a
-//! [`Sink`]. It sees bytes only through [`Storage`] and [`StorageMut`], spends memory only through
+//! A format implements [`Format`], whose `open` gives a [`Layer`], whose `create` gives a
+//! [`Sink`] and whose `edit` an [`Editor`]. It sees bytes only through [`Storage`] and [`StorageMut`], spends memory only through
 //! a [`Budget`], and fails only with an [`Error`].
 //!
 //! A range of the disk is always in guest bytes ([`GuestRange`]), a range of an image file always
@@ -16,6 +16,7 @@
 
 mod chain;
 mod check;
+mod editor;
 mod error;
 mod extent;
 mod flat;
@@ -30,11 +31,12 @@ mod zero;
 
 pub use chain::{Chain, ChainExtent};
 pub use check::{Checked, Flaw};
+pub use editor::{BitmapChange, Change, Edit, Editor, Preallocation, Repair, Scribe, Step};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
 pub use flat::Flat;
 pub use format::{CreateSpec, Format, Match, Probe};
-pub use layer::{BackingReference, Detail, Layer, LayerInfo, Snapshot};
+pub use layer::{BackingReference, BitmapInfo, Detail, Layer, LayerInfo, Snapshot};
 pub use limits::{Budget, Limits};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
 pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};

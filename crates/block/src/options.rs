@@ -35,6 +35,8 @@ pub enum OptionKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     values: Vec<(&'static str, Value)>,
+    /// The names of those that somebody gave a value.
+    given: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ impl Options {
         };
         Self {
             values: specs.iter().map(|spec| (spec.name, value(spec))).collect(),
+            given: Vec::new(),
         }
     }
 
@@ -90,8 +93,21 @@ impl Options {
                 )));
             };
             options.values[at].1 = specs[at].parse(value)?;
+            if !options.given.contains(&specs[at].name) {
+                options.given.push(specs[at].name);
+            }
         }
         Ok(options)
+    }
+
+    /// Whether somebody gave `name` a value, be it the default.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains(&name)
+    }
+
+    /// The names of the options that somebody gave a value, each once.
+    pub fn given(&self) -> &[&'static str] {
+        &self.given
     }
 
     /// The value of the flag `name`.
@@ -245,6 +261,14 @@ mod tests {
             help: "",
         },
     ];
+
+    #[test]
+    fn default_that_somebody_gave_is_told_from_one_that_nobody_did() {
+        let options = Options::parse(&SPECS, [("lazy", "off"), ("lazy", "off")]).unwrap();
+        assert_eq!(options.given(), ["lazy"]);
+        assert!(options.is_given("lazy") && !options.is_given("compat"));
+        assert!(Options::defaults(&SPECS).given().is_empty());
+    }
 
     #[test]
     fn text_is_none_until_it_is_given() {
