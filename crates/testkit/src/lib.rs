@@ -24,6 +24,7 @@
 
 pub mod build;
 pub mod conformance;
+pub mod crash;
 pub mod device;
 pub mod fault;
 pub mod fuzz;
