@@ -61,6 +61,10 @@ pub enum Edit {
         virtual_size: u64,
         /// What becomes of the bytes that are added.
         preallocation: Preallocation,
+        /// Size of the disk that stands behind the image, 0 if none does: what it has where bytes
+        /// are added must not show. A unit at the old end that holds nothing but shows such bytes
+        /// must be written by the caller before.
+        behind: u64,
     },
     /// Makes the image name another one behind it, or none. What the guest sees through it changes
     /// if those differ.

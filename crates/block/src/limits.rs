@@ -41,6 +41,15 @@ impl Budget {
         }
     }
 
+    /// The same budget, unspent.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            total: self.total,
+            left: AtomicU64::new(self.total),
+        }
+    }
+
     /// Takes `bytes` for `what`, which reads well after "the" ("block table").
     ///
     /// # Errors

@@ -238,6 +238,42 @@ pub enum Qcow2Error {
         /// Length of the file.
         file_len: u64,
     },
+    /// A refcount table entry that names no place for a block.
+    #[error(
+        "entry {index} of the refcount table, {entry:#018x}, has reserved bits set or a place inside \
+         a cluster"
+    )]
+    RefcountEntry {
+        /// Its place in the table.
+        index: u64,
+        /// The entry.
+        entry: u64,
+    },
+    /// A cluster that would be used more often than can be counted.
+    #[error("cluster {cluster} is used {max} times, which is as often as its refcount can count")]
+    RefcountFull {
+        /// Its number.
+        cluster: u64,
+        /// The greatest count.
+        max: u64,
+    },
+    /// A cluster that is used, though its refcount says that it is not.
+    #[error("cluster {cluster} is used more often than its refcount says")]
+    RefcountZero {
+        /// Its number.
+        cluster: u64,
+    },
+    /// An image whose tables cannot be trusted to be changed.
+    #[error(
+        "the image has {corruptions} errors in its tables, the first of them: {first}; repair it \
+         before it is changed (check -r all)"
+    )]
+    Damaged {
+        /// How many.
+        corruptions: u64,
+        /// The first one.
+        first: String,
+    },
     /// A backing file name outside its place.
     #[error(
         "the backing file name takes {len} bytes at offset {offset:#x}; it must be at most 1023 \
@@ -439,6 +475,7 @@ impl From<Qcow2Error> for Error {
             | TableTooLong { .. }
             | HostLimit { .. }
             | SnapshotExtra { .. }
+            | RefcountFull { .. }
             | TooManyBitmaps { .. } => ErrorKind::Limit,
             DataFileClosed { .. } | Locked { .. } => ErrorKind::Denied,
             Crypt { source } => match source {

@@ -318,6 +318,21 @@ impl Geometry {
         }
     }
 
+    /// Whether guest data stands in a file of its own.
+    pub(crate) fn has_data_file(&self) -> bool {
+        self.data != DataPlace::Here
+    }
+
+    /// Whether the file of guest data is the disk, byte for byte.
+    pub(crate) fn is_raw_data(&self) -> bool {
+        self.data == DataPlace::Elsewhere { raw: true }
+    }
+
+    /// Whether guest data is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.encryption != Encryption::None
+    }
+
     /// Bytes per cluster.
     pub(crate) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits

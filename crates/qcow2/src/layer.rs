@@ -158,6 +158,41 @@ impl Qcow2Layer {
         })
     }
 
+    /// This image with its guest data in `data`; see [`Layer::with_data`].
+    pub(crate) fn reading(&self, data: Arc<dyn Storage>) -> Result<Self> {
+        if self.geometry.data == DataPlace::Here {
+            let text = format!(
+                "the image holds its own data, it needs no '{}'",
+                data.name()
+            );
+            return Err(Error::usage(text));
+        }
+        Ok(Self {
+            data: Some(data),
+            ..self.clone()
+        })
+    }
+
+    /// The same image, whose disk ends at `end`: not before it does, and inside the same cluster.
+    pub(crate) fn stretched(&self, end: u64) -> Self {
+        let mut layer = self.clone();
+        layer.geometry.virtual_size = end;
+        layer.info.virtual_size = end;
+        layer
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn crypt(&self) -> &Crypt {
+        &self.crypt
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
+    }
+
     /// What the entries say from `offset`, up to `limit`. Says nothing of whether the file holds it.
     fn run(&self, offset: u64, limit: u64) -> Result<Run> {
         let geometry = &self.geometry;
@@ -339,32 +374,20 @@ impl Layer for Qcow2Layer {
     }
 
     fn with_data(&self, data: Arc<dyn Storage>) -> Result<Arc<dyn Layer>> {
-        if self.geometry.data == DataPlace::Here {
-            let text = format!(
-                "the image holds its own data, it needs no '{}'",
-                data.name()
-            );
-            return Err(Error::usage(text));
-        }
-        Ok(Arc::new(Self {
-            data: Some(data),
-            ..self.clone()
-        }))
+        Ok(Arc::new(self.reading(data)?))
     }
 
     fn snapshot(&self, index: usize, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        let Snapshots {
-            infos, l1_tables, ..
-        } = &*self.snapshots;
+        let Snapshots { infos, entries, .. } = &*self.snapshots;
         let count = infos.len();
-        let Some((info, (l1_offset, l1_entries))) = infos.get(index).zip(l1_tables.get(index))
-        else {
+        let Some((info, entry)) = infos.get(index).zip(entries.get(index)) else {
             return Err(Qcow2Error::NoSnapshot { index, count }.into());
         };
         let virtual_size = info.virtual_size;
+        let (l1_offset, l1_entries) = entry.l1_table();
         let geometry = self
             .geometry
-            .at_snapshot(*l1_offset, *l1_entries, virtual_size)?;
+            .at_snapshot(l1_offset, l1_entries, virtual_size)?;
         Ok(Arc::new(Self {
             tables: Arc::new(Tables::open(&*self.storage, &geometry, budget)?),
             info: LayerInfo {

@@ -60,6 +60,7 @@
 mod bitmap;
 mod check;
 mod crypt;
+mod editor;
 mod error;
 mod features;
 mod geometry;
@@ -76,8 +77,8 @@ mod table;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Checked, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Options, Probe,
-    Result, SECTOR, Sink, Storage, StorageMut,
+    Budget, Checked, CreateSpec, Editor, Format, Layer, Match, OptionKind, OptionSpec, Options,
+    Probe, Result, SECTOR, Sink, Storage, StorageMut,
 };
 
 pub use error::Qcow2Error;
@@ -148,5 +149,16 @@ impl Format for Qcow2 {
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
         Ok(Box::new(sink::Qcow2Sink::create(storage, spec)?))
+    }
+
+    fn edit(
+        &self,
+        storage: Arc<dyn StorageMut>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Box<dyn Editor>> {
+        let passphrase = options.secret(plan::KEY_SECRET);
+        let editor = editor::Qcow2Editor::open(storage, budget, passphrase)?;
+        Ok(Box::new(editor))
     }
 }

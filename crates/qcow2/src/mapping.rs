@@ -157,7 +157,7 @@ pub(crate) fn host_offset(
 }
 
 /// The low bits that hold the offset of a compressed cluster; the number of further sectors follows.
-pub(crate) fn packed_offset_bits(cluster_bits: u32) -> u32 {
+fn packed_offset_bits(cluster_bits: u32) -> u32 {
     62 - (cluster_bits - 8)
 }
 
@@ -166,10 +166,8 @@ fn compressed(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
     if geometry.data != DataPlace::Here {
         return Err(Qcow2Error::PackedElsewhere { entry });
     }
-    let descriptor = entry & !(COMPRESSED | COPIED);
-    let offset_bits = packed_offset_bits(geometry.cluster_bits);
-    let offset = descriptor & ((1 << offset_bits) - 1);
-    let sectors = descriptor >> offset_bits;
+    let host = packed_place(entry, geometry.cluster_bits);
+    let offset = host.offset;
     if offset >= ondisk::OFFSET_END {
         return Err(Qcow2Error::ReservedBits {
             table: "L2",
@@ -180,11 +178,17 @@ fn compressed(entry: u64, geometry: &Geometry) -> Result<Mapping, Qcow2Error> {
     if offset == 0 {
         return Err(Qcow2Error::NoOffset { table: "L2", entry });
     }
+    Ok(Mapping::Compressed { host })
+}
+
+/// The sectors of a compressed cluster, from its first byte on, whatever that is.
+pub(crate) fn packed_place(entry: u64, cluster_bits: u32) -> HostRange {
+    let descriptor = entry & !(COMPRESSED | COPIED);
+    let offset_bits = packed_offset_bits(cluster_bits);
+    let offset = descriptor & ((1 << offset_bits) - 1);
+    let sectors = descriptor >> offset_bits;
     let first = offset % ondisk::PACKED_SECTOR;
-    let len = (sectors + 1) * ondisk::PACKED_SECTOR - first;
-    Ok(Mapping::Compressed {
-        host: HostRange::new(offset, len),
-    })
+    HostRange::new(offset, (sectors + 1) * ondisk::PACKED_SECTOR - first)
 }
 
 /// The L2 entry of a compressed cluster of `len` bytes at `host`.

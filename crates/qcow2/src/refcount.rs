@@ -11,6 +11,7 @@ use crate::ondisk;
 use crate::table::write_table;
 
 /// A refcount block: one counter for each cluster of a row. [spec "Host cluster management"]
+#[derive(Clone)]
 pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
     /// Base-2 logarithm of the width of a counter in bits.

@@ -12,12 +12,33 @@ use crate::ondisk::{self, RawSnapshot, RawSnapshotExtra};
 pub(crate) struct Snapshots {
     /// What is known of each.
     pub(crate) infos: Vec<Snapshot>,
-    /// Byte offset and entries of each one's L1 table, as the image says.
-    pub(crate) l1_tables: Vec<(u64, u32)>,
+    /// Each one as it stands in the table.
+    pub(crate) entries: Vec<Entry>,
     /// Numbers of those that say less than their version must.
     pub(crate) incomplete: Vec<usize>,
     /// Length of the table in bytes.
     pub(crate) len: u64,
+}
+
+/// An entry of the snapshot table.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) raw: RawSnapshot,
+    pub(crate) extra: Vec<u8>,
+    pub(crate) id: Vec<u8>,
+    pub(crate) name: Vec<u8>,
+}
+
+impl Entry {
+    /// Byte offset and entries of the L1 table, as the image says.
+    pub(crate) fn l1_table(&self) -> (u64, u32) {
+        (self.raw.l1_offset.get(), self.raw.l1_len.get())
+    }
+
+    /// The bytes of the table that it stands for, without the padding to a multiple of 8.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        [self.raw.as_bytes(), &self.extra, &self.id, &self.name].concat()
+    }
 }
 
 impl Snapshots {
@@ -48,7 +69,7 @@ impl Snapshots {
             let (id_len, name_len) = (raw.id_len.get(), raw.name_len.get());
             let rest = extra + u64::from(id_len) + u64::from(name_len);
             within(at, rest, geometry)?;
-            let cost = rest + (size_of::<Snapshot>() + size_of::<(u64, u32, usize)>()) as u64;
+            let cost = 2 * rest + (size_of::<Snapshot>() + size_of::<Entry>()) as u64;
             budget.reserve(cost, "snapshot table")?;
             // Two names of 16-bit lengths and a little more.
             let mut bytes = vec![0; rest as usize];
@@ -62,9 +83,12 @@ impl Snapshots {
             let (id, name) = names.split_at(id_len.into());
             let snapshot = snapshot(&raw, extra, id, name, geometry);
             found.infos.push(snapshot);
-            found
-                .l1_tables
-                .push((raw.l1_offset.get(), raw.l1_len.get()));
+            found.entries.push(Entry {
+                extra: extra.to_vec(),
+                id: id.to_vec(),
+                name: name.to_vec(),
+                raw,
+            });
         }
         Ok(found)
     }

@@ -163,6 +163,20 @@ impl Tables {
     }
 }
 
+/// Fills `buf` from `offset` as far as the file goes, and with zeros behind.
+///
+/// # Errors
+/// `Io` if it cannot be read.
+pub(crate) fn read_up_to_end(storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let there = storage.len().saturating_sub(offset).min(buf.len() as u64);
+    let (there, missing) = buf.split_at_mut(there as usize);
+    missing.fill(0);
+    if there.is_empty() {
+        return Ok(());
+    }
+    storage.read_at(offset, there)
+}
+
 /// Bytes of a new table that are written or left out together. [ours] A file system's block: what
 /// is left out takes no space.
 const HOLE_BYTES: usize = 4096;

@@ -16,6 +16,7 @@ use crate::layer::Head;
 use crate::ondisk::{self, REFCOUNT_RESERVED};
 use crate::refcount::Block;
 use crate::snapshot::Snapshots;
+use crate::table::read_up_to_end;
 use count::{Counts, ONCE, SOLE, UNREADABLE};
 
 /// Bytes of a table that are read together. [ours]
@@ -239,7 +240,7 @@ impl Check<'_> {
         for number in 0..self.counts.clusters.div_ceil(len) {
             let place = self.block_place(number)?;
             if let Some(place) = place {
-                self.read_up_to_end(place, &mut block.bytes)?;
+                read_up_to_end(self.storage, place, &mut block.bytes)?;
             }
             body(self, number * len, place.map(|_| &block))?;
         }
@@ -281,23 +282,10 @@ impl Check<'_> {
         let order = self.geometry.refcount_bits.trailing_zeros();
         let bit = (cluster % len) << order;
         let mut bytes = vec![0; (1usize << order).div_ceil(8)];
-        self.read_up_to_end(place.saturating_add(bit / 8), &mut bytes)?;
+        read_up_to_end(self.storage, place.saturating_add(bit / 8), &mut bytes)?;
         // Narrow ones share their byte.
         let counter = Block::holding(bytes, order);
         Ok(Some(counter.get((bit % 8) >> order) == 1))
-    }
-
-    /// Fills `buf` from `offset`; with zeros where the file has ended. [qemu] Whoever names such
-    /// bytes is blamed for it elsewhere.
-    fn read_up_to_end(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let there = self.geometry.file_len.saturating_sub(offset);
-        let there = there.min(buf.len() as u64) as usize;
-        let (there, missing) = buf.split_at_mut(there);
-        missing.fill(0);
-        if there.is_empty() {
-            return Ok(());
-        }
-        self.storage.read_at(offset, there)
     }
 
     /// Calls `body` with each entry of `numbers` numbers in the table at `offset`, as far as the

@@ -9,7 +9,7 @@ use super::count::{DATA, TABLE};
 use crate::error::Qcow2Error;
 use crate::geometry::{DataPlace, mapped_bits};
 use crate::layer::Head;
-use crate::mapping::packed_offset_bits;
+use crate::mapping::packed_place;
 use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
 use crate::snapshot::Snapshots;
 
@@ -50,7 +50,8 @@ impl Check<'_> {
         let size = self.geometry.virtual_size;
         let what = "the active L1 table";
         self.check_l1(l1, size, true, what, &mut named, budget)?;
-        for (info, l1) in snapshots.infos.iter().zip(&snapshots.l1_tables) {
+        for (info, entry) in snapshots.infos.iter().zip(&snapshots.entries) {
+            let l1 = entry.l1_table();
             let what = format!("the L1 table of snapshot '{}'", info.id);
             let (cluster_size, bytes) = (self.geometry.cluster_size(), u64::from(l1.1) * 8);
             if !l1.0.is_multiple_of(cluster_size) {
@@ -61,7 +62,7 @@ impl Check<'_> {
                 let text = format_args!("{what} takes {bytes} bytes, over the {limit} allowed");
                 self.checked.corruption(text);
             } else {
-                self.check_l1(*l1, info.virtual_size, false, &what, &mut named, budget)?;
+                self.check_l1(l1, info.virtual_size, false, &what, &mut named, budget)?;
             }
         }
         named.sort_unstable();
@@ -197,12 +198,9 @@ impl Check<'_> {
                 &subclusters(entry, bitmap, "a compressed cluster has no subclusters"),
             );
         }
-        let descriptor = entry & !(COMPRESSED | COPIED);
-        let bits = packed_offset_bits(self.geometry.cluster_bits);
-        let (offset, sectors) = (descriptor & ((1 << bits) - 1), descriptor >> bits);
-        let len = (sectors + 1) * ondisk::PACKED_SECTOR - offset % ondisk::PACKED_SECTOR;
+        let host = packed_place(entry, self.geometry.cluster_bits);
         self.counts
-            .add((offset, len), DATA, table.times, checked, cluster);
+            .add((host.offset, host.len), DATA, table.times, checked, cluster);
         checked.allocated += table.active;
         checked.compressed += table.active;
         // They are never aligned. [qemu]

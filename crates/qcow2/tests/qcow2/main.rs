@@ -7,6 +7,7 @@ mod forge;
 
 mod check;
 mod damage;
+mod editing;
 mod encryption;
 mod features;
 mod golden;

@@ -1,0 +1,216 @@
+//! A change in the making.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, HostRange, Result, Scribe, StorageMut, Zeroing, align_up};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::{BE, U64};
+
+use super::counts::Counts;
+use super::header::Header;
+use crate::error::Qcow2Error;
+use crate::geometry::Geometry;
+use crate::ondisk::OFFSET;
+
+/// A new state of an image, written beside the old one.
+///
+/// ```text
+/// header ──► L1 ──► L2 ──► data        the old state, untouched
+///    ┊
+///    └┄┄┄┄► L1' ─► L2'─► data'         clusters that the old state does not use
+///           refcount table' ─► blocks'
+/// ```
+///
+/// Every table that changes gets a new place, and so do refcounts that do. When all of it is stored,
+/// one write of the header's first sector turns from the old state to the new one. Whenever the work
+/// stops, one of the two is whole, with refcounts that are right; what belongs to the other is free
+/// space.
+pub(super) struct Draft<'a> {
+    scribe: &'a Scribe,
+    /// Where guest data stands, if it has a file of its own.
+    pub(super) data: Option<Arc<dyn StorageMut>>,
+    pub(super) budget: &'a Budget,
+    pub(super) geometry: Geometry,
+    pub(super) counts: Counts,
+    /// The header of the new state.
+    pub(super) header: Header,
+    /// The header as it stands.
+    old_header: Header,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins with the image as it is.
+    ///
+    /// # Errors
+    /// `Corrupt` if the refcount table breaks a rule; `Limit` if it is over `budget`; `Io` if it or
+    /// the header cannot be read.
+    pub(super) fn begin(
+        scribe: &'a Scribe,
+        data: Option<Arc<dyn StorageMut>>,
+        geometry: &Geometry,
+        budget: &'a Budget,
+    ) -> Result<Self> {
+        let mut header = Header::read(&**scribe.storage())?;
+        let old_header = header.clone();
+        header.clear_unknown();
+        let table_at = header.refcount_table();
+        let counts = Counts::read(scribe.read(), geometry, table_at, budget)?;
+        Ok(Self {
+            scribe,
+            data,
+            budget,
+            geometry: geometry.clone(),
+            counts,
+            old_header,
+            header,
+        })
+    }
+
+    pub(super) fn scribe(&self) -> &'a Scribe {
+        self.scribe
+    }
+
+    /// Takes clusters in a row for `len` bytes; returns the byte offset of the first one.
+    ///
+    /// # Errors
+    /// Those of [`Counts::take`].
+    pub(super) fn take(&mut self, len: u64) -> Result<u64> {
+        let count = len.div_ceil(self.geometry.cluster_size());
+        Ok(self.counts.take(count, self.budget)? << self.geometry.cluster_bits)
+    }
+
+    /// One use more of the clusters that `range` touches.
+    pub(super) fn add(&mut self, range: HostRange) -> Result<()> {
+        self.counts.add(self.clusters(range), self.budget)
+    }
+
+    /// One use less of the clusters that `range` touches.
+    pub(super) fn sub(&mut self, range: HostRange) -> Result<()> {
+        self.counts.sub(self.clusters(range), self.budget)
+    }
+
+    /// How often the cluster at `offset` is used in the new state.
+    pub(super) fn uses(&mut self, offset: u64) -> Result<u64> {
+        self.counts
+            .get(offset >> self.geometry.cluster_bits, self.budget)
+    }
+
+    /// The clusters that `range` touches.
+    fn clusters(&self, range: HostRange) -> Range<u64> {
+        let bits = self.geometry.cluster_bits;
+        if range.len == 0 {
+            return 0..0;
+        }
+        range.offset >> bits..((range.end() - 1) >> bits) + 1
+    }
+
+    /// Writes `data`, (part of) the new `what`, which must lie in clusters that the old state does
+    /// not use.
+    ///
+    /// # Errors
+    /// `Bug` if it does not; `Io` if it cannot be written.
+    pub(super) fn write(&mut self, what: &'static str, offset: u64, data: &[u8]) -> Result<()> {
+        let range = HostRange::new(offset, data.len() as u64);
+        for cluster in self.clusters(range) {
+            if !self.counts.is_new(cluster, self.budget)? {
+                let what = "was going to write over something that is in use";
+                return Err(Qcow2Error::Contract { what }.into());
+            }
+        }
+        self.scribe.write(what, offset, data)
+    }
+
+    /// Writes a new table to a new place, filled up with zeros to whole clusters; returns its byte
+    /// offset, 0 for an empty one.
+    ///
+    /// # Errors
+    /// Those of [`take`](Self::take) and [`write`](Self::write).
+    pub(super) fn write_table(&mut self, what: &'static str, entries: &[u64]) -> Result<u64> {
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        let entries: Vec<U64<BE>> = entries.iter().map(|entry| (*entry).into()).collect();
+        self.write_bytes(what, entries.as_bytes())
+    }
+
+    /// As [`write_table`](Self::write_table), of bytes.
+    ///
+    /// # Errors
+    /// Those of [`take`](Self::take) and [`write`](Self::write).
+    pub(super) fn write_bytes(&mut self, what: &'static str, bytes: &[u8]) -> Result<u64> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let len = bytes.len() as u64;
+        let offset = self.take(len)?;
+        self.write(what, offset, bytes)?;
+        // Cannot overflow: it was taken.
+        let end = align_up(offset + len, self.geometry.cluster_size()).unwrap_or(offset + len);
+        let rest = HostRange::new(offset + len, end - offset - len);
+        if rest.len > 0 {
+            let zeros = vec![0; rest.len as usize];
+            self.write(what, rest.offset, &zeros)?;
+        }
+        Ok(offset)
+    }
+
+    /// Makes clusters that were taken read as zeros.
+    ///
+    /// # Errors
+    /// `Io` if that cannot be done.
+    pub(super) fn clear(&mut self, what: &'static str, range: HostRange) -> Result<()> {
+        self.scribe.zero(what, range, Zeroing::Keep)
+    }
+
+    /// Turns from the old state to the new one. On return it is durable, and what only the old one
+    /// used is given back.
+    ///
+    /// # Errors
+    /// `Io` if the new state cannot be stored; the old one stands then, unless it was the very last
+    /// flush that failed.
+    pub(super) fn publish(mut self) -> Result<()> {
+        let bits = self.geometry.cluster_bits;
+        if self.counts.is_changed() {
+            let placed = self.counts.place(self.budget)?;
+            for (offset, block) in &placed.blocks {
+                self.write("refcount blocks", *offset, block)?;
+            }
+            let table: Vec<U64<BE>> = placed.table.iter().map(|entry| (*entry).into()).collect();
+            self.write("refcount table", placed.table_offset, table.as_bytes())?;
+            let len = table.as_bytes().len() as u64;
+            self.header
+                .set_refcount_table(HostRange::new(placed.table_offset, len), bits);
+        }
+        self.header.write(&self.old_header, self.scribe)?;
+        self.give_back()
+    }
+
+    /// Gives back to the file system what nobody uses any more.
+    fn give_back(&mut self) -> Result<()> {
+        let bits = self.geometry.cluster_bits;
+        let freed = self.counts.freed();
+        if freed.is_empty() {
+            return Ok(());
+        }
+        let storage = self.scribe.storage();
+        let end = self.counts.end(self.budget)? << bits;
+        if storage.fixed_len().is_none() && end < storage.len() {
+            self.scribe.set_len(end)?;
+        }
+        let len = storage.len();
+        for run in freed {
+            let (start, end) = (run.start << bits, (run.end << bits).min(len));
+            if start < end {
+                let range = HostRange::new(start, end - start);
+                self.scribe.zero("freed clusters", range, Zeroing::Punch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Byte offset of what a standard entry names; 0 if that is nothing.
+pub(super) fn offset_of(entry: u64) -> u64 {
+    entry & OFFSET
+}

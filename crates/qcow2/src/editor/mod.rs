@@ -1,0 +1,141 @@
+//! Changing an image where it stands.
+//!
+//! Every change is a [`Draft`]: a new state beside the old one, and one write that turns from that to
+//! this. Before the first change all tables are checked, because a draft puts new things where the
+//! refcounts say that nothing is.
+
+mod backing;
+mod counts;
+mod draft;
+mod header;
+mod resize;
+mod snapshots;
+mod tables;
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, Edit, Editor, Error, Flaw, Layer, Result, Scribe, Sink, Step, StorageMut,
+};
+
+use crate::check;
+use crate::error::Qcow2Error;
+use crate::layer::Qcow2Layer;
+use draft::Draft;
+
+/// A qcow2 image that is being changed.
+pub(crate) struct Qcow2Editor {
+    scribe: Scribe,
+    /// Where guest data stands, if it has a file of its own.
+    data: Option<Arc<dyn StorageMut>>,
+    budget: Budget,
+    passphrase: Option<String>,
+    layer: Arc<Qcow2Layer>,
+    /// Whether the tables were found to be sound.
+    sound: bool,
+}
+
+impl Qcow2Editor {
+    pub(crate) fn open(
+        storage: Arc<dyn StorageMut>,
+        budget: &Budget,
+        passphrase: Option<&str>,
+    ) -> Result<Self> {
+        let scribe = Scribe::new(storage);
+        let budget = budget.afresh();
+        let layer = Qcow2Layer::open(scribe.read(), &budget.afresh(), passphrase)?;
+        Ok(Self {
+            scribe,
+            data: None,
+            budget,
+            passphrase: passphrase.map(str::to_owned),
+            layer: Arc::new(layer),
+            sound: false,
+        })
+    }
+
+    /// Looks at all tables, once.
+    ///
+    /// # Errors
+    /// `Corrupt` if anything is wrong with them that is more than wasted space.
+    fn check(&mut self) -> Result<()> {
+        if self.sound {
+            return Ok(());
+        }
+        let checked = check::check(&**self.scribe.storage(), &self.budget.afresh())?;
+        let corruptions = checked.corruptions + checked.errors;
+        if corruptions > 0 || self.layer.geometry().corrupt {
+            let first = checked.flaws.into_iter().find_map(|flaw| match flaw {
+                Flaw::Corruption(text) => Some(text),
+                Flaw::Leak(_) => None,
+            });
+            let first = first.unwrap_or_else(|| "it is marked as corrupt".into());
+            return Err(Qcow2Error::Damaged { corruptions, first }.into());
+        }
+        self.sound = true;
+        Ok(())
+    }
+
+    /// Reads the image again, which has become another.
+    fn reopen(&mut self) -> Result<()> {
+        let passphrase = self.passphrase.as_deref();
+        let layer = Qcow2Layer::open(self.scribe.read(), &self.budget.afresh(), passphrase)?;
+        self.layer = Arc::new(match &self.data {
+            Some(data) => layer.reading(Arc::clone(data) as _)?,
+            None => layer,
+        });
+        Ok(())
+    }
+}
+
+impl Editor for Qcow2Editor {
+    fn layer(&self) -> Arc<dyn Layer> {
+        Arc::clone(&self.layer) as _
+    }
+
+    fn set_data(&mut self, data: Arc<dyn StorageMut>) -> Result<()> {
+        self.layer = Arc::new(self.layer.reading(Arc::clone(&data) as _)?);
+        self.data = Some(data);
+        Ok(())
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<()> {
+        let geometry = self.layer.geometry().clone();
+        self.check()?;
+        let budget = self.budget.afresh();
+        let mut draft = Draft::begin(&self.scribe, self.data.clone(), &geometry, &budget)?;
+        let snapshots = self.layer.snapshots();
+        match edit {
+            Edit::Resize {
+                virtual_size,
+                preallocation,
+                behind,
+            } => draft.resize(&self.layer, *virtual_size, *preallocation, *behind)?,
+            Edit::SetBacking(backing) => draft.set_backing(backing.as_ref())?,
+            Edit::TakeSnapshot {
+                name,
+                seconds,
+                nanoseconds,
+            } => draft.take_snapshot(snapshots, name, (*seconds, *nanoseconds))?,
+            Edit::ApplySnapshot(index) => draft.apply_snapshot(snapshots, *index)?,
+            Edit::DeleteSnapshot(index) => draft.delete_snapshot(snapshots, *index)?,
+            Edit::Empty => draft.empty()?,
+            _ => return Err(Error::unsupported("not yet")),
+        }
+        draft.publish()?;
+        if let (Edit::Resize { virtual_size, .. }, Some(data)) = (edit, &self.data)
+            && *virtual_size < geometry.virtual_size
+        {
+            data.set_len(*virtual_size)?;
+        }
+        self.reopen()
+    }
+
+    fn into_sink(self: Box<Self>, _len: u64) -> Result<Box<dyn Sink>> {
+        Err(Error::unsupported("not yet"))
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        self.scribe.steps()
+    }
+}

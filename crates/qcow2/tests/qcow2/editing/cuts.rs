@@ -1,0 +1,171 @@
+//! Every edit, cut at every point that the barriers allow.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use goldsmith_block::{BackingReference, Edit, Format, Layer};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::crash::CrashStorage;
+use goldsmith_testkit::qemu;
+
+use super::{checked, editor, resize, snapshot, states};
+use crate::bench::{Bench, budget};
+
+/// QEMU is asked about one state in so many: it takes its time.
+const SAMPLE: usize = 23;
+
+/// Edits of one image, each with its name.
+fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
+    let size = layer.info().virtual_size;
+    let backing = BackingReference {
+        name: "another-name-of-another-file.qcow2".into(),
+        format: Some("qcow2".into()),
+        ..BackingReference::default()
+    };
+    let mut edits = vec![
+        ("grow", resize(size * 40)),
+        ("grow inside the table", resize(size + 1024)),
+        ("shrink", resize(size / 3 / 512 * 512)),
+        ("take a snapshot", snapshot("new")),
+        ("empty", Edit::Empty),
+        ("another backing file", Edit::SetBacking(Some(backing))),
+        ("no backing file", Edit::SetBacking(None)),
+    ];
+    for index in 0..layer.info().snapshots.len() {
+        edits.push(("apply a snapshot", Edit::ApplySnapshot(index)));
+        edits.push(("delete a snapshot", Edit::DeleteSnapshot(index)));
+    }
+    edits
+}
+
+/// Cuts `edit` of the image `bytes` at every point.
+fn cut(what: &str, bytes: &[u8], edit: &Edit) {
+    let crash = Arc::new(CrashStorage::new("image", bytes.to_vec()));
+    let mut editor = editor(Arc::clone(&crash) as _);
+    let look = |layer: &dyn Layer| (states(layer), layer.info().backing.clone());
+    let before = look(&*editor.layer());
+    if editor.edit(edit).is_err() {
+        // Not every image can have every edit, but then nothing has changed.
+        let layer = QCOW2.open(Arc::clone(&crash) as _, &budget()).unwrap();
+        assert!(look(&*layer) == before, "{what}");
+        return;
+    }
+    let after = look(&*editor.layer());
+    let (mut count, mut seen) = (0, [false; 2]);
+    crash.each_state(|cut, state: Arc<MemoryStorage>| {
+        let layer = QCOW2.open(Arc::clone(&state) as _, &budget());
+        let layer = layer.unwrap_or_else(|error| panic!("{what}, {cut}: {}", error.report()));
+        let found = look(&*layer);
+        assert!(found == before || found == after, "{what}, {cut}");
+        seen[usize::from(found == after)] = true;
+        let checked = checked(&state);
+        assert!(
+            checked.corruptions == 0 && checked.errors == 0,
+            "{what}, {cut}: {:?}",
+            checked.flaws
+        );
+        count += 1;
+        if count % SAMPLE == 0 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
+            std::fs::write(&path, state.to_vec()).unwrap();
+            let path = path.to_str().unwrap();
+            let said = qemu::img(&["check", "-f", "qcow2", path]);
+            assert!(
+                matches!(said.status.code(), Some(0 | 3)),
+                "{what}, {cut}: {said:?}"
+            );
+        }
+    });
+    assert!(
+        before == after || seen == [true; 2],
+        "{what}: {count} states"
+    );
+}
+
+fn cut_all(options: &str, commands: &[&str], snapshots: &[&str]) {
+    let bench = Bench::new();
+    cut_image(&bench.image("image", options, "96k", commands), snapshots);
+}
+
+fn cut_image(path: &Path, snapshots: &[&str]) {
+    for (nth, name) in snapshots.iter().enumerate() {
+        qemu::img_ok(&["snapshot", "-c", name, path.to_str().unwrap()]);
+        let write = format!("write -P {} {}k 9k", nth + 100, 8 * nth);
+        qemu::io_ok(path, "qcow2", &[&write]);
+    }
+    let bytes = std::fs::read(path).unwrap();
+    let layer = editor(Arc::new(MemoryStorage::holding("image", bytes.clone()))).layer();
+    for (what, edit) in edits(&*layer) {
+        cut(what, &bytes, &edit);
+    }
+}
+
+#[test]
+fn plain_image_survives_every_cut() {
+    cut_all(
+        "cluster_size=4k",
+        &["write -P 7 4k 20k", "write -z 40k 8k"],
+        &[],
+    );
+}
+
+#[test]
+fn image_of_large_clusters_survives_every_cut() {
+    cut_all("cluster_size=64k", &["write -P 7 3k 80k"], &["one"]);
+}
+
+#[test]
+fn image_with_snapshots_survives_every_cut() {
+    cut_all(
+        "cluster_size=1k",
+        &["write -P 7 3k 40k", "write -P 8 60k 20k"],
+        &["one", "two"],
+    );
+}
+
+#[test]
+fn old_version_survives_every_cut() {
+    cut_all(
+        "compat=0.10,cluster_size=2k",
+        &["write -P 7 3k 40k"],
+        &["one"],
+    );
+}
+
+#[test]
+fn smallest_clusters_and_widest_refcounts_survive_every_cut() {
+    cut_all(
+        "cluster_size=512,refcount_bits=64",
+        &["write -P 7 3k 11k"],
+        &["one"],
+    );
+}
+
+#[test]
+fn subclusters_survive_every_cut() {
+    cut_all(
+        "cluster_size=16k,extended_l2=on",
+        &["write -P 7 3k 20k", "write -P 8 60k 5k"],
+        &["one"],
+    );
+}
+
+/// The name of the backing file stands behind the first sector, and so do those of features.
+#[test]
+fn overlay_survives_every_cut() {
+    let bench = Bench::new();
+    let base = bench.text("base-with-a-long-name-so-that-two-of-them-are-longer-than-a-sector");
+    qemu::img_ok(&["create", "-q", "-f", "raw", &base, "96k"]);
+    for options in [
+        "cluster_size=64k",
+        "cluster_size=4k",
+        "cluster_size=1k",
+        "compat=0.10",
+    ] {
+        let backing = format!("{options},backing_file={base},backing_fmt=raw");
+        let commands = ["write -P 5 30k 10k"];
+        cut_image(&bench.image("image", &backing, "96k", &commands), &[]);
+    }
+}
