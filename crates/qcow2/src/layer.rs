@@ -267,6 +267,16 @@ impl Qcow2Layer {
         Ok(host)
     }
 
+    /// The same for zeros, which are known: a file may end inside their cluster, as QEMU leaves it
+    /// where subclusters of data come before them, but not before it. [qemu]
+    fn zero_place(&self, host: u64, into: u64, range: GuestRange) -> Result<Option<HostRange>> {
+        let cluster = align_down(host + into, self.geometry.cluster_size());
+        match self.visible(host, into, range) {
+            Err(_) if cluster < self.data()?.len() => Ok(None),
+            place => place.map(Some),
+        }
+    }
+
     /// The host bytes of a compressed cluster, cut where the file ends: old writers did not fill
     /// up the last sector. [qemu] If anything that is needed was cut, it does not unpack.
     fn packed(&self, host: HostRange) -> Result<HostRange, Qcow2Error> {
@@ -417,10 +427,10 @@ impl Layer for Qcow2Layer {
             }
             Mapping::Unallocated { .. } => ExtentKind::Unallocated,
             Mapping::Zero { host } => {
-                let host = host.map(|host| self.visible(host, into, range));
+                let host = host.map(|host| self.zero_place(host, into, range));
                 ExtentKind::Zero {
                     allocated: true,
-                    host: host.transpose()?.and_then(place),
+                    host: host.transpose()?.flatten().and_then(place),
                 }
             }
             Mapping::Data { host } => ExtentKind::Data {
@@ -455,7 +465,7 @@ impl Layer for Qcow2Layer {
                 }
                 Mapping::Zero { host } => {
                     if let Some(host) = host {
-                        self.visible(host, into, GuestRange::new(at, end))?;
+                        self.zero_place(host, into, GuestRange::new(at, end))?;
                     }
                     part.fill(0);
                     end
