@@ -238,6 +238,16 @@ pub enum Qcow2Error {
         /// Length of the file.
         file_len: u64,
     },
+    /// A bitmap of another length than the disk needs.
+    #[error("the table of bitmap '{name}' has {found} entries; the disk needs {need}")]
+    BitmapTable {
+        /// The bitmap.
+        name: String,
+        /// Entries of its table.
+        found: u32,
+        /// What they should be.
+        need: u64,
+    },
     /// A refcount table entry that names no place for a block.
     #[error(
         "entry {index} of the refcount table, {entry:#018x}, has reserved bits set or a place inside \
@@ -254,6 +264,16 @@ pub enum Qcow2Error {
     RefcountFull {
         /// Its number.
         cluster: u64,
+        /// The greatest count.
+        max: u64,
+    },
+    /// A count that narrower counters cannot hold.
+    #[error("cluster {cluster} is used {now} times; such refcounts count to {max}")]
+    RefcountWidth {
+        /// Its number.
+        cluster: u64,
+        /// How often it is used.
+        now: u64,
         /// The greatest count.
         max: u64,
     },
@@ -487,7 +507,7 @@ impl From<Qcow2Error> for Error {
                 CryptError::Random => ErrorKind::Io,
                 _ => ErrorKind::Corrupt,
             },
-            NoSnapshot { .. } => ErrorKind::Usage,
+            NoSnapshot { .. } | RefcountWidth { .. } => ErrorKind::Usage,
             ClusterSizeOption { .. }
             | NeedsVersion3 { .. }
             | Conflict { .. }

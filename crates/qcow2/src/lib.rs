@@ -161,4 +161,8 @@ impl Format for Qcow2 {
         let editor = editor::Qcow2Editor::open(storage, budget, passphrase)?;
         Ok(Box::new(editor))
     }
+
+    fn amend_options(&self) -> &'static [OptionSpec] {
+        &editor::AMEND_OPTIONS
+    }
 }

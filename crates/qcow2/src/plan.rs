@@ -9,7 +9,8 @@ use crate::geometry::{l1_entries_for, mapped_bits};
 use crate::ondisk::{self, RawEncryption, RawHeader};
 use crate::refcount::Tail;
 
-const REFCOUNT_BITS: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64"];
+/// Widths of a refcount, each twice the one before.
+pub(crate) const REFCOUNT_BITS: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64"];
 
 /// The option that names the secret of an encrypted image.
 pub(crate) const KEY_SECRET: &str = "encrypt.key-secret";

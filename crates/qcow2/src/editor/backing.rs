@@ -4,7 +4,7 @@ use goldsmith_block::{BackingReference, Error, Result};
 
 use super::draft::Draft;
 
-impl Draft<'_> {
+impl Draft {
     /// Makes the image name `backing`, or nothing.
     ///
     /// # Errors

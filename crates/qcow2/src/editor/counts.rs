@@ -220,6 +220,66 @@ impl Counts {
         Ok(self.old(cluster, budget)? == 0 && self.get(cluster, budget)? > 0)
     }
 
+    /// Counts with counters of 2^`order` bits from now on. All blocks become others, and the places of
+    /// the old ones are given up.
+    ///
+    /// # Errors
+    /// `Limit` if a count is too great for that; and as [`get`](Self::get).
+    pub(super) fn convert(&mut self, order: u32, budget: &Budget) -> Result<()> {
+        let old_len = self.row_len();
+        let blocks = std::mem::take(&mut self.table);
+        let known = self.rows.keys().copied();
+        let placed = (0u64..).zip(&blocks).filter(|(_, place)| **place != 0);
+        let mut indexes: Vec<u64> = placed.map(|(index, _)| index).chain(known).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        self.table.clone_from(&blocks);
+        let mut counts = Vec::new();
+        for index in indexes {
+            let known = counts.len();
+            let row = self.row(index, budget)?;
+            for at in 0..old_len {
+                let (now, old) = (
+                    row.now.get(at),
+                    row.old.as_ref().unwrap_or(&row.now).get(at),
+                );
+                if now > 0 || old > 0 {
+                    counts.push((index * old_len + at, now, old));
+                }
+            }
+            let cost = size_of::<(u64, u64, u64)>() * (counts.len() - known);
+            budget.reserve(cost as u64, "refcounts of another width")?;
+        }
+        self.order = order;
+        self.table.clear();
+        self.rows.clear();
+        self.unplaced.clear();
+        let (len, max) = (self.row_len(), self.max());
+        for (cluster, now, old) in counts {
+            if now > max {
+                return Err(Qcow2Error::RefcountWidth { cluster, now, max }.into());
+            }
+            let (index, bits, order) = (cluster / len, self.cluster_bits, self.order);
+            let row = self.rows.entry(index).or_insert_with(|| Row {
+                now: Block::new(bits, order),
+                old: Some(Block::new(bits, order)),
+                place: None,
+                released: true,
+            });
+            row.now.set(cluster % len, now);
+            if let Some(block) = &mut row.old {
+                // Only whether it is used still matters.
+                block.set(cluster % len, old.min(max));
+            }
+            self.unplaced.insert(index);
+        }
+        for place in blocks.into_iter().filter(|place| *place != 0) {
+            let cluster = place >> self.cluster_bits;
+            self.sub(cluster..cluster + 1, budget)?;
+        }
+        Ok(())
+    }
+
     /// Gives all changed blocks and the table a place, and gives up those of the old state. Nothing
     /// may be counted after this.
     ///

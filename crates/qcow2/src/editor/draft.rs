@@ -26,11 +26,11 @@ use crate::ondisk::OFFSET;
 /// one write of the header's first sector turns from the old state to the new one. Whenever the work
 /// stops, one of the two is whole, with refcounts that are right; what belongs to the other is free
 /// space.
-pub(super) struct Draft<'a> {
-    scribe: &'a Scribe,
+pub(super) struct Draft {
+    scribe: Arc<Scribe>,
     /// Where guest data stands, if it has a file of its own.
     pub(super) data: Option<Arc<dyn StorageMut>>,
-    pub(super) budget: &'a Budget,
+    pub(super) budget: Arc<Budget>,
     pub(super) geometry: Geometry,
     pub(super) counts: Counts,
     /// The header of the new state.
@@ -39,23 +39,23 @@ pub(super) struct Draft<'a> {
     old_header: Header,
 }
 
-impl<'a> Draft<'a> {
+impl Draft {
     /// Begins with the image as it is.
     ///
     /// # Errors
     /// `Corrupt` if the refcount table breaks a rule; `Limit` if it is over `budget`; `Io` if it or
     /// the header cannot be read.
     pub(super) fn begin(
-        scribe: &'a Scribe,
+        scribe: Arc<Scribe>,
         data: Option<Arc<dyn StorageMut>>,
         geometry: &Geometry,
-        budget: &'a Budget,
+        budget: Arc<Budget>,
     ) -> Result<Self> {
         let mut header = Header::read(&**scribe.storage())?;
         let old_header = header.clone();
         header.clear_unknown();
         let table_at = header.refcount_table();
-        let counts = Counts::read(scribe.read(), geometry, table_at, budget)?;
+        let counts = Counts::read(scribe.read(), geometry, table_at, &budget)?;
         Ok(Self {
             scribe,
             data,
@@ -67,8 +67,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    pub(super) fn scribe(&self) -> &'a Scribe {
-        self.scribe
+    pub(super) fn scribe(&self) -> &Scribe {
+        &self.scribe
     }
 
     /// Takes clusters in a row for `len` bytes; returns the byte offset of the first one.
@@ -77,23 +77,23 @@ impl<'a> Draft<'a> {
     /// Those of [`Counts::take`].
     pub(super) fn take(&mut self, len: u64) -> Result<u64> {
         let count = len.div_ceil(self.geometry.cluster_size());
-        Ok(self.counts.take(count, self.budget)? << self.geometry.cluster_bits)
+        Ok(self.counts.take(count, &self.budget)? << self.geometry.cluster_bits)
     }
 
     /// One use more of the clusters that `range` touches.
     pub(super) fn add(&mut self, range: HostRange) -> Result<()> {
-        self.counts.add(self.clusters(range), self.budget)
+        self.counts.add(self.clusters(range), &self.budget)
     }
 
     /// One use less of the clusters that `range` touches.
     pub(super) fn sub(&mut self, range: HostRange) -> Result<()> {
-        self.counts.sub(self.clusters(range), self.budget)
+        self.counts.sub(self.clusters(range), &self.budget)
     }
 
     /// How often the cluster at `offset` is used in the new state.
     pub(super) fn uses(&mut self, offset: u64) -> Result<u64> {
         self.counts
-            .get(offset >> self.geometry.cluster_bits, self.budget)
+            .get(offset >> self.geometry.cluster_bits, &self.budget)
     }
 
     /// The clusters that `range` touches.
@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
     pub(super) fn write(&mut self, what: &'static str, offset: u64, data: &[u8]) -> Result<()> {
         let range = HostRange::new(offset, data.len() as u64);
         for cluster in self.clusters(range) {
-            if !self.counts.is_new(cluster, self.budget)? {
+            if !self.counts.is_new(cluster, &self.budget)? {
                 let what = "was going to write over something that is in use";
                 return Err(Qcow2Error::Contract { what }.into());
             }
@@ -172,7 +172,7 @@ impl<'a> Draft<'a> {
     pub(super) fn publish(mut self) -> Result<()> {
         let bits = self.geometry.cluster_bits;
         if self.counts.is_changed() {
-            let placed = self.counts.place(self.budget)?;
+            let placed = self.counts.place(&self.budget)?;
             for (offset, block) in &placed.blocks {
                 self.write("refcount blocks", *offset, block)?;
             }
@@ -182,7 +182,7 @@ impl<'a> Draft<'a> {
             self.header
                 .set_refcount_table(HostRange::new(placed.table_offset, len), bits);
         }
-        self.header.write(&self.old_header, self.scribe)?;
+        self.header.clone().write(&self.old_header, &self.scribe)?;
         self.give_back()
     }
 
@@ -193,8 +193,8 @@ impl<'a> Draft<'a> {
         if freed.is_empty() {
             return Ok(());
         }
-        let storage = self.scribe.storage();
-        let end = self.counts.end(self.budget)? << bits;
+        let storage = Arc::clone(self.scribe.storage());
+        let end = self.counts.end(&self.budget)? << bits;
         if storage.fixed_len().is_none() && end < storage.len() {
             self.scribe.set_len(end)?;
         }

@@ -141,6 +141,22 @@ impl Header {
         Ok(())
     }
 
+    /// Whether something stands behind the image.
+    pub(super) fn has_backing(&self) -> bool {
+        self.backing.is_some()
+    }
+
+    /// The backing file's name, and what the image says of its format.
+    pub(super) fn backing_name(&self) -> Option<String> {
+        let (name, _) = self.backing.as_ref()?;
+        String::from_utf8(name.clone()).ok()
+    }
+
+    pub(super) fn backing_format(&self) -> Option<String> {
+        let format = self.get(ondisk::EXTENSION_BACKING_FORMAT)?;
+        String::from_utf8(format.to_vec()).ok()
+    }
+
     /// Names another data file.
     ///
     /// # Errors
@@ -208,27 +224,85 @@ impl Header {
     ///
     /// # Errors
     /// `Usage` if it does not fit in a cluster; `Io` if it cannot be written.
-    pub(super) fn write(&self, old: &Self, scribe: &Scribe) -> Result<()> {
-        let (new, was) = (self.lay_out(old)?, &old.area);
-        let differs = |at: &usize| new[*at] != was[*at];
+    pub(super) fn write(mut self, old: &Self, scribe: &Scribe) -> Result<()> {
+        let mut new = self.lay_out(old)?;
         scribe.barrier()?;
-        let first = (SECTOR..new.len()).find(differs);
-        let last = (SECTOR..new.len()).rfind(differs);
-        let (Some(first), Some(last)) = (first, last) else {
-            scribe.write("header", 0, &new[..SECTOR])?;
-            return scribe.barrier();
-        };
+        let mut old = old.clone();
+        if old.bare(&new).is_none()
+            && let Some(moved) = old.with_name_behind(self.extensions_end())
+        {
+            // The name is in the way of what shall stand there.
+            moved.replace(&old.area, scribe)?;
+            if let (Some((new, at)), Some((name, moved_to))) = (&mut self.backing, &moved.backing)
+                && new == name
+            {
+                *at = *moved_to;
+            }
+            old = moved;
+            new = self.lay_out(&old)?;
+        }
         let Some(bare) = old.bare(&new) else {
             // Names that fill more than a sector and have nowhere else to go.
-            scribe.write("header", 0, &new[..=last])?;
+            scribe.write("header", 0, &new)?;
             return scribe.barrier();
         };
-        scribe.write("header without its names of features", 0, &bare)?;
-        scribe.barrier()?;
-        scribe.write("names in the header", first as u64, &new[first..=last])?;
-        scribe.barrier()?;
-        scribe.write("header", 0, &new[..SECTOR])?;
+        if new[SECTOR..] != old.area[SECTOR..] {
+            scribe.write("header without its names of features", 0, &bare)?;
+            scribe.barrier()?;
+        }
+        self.area = new;
+        self.replace(&old.area, scribe)
+    }
+
+    /// Puts this area in the place of `old`: first what the first sector names, then that.
+    fn replace(&self, old: &[u8], scribe: &Scribe) -> Result<()> {
+        let differs = |at: &usize| self.area[*at] != old[*at];
+        let first = (SECTOR..old.len()).find(differs);
+        let last = (SECTOR..old.len()).rfind(differs);
+        if let (Some(first), Some(last)) = (first, last) {
+            scribe.write(
+                "names in the header",
+                first as u64,
+                &self.area[first..=last],
+            )?;
+            scribe.barrier()?;
+        }
+        scribe.write("header", 0, &self.area[..SECTOR])?;
         scribe.barrier()
+    }
+
+    /// The same state with the name of the backing file behind `end` and behind its old place; `None`
+    /// if there is no such name, or no room for it.
+    fn with_name_behind(&self, end: usize) -> Option<Self> {
+        let mut moved = self.clone();
+        let (name, place) = moved.backing.as_mut()?;
+        let old = *place as usize;
+        let at = end.max(old + name.len()).next_multiple_of(8);
+        // Whoever reads the extensions must not go on into the old name.
+        let marked = self.len + self.packed_extensions().len() <= old;
+        if !marked || at + name.len() > moved.area.len() {
+            return None;
+        }
+        moved.area[at..at + name.len()].copy_from_slice(name);
+        *place = at as u64;
+        moved.raw.backing_file_offset = (at as u64).into();
+        let known = self.len.min(size_of::<RawHeader>());
+        moved.area[..known].copy_from_slice(&moved.raw.as_bytes()[..known]);
+        Some(moved)
+    }
+
+    /// Where the extensions and their end mark end.
+    fn extensions_end(&self) -> usize {
+        self.len + self.packed_extensions().len()
+    }
+
+    /// The extensions and their end mark.
+    fn packed_extensions(&self) -> Vec<u8> {
+        let extensions = self
+            .by_rank()
+            .flat_map(|(kind, data)| extension(*kind, data));
+        let end = extension(ondisk::EXTENSION_END, &[]);
+        extensions.chain(end).collect()
     }
 
     /// The first cluster as it shall be. What nobody can do without comes first, so that it stands in

@@ -4,11 +4,14 @@
 //! this. Before the first change all tables are checked, because a draft puts new things where the
 //! refcounts say that nothing is.
 
+mod amend;
 mod backing;
+mod bitmaps;
 mod counts;
 mod draft;
 mod header;
 mod resize;
+mod sink;
 mod snapshots;
 mod tables;
 
@@ -21,11 +24,13 @@ use goldsmith_block::{
 use crate::check;
 use crate::error::Qcow2Error;
 use crate::layer::Qcow2Layer;
+pub(crate) use amend::OPTIONS as AMEND_OPTIONS;
 use draft::Draft;
+use sink::OverSink;
 
 /// A qcow2 image that is being changed.
 pub(crate) struct Qcow2Editor {
-    scribe: Scribe,
+    scribe: Arc<Scribe>,
     /// Where guest data stands, if it has a file of its own.
     data: Option<Arc<dyn StorageMut>>,
     budget: Budget,
@@ -41,7 +46,7 @@ impl Qcow2Editor {
         budget: &Budget,
         passphrase: Option<&str>,
     ) -> Result<Self> {
-        let scribe = Scribe::new(storage);
+        let scribe = Arc::new(Scribe::new(storage));
         let budget = budget.afresh();
         let layer = Qcow2Layer::open(scribe.read(), &budget.afresh(), passphrase)?;
         Ok(Self {
@@ -76,6 +81,12 @@ impl Qcow2Editor {
         Ok(())
     }
 
+    fn draft(&self) -> Result<Draft> {
+        let (scribe, data) = (Arc::clone(&self.scribe), self.data.clone());
+        let budget = Arc::new(self.budget.afresh());
+        Draft::begin(scribe, data, self.layer.geometry(), budget)
+    }
+
     /// Reads the image again, which has become another.
     fn reopen(&mut self) -> Result<()> {
         let passphrase = self.passphrase.as_deref();
@@ -102,8 +113,7 @@ impl Editor for Qcow2Editor {
     fn edit(&mut self, edit: &Edit) -> Result<()> {
         let geometry = self.layer.geometry().clone();
         self.check()?;
-        let budget = self.budget.afresh();
-        let mut draft = Draft::begin(&self.scribe, self.data.clone(), &geometry, &budget)?;
+        let mut draft = self.draft()?;
         let snapshots = self.layer.snapshots();
         match edit {
             Edit::Resize {
@@ -120,7 +130,9 @@ impl Editor for Qcow2Editor {
             Edit::ApplySnapshot(index) => draft.apply_snapshot(snapshots, *index)?,
             Edit::DeleteSnapshot(index) => draft.delete_snapshot(snapshots, *index)?,
             Edit::Empty => draft.empty()?,
-            _ => return Err(Error::unsupported("not yet")),
+            Edit::Bitmap { name, change } => draft.change_bitmap(name, change)?,
+            Edit::Amend(options) => draft.amend(snapshots, options)?,
+            Edit::Repair(_) => return Err(Error::unsupported("not yet")),
         }
         draft.publish()?;
         if let (Edit::Resize { virtual_size, .. }, Some(data)) = (edit, &self.data)
@@ -131,8 +143,11 @@ impl Editor for Qcow2Editor {
         self.reopen()
     }
 
-    fn into_sink(self: Box<Self>, _len: u64) -> Result<Box<dyn Sink>> {
-        Err(Error::unsupported("not yet"))
+    fn into_sink(mut self: Box<Self>, len: u64) -> Result<Box<dyn Sink>> {
+        self.check()?;
+        let draft = self.draft()?;
+        let sink = OverSink::new(draft, Arc::clone(&self.layer), len)?;
+        Ok(Box::new(sink))
     }
 
     fn steps(&self) -> Vec<Step> {

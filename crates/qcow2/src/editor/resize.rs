@@ -13,7 +13,7 @@ use crate::ondisk::{self, COPIED, ZERO};
 /// Longest single write of zeros, in bytes. [ours]
 const ZEROS: u64 = 1 << 20;
 
-impl Draft<'_> {
+impl Draft {
     /// Makes the disk `size` bytes long; `layer` is the image as it is.
     ///
     /// # Errors
@@ -51,6 +51,7 @@ impl Draft<'_> {
             }
             data.flush()?;
         }
+        self.resize_bitmaps(size)?;
         self.header.raw.size = size.into();
         self.put_l1(l1)
     }

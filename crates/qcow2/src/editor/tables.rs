@@ -32,7 +32,7 @@ pub(super) fn used(entry: u64, geometry: &Geometry) -> HostRange {
     }
 }
 
-impl Draft<'_> {
+impl Draft {
     /// Numbers in an L2 entry.
     pub(super) fn numbers(&self) -> usize {
         (1 << self.geometry.entry_bits()) / 8
@@ -116,7 +116,8 @@ impl Draft<'_> {
     pub(super) fn put_l2(&mut self, l1: &mut L1, index: usize, entries: &[u64]) -> Result<()> {
         let old = offset_of(l1.entries[index]);
         let bits = self.geometry.cluster_bits;
-        let own = old != 0 && self.counts.is_new(old >> bits, self.budget)? && self.uses(old)? == 1;
+        let own =
+            old != 0 && self.counts.is_new(old >> bits, &self.budget)? && self.uses(old)? == 1;
         let empty = entries.iter().all(|entry| *entry == 0);
         if own && !empty {
             return self.write("L2 tables", old, &bytes_of(entries));

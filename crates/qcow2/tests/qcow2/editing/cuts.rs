@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{BackingReference, Edit, Format, Layer};
+use goldsmith_block::{BackingReference, BitmapChange, Edit, Format, GuestRange, Layer};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::qemu;
 
-use super::{checked, editor, resize, snapshot, states};
+use super::{amend, checked, editor, resize, snapshot, states, write_over};
 use crate::bench::{Bench, budget};
 
 /// QEMU is asked about one state in so many: it takes its time.
@@ -31,7 +31,25 @@ fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
         ("empty", Edit::Empty),
         ("another backing file", Edit::SetBacking(Some(backing))),
         ("no backing file", Edit::SetBacking(None)),
+        ("another version", amend(&[("compat", "0.10")])),
+        ("the newer version", amend(&[("compat", "1.1")])),
+        ("wider refcounts", amend(&[("refcount_bits", "64")])),
+        ("narrower refcounts", amend(&[("refcount_bits", "2")])),
     ];
+    let bitmap = |name: &str, change| Edit::Bitmap {
+        name: name.into(),
+        change,
+    };
+    let add = BitmapChange::Add {
+        granularity: Some(512),
+        enabled: true,
+    };
+    edits.push(("a bitmap", bitmap("new", add)));
+    for info in &layer.info().bitmaps {
+        let marked = BitmapChange::Mark(vec![GuestRange::new(0, size / 2)]);
+        edits.push(("a marked bitmap", bitmap(&info.name, marked)));
+        edits.push(("no bitmap", bitmap(&info.name, BitmapChange::Remove)));
+    }
     for index in 0..layer.info().snapshots.len() {
         edits.push(("apply a snapshot", Edit::ApplySnapshot(index)));
         edits.push(("delete a snapshot", Edit::DeleteSnapshot(index)));
@@ -43,7 +61,10 @@ fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
 fn cut(what: &str, bytes: &[u8], edit: &Edit) {
     let crash = Arc::new(CrashStorage::new("image", bytes.to_vec()));
     let mut editor = editor(Arc::clone(&crash) as _);
-    let look = |layer: &dyn Layer| (states(layer), layer.info().backing.clone());
+    let look = |layer: &dyn Layer| {
+        let info = layer.info();
+        (states(layer), info.backing.clone(), info.details.clone())
+    };
     let before = look(&*editor.layer());
     if editor.edit(edit).is_err() {
         // Not every image can have every edit, but then nothing has changed.
@@ -150,6 +171,56 @@ fn subclusters_survive_every_cut() {
         &["write -P 7 3k 20k", "write -P 8 60k 5k"],
         &["one"],
     );
+}
+
+/// A sink that writes over a disk may leave a mixture of old and new bytes where it was to write, and
+/// nothing else: neither elsewhere on the disk nor in snapshots.
+#[test]
+fn disk_that_is_written_over_survives_every_cut() {
+    for options in [
+        "cluster_size=4k",
+        "cluster_size=1k,compat=0.10",
+        "cluster_size=16k,extended_l2=on",
+    ] {
+        let bench = Bench::new();
+        let path = bench.image("image", options, "96k", &["write -P 7 3k 60k"]);
+        qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+        qemu::io_ok(&path, "qcow2", &["write -P 8 16k 32k"]);
+        let bytes = std::fs::read(&path).unwrap();
+        let crash = Arc::new(CrashStorage::new("image", bytes));
+        let editor = editor(Arc::clone(&crash) as _);
+        let before = states(&*editor.layer());
+        let parts = [
+            (0, 32 << 10, 5),
+            (48 << 10, 64 << 10, 0),
+            (80 << 10, 96 << 10, 6),
+        ];
+        write_over(editor, 96 << 10, &parts);
+        let mut after = before[0].clone();
+        for (start, end, byte) in parts {
+            after[start as usize..end as usize].fill(byte);
+        }
+        let mut whole = false;
+        crash.each_state(|cut, state: Arc<MemoryStorage>| {
+            let layer = QCOW2.open(Arc::clone(&state) as _, &budget()).unwrap();
+            let found = states(&*layer);
+            let sectors = found[0]
+                .chunks(512)
+                .zip(before[0].chunks(512).zip(after.chunks(512)));
+            for (nth, (found, (before, after))) in sectors.enumerate() {
+                assert!(found == before || found == after, "{cut}: sector {nth}");
+            }
+            assert!(found[1..] == before[1..], "{cut}");
+            whole |= found[0] == after;
+            let checked = checked(&state);
+            assert!(
+                checked.corruptions == 0 && checked.errors == 0,
+                "{cut}: {:?}",
+                checked.flaws
+            );
+        });
+        assert!(whole);
+    }
 }
 
 /// The name of the backing file stands behind the first sector, and so do those of features.

@@ -1,5 +1,7 @@
 //! Images that are changed where they stand, beside QEMU and beside a model.
 
+mod amended;
+mod bitmaps;
 mod cuts;
 mod sequences;
 mod snapshots;
@@ -7,7 +9,9 @@ mod snapshots;
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Checked, Edit, Editor, Format, Layer, Options, Preallocation, StorageMut};
+use goldsmith_block::{
+    Checked, Demand, Edit, Editor, Format, GuestRange, Layer, Options, Preallocation, StorageMut,
+};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::{FileStorage, MemoryStorage};
 use goldsmith_testkit::image;
@@ -64,4 +68,61 @@ pub(crate) fn states(layer: &dyn Layer) -> Vec<Vec<u8>> {
     std::iter::once(image::read(layer).unwrap())
         .chain(snapshots)
         .collect()
+}
+
+/// Writes over parts of the disk, which ascend: start, end and the byte that fills them.
+pub(crate) fn write_over(editor: Box<dyn Editor>, size: u64, parts: &[(u64, u64, u8)]) {
+    let sink = editor.into_sink(size).unwrap();
+    let mut slots = Vec::new();
+    for &(start, end, byte) in parts {
+        let range = GuestRange::new(start, end);
+        if byte == 0 {
+            sink.reserve_zeroes(range).unwrap();
+            continue;
+        }
+        let demand = Demand {
+            range,
+            packed: None,
+        };
+        sink.reserve(&[demand], &mut slots).unwrap();
+        for slot in slots.drain(..) {
+            let data = vec![byte; slot.range.len() as usize];
+            sink.write(slot, &data).unwrap();
+        }
+    }
+    sink.commit().unwrap();
+}
+
+/// Other values for some options.
+pub(crate) fn amend(options: &[(&'static str, &'static str)]) -> Edit {
+    let options = Options::parse(QCOW2.amend_options(), options.iter().copied());
+    Edit::Amend(options.unwrap())
+}
+
+/// What stands in a header, read by hand.
+pub(crate) struct Head {
+    pub(crate) version: u32,
+    pub(crate) incompatible: u64,
+    pub(crate) compatible: u64,
+    pub(crate) refcount_order: u32,
+}
+
+impl Head {
+    pub(crate) fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let number = |at: usize, len: usize| {
+            let bytes = &bytes[at..at + len];
+            bytes
+                .iter()
+                .fold(0u64, |all, byte| all << 8 | u64::from(*byte))
+        };
+        let version = number(4, 4) as u32;
+        let new = |at, len, old| if version < 3 { old } else { number(at, len) };
+        Self {
+            version,
+            incompatible: new(72, 8, 0),
+            compatible: new(80, 8, 0),
+            refcount_order: new(96, 4, 4) as u32,
+        }
+    }
 }

@@ -1,10 +1,14 @@
 //! Random edits, one after the other, some by QEMU, against a model of the disk.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use goldsmith_block::Edit;
+use goldsmith_storage::FileStorage;
 use goldsmith_testkit::qemu;
 use proptest::prelude::*;
 
-use super::{edit, resize, snapshot, states};
+use super::{Head, amend, edit, editor, resize, snapshot, states, write_over};
 use crate::bench::{Bench, open, qemu_reads};
 
 /// One thing that happens to an image.
@@ -26,6 +30,10 @@ enum Op {
     Delete(usize, bool),
     /// Everything is given up.
     Empty,
+    /// We write over parts of the disk; a byte of 0 stands for zeros.
+    Over(Vec<(u64, u64, u8)>),
+    /// We give the image other options.
+    Amend(&'static str, &'static str),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -39,7 +47,23 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any::<usize>(), any::<bool>()).prop_map(|(nth, qemu)| Op::Apply(nth, qemu)),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(nth, qemu)| Op::Delete(nth, qemu)),
         1 => Just(Op::Empty),
+        3 => prop::collection::vec((0u64..512, 1u64..96, 0u8..4), 1..4).prop_map(Op::Over),
+        2 => prop::sample::select(vec![
+            ("compat", "0.10"),
+            ("compat", "1.1"),
+            ("refcount_bits", "64"),
+            ("refcount_bits", "16"),
+            ("refcount_bits", "8"),
+            ("lazy_refcounts", "on"),
+            ("lazy_refcounts", "off"),
+        ])
+        .prop_map(|(key, value)| Op::Amend(key, value)),
     ]
+}
+
+/// Bytes per cluster.
+fn unit(path: &Path) -> u64 {
+    open(path).info().unit.unwrap()
 }
 
 /// The disk and its snapshots, as they should be.
@@ -82,7 +106,7 @@ fn run(options: &str, ops: &[Op]) {
                 model.disk[range(at, len)].fill(0);
             }
             Op::Resize(sectors) => {
-                let old_version = options.contains("0.10");
+                let old_version = Head::read(&path).version < 3;
                 let result = edit(&path, &resize(sectors * 512));
                 if old_version && !model.snapshots.is_empty() {
                     assert!(result.is_err());
@@ -119,6 +143,38 @@ fn run(options: &str, ops: &[Op]) {
                     true => _ = qemu::img_ok(&["snapshot", "-d", &name, text]),
                     false => edit(&path, &Edit::DeleteSnapshot(index)).unwrap(),
                 }
+            }
+            Op::Over(ref parts) => {
+                let unit = unit(&path);
+                let mut parts: Vec<_> = parts
+                    .iter()
+                    .map(|&(at, len, byte)| {
+                        let (at, len) = part(at, len);
+                        let start = at / unit * unit;
+                        (start, (at + len).next_multiple_of(unit).min(size), byte)
+                    })
+                    .collect();
+                parts.sort_unstable();
+                parts.dedup_by(|later, first| later.0 < first.1);
+                let storage = Arc::new(FileStorage::edit(&path).unwrap());
+                write_over(editor(storage), size, &parts);
+                for (start, end, byte) in parts {
+                    model.disk[start as usize..end as usize].fill(byte);
+                }
+            }
+            Op::Amend(key, value) => {
+                let head = Head::read(&path);
+                // QEMU's rules, tested one by one elsewhere.
+                let same = model.snapshots.iter();
+                let same = same.fold(true, |same, (_, disk)| same && disk.len() as u64 == size);
+                let (new, zlib) = (head.version == 3, head.incompatible == 0);
+                let allowed = match (key, value) {
+                    ("compat", "0.10") => same && zlib && head.refcount_order == 4,
+                    ("compat", _) | ("lazy_refcounts", "off") => true,
+                    ("refcount_bits", "16") => true,
+                    _ => new,
+                };
+                assert_eq!(edit(&path, &amend(&[(key, value)])).is_ok(), allowed);
             }
             Op::Empty => {
                 edit(&path, &Edit::Empty).unwrap();

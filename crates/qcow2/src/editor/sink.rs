@@ -1,0 +1,302 @@
+//! Writing over a disk.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use goldsmith_block::{
+    Committed, Demand, Error, ExtentKind, GuestRange, HostRange, Layer, Placement, Result, Sink,
+    SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
+};
+
+use super::draft::{Draft, offset_of};
+use super::tables::{L1, used};
+use crate::error::Qcow2Error;
+use crate::layer::Qcow2Layer;
+use crate::layout::clear_rest;
+use crate::ondisk::{COMPRESSED, COPIED, ZERO};
+
+/// Writes over the front of the disk of an image.
+///
+/// Clusters that nothing else uses are overwritten where they stand, which a stopped sink leaves as
+/// they are then; all other clusters, and all tables, get a new place and are found only when the
+/// sink has committed.
+pub(super) struct OverSink {
+    /// The image as it was: its tables stay what they are until the commit.
+    layer: Arc<Qcow2Layer>,
+    /// Where guest data goes.
+    data: Arc<dyn StorageMut>,
+    profile: SinkProfile,
+    /// Held only while places are handed out; never while data is written.
+    state: Mutex<State>,
+}
+
+struct State {
+    draft: Draft,
+    l1: L1,
+    /// The L2 table that is being changed.
+    table: Option<Table>,
+    /// What was written over, ascending.
+    touched: Vec<GuestRange>,
+}
+
+struct Table {
+    index: usize,
+    before: Vec<u64>,
+    entries: Vec<u64>,
+}
+
+impl OverSink {
+    pub(super) fn new(draft: Draft, layer: Arc<Qcow2Layer>, len: u64) -> Result<Self> {
+        let size = layer.info().virtual_size;
+        if len > size {
+            let text = format!("{len} bytes cannot be written over a disk of {size} bytes");
+            return Err(Error::usage(text));
+        }
+        let data = match (layer.geometry().has_data_file(), &draft.data) {
+            (false, _) => Arc::clone(draft.scribe().storage()),
+            (true, Some(data)) => Arc::clone(data),
+            (true, None) => {
+                let name = layer.info().data_file.clone().unwrap_or_default();
+                return Err(Qcow2Error::DataFileClosed { name }.into());
+            }
+        };
+        Ok(Self {
+            profile: SinkProfile {
+                virtual_size: len,
+                grain: layer.geometry().cluster_size(),
+                placement: Placement::Allocated,
+                zeroes: ZeroPolicy::Covering,
+                packing: None,
+            },
+            data,
+            state: Mutex::new(State {
+                l1: draft.l1()?,
+                draft,
+                table: None,
+                touched: Vec::new(),
+            }),
+            layer,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic in between is a bug already reported; an unfinished sink changes no table.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cluster_size(&self) -> u64 {
+        self.profile.grain
+    }
+
+    /// What the disk has behind `end`, up to the end of its cluster or its own: the sink may end
+    /// inside a cluster, but what it leaves alone must stay.
+    fn tail(&self, end: u64) -> Result<Vec<u8>> {
+        let cluster_end = end.next_multiple_of(self.cluster_size());
+        let limit = cluster_end.min(self.layer.info().virtual_size);
+        if end < self.profile.virtual_size || limit <= end {
+            return Ok(Vec::new());
+        }
+        let mut at = end;
+        while at < limit && self.layer.info().backing.is_some() {
+            let found = self.layer.extent_at(at, limit)?;
+            if found.kind == ExtentKind::Unallocated {
+                return Err(Error::usage(format!(
+                    "the disk cannot be written over up to {end}: that is inside a cluster of \
+                     which another image has a part"
+                )));
+            }
+            at = found.range.end;
+        }
+        // Less than a cluster.
+        let mut tail = vec![0; (limit - end) as usize];
+        self.layer.read_at(end, &mut tail)?;
+        Ok(tail)
+    }
+
+    /// Stores `data` for guest offset `guest` at `host`, and zeros behind it if the disk ends there.
+    fn store(&self, host: u64, guest: u64, data: &[u8]) -> Result<()> {
+        let sectors = self.layer.crypt().encrypt(host, guest, data);
+        let bytes = sectors.as_deref().unwrap_or(data);
+        self.data.write_at(host, bytes)?;
+        let end = guest + data.len() as u64;
+        if end == self.layer.info().virtual_size && !self.layer.geometry().has_data_file() {
+            let bits = self.layer.geometry().cluster_bits;
+            clear_rest(&*self.data, host + bytes.len() as u64, bits)?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The L2 entry of guest cluster `cluster`; clusters ascend.
+    fn entry(&mut self, cluster: u64) -> Result<&mut [u64]> {
+        let (table_len, numbers) = (self.draft.table_len(), self.draft.numbers());
+        // Clusters lie on the disk, for which the L1 table is in memory.
+        let index = (cluster / table_len) as usize;
+        if self.table.as_ref().is_none_or(|table| table.index != index) {
+            self.close_table()?;
+            let before = match offset_of(self.l1.entries[index]) {
+                0 => vec![0; table_len as usize * numbers],
+                table => self.draft.read_l2(table)?,
+            };
+            self.table = Some(Table {
+                index,
+                entries: before.clone(),
+                before,
+            });
+        }
+        let at = (cluster % table_len) as usize * numbers;
+        let entries = self.table.as_mut().map(|table| &mut table.entries[..]);
+        Ok(&mut entries.unwrap_or_default()[at..at + numbers])
+    }
+
+    fn close_table(&mut self) -> Result<()> {
+        let Some(table) = self.table.take() else {
+            return Ok(());
+        };
+        if table.entries == table.before {
+            return Ok(());
+        }
+        self.draft.put_l2(&mut self.l1, table.index, &table.entries)
+    }
+
+    fn touch(&mut self, range: GuestRange) {
+        match self.touched.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.touched.push(range),
+        }
+    }
+
+    /// A place for all of guest cluster `cluster`: its own, if nothing else uses that.
+    fn place(&mut self, cluster: u64) -> Result<u64> {
+        let geometry = self.draft.geometry.clone();
+        let entry = self.entry(cluster)?;
+        let (old, offset) = (entry[0], offset_of(entry[0]));
+        let packed = old & COMPRESSED != 0;
+        let host = if geometry.has_data_file() {
+            cluster << geometry.cluster_bits
+        } else if !packed && offset != 0 && self.draft.uses(offset)? == 1 {
+            offset
+        } else {
+            self.draft.sub(used(old, &geometry))?;
+            self.draft.take(geometry.cluster_size())?
+        };
+        let entry = self.entry(cluster)?;
+        entry[0] = COPIED | host;
+        if let [_, bitmap] = entry {
+            *bitmap = u32::MAX.into();
+        }
+        Ok(host)
+    }
+
+    /// Makes all of guest cluster `cluster` zeros that have no place, if there is such a thing.
+    fn erase(&mut self, cluster: u64) -> Result<bool> {
+        let geometry = self.draft.geometry.clone();
+        let covers = self.draft.header.has_backing();
+        if geometry.has_data_file() || (covers && geometry.version < 3) {
+            return Ok(false);
+        }
+        let old = self.entry(cluster)?[0];
+        self.draft.sub(used(old, &geometry))?;
+        match self.entry(cluster)? {
+            [first, bitmap] => {
+                *first = 0;
+                *bitmap = if covers { u64::from(u32::MAX) << 32 } else { 0 };
+            }
+            entry => entry[0] = if covers { ZERO } else { 0 },
+        }
+        Ok(true)
+    }
+}
+
+impl Sink for OverSink {
+    fn profile(&self) -> &SinkProfile {
+        &self.profile
+    }
+
+    fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
+        let bits = self.layer.geometry().cluster_bits;
+        let mut state = self.state();
+        for demand in demands {
+            let first = slots.len();
+            state.touch(demand.range);
+            let mut at = demand.range.start;
+            while at < demand.range.end {
+                let host = state.place(at >> bits)?;
+                let end = demand.range.end.min(at + self.cluster_size());
+                match slots[first..].last_mut() {
+                    Some(last) if last.host + last.range.len() == host => last.range.end = end,
+                    _ => slots.push(Slot {
+                        range: GuestRange::new(at, end),
+                        host,
+                        packed: None,
+                    }),
+                }
+                at = end;
+            }
+        }
+        Ok(())
+    }
+
+    fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
+        let bits = self.layer.geometry().cluster_bits;
+        let mut state = self.state();
+        state.touch(range);
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + self.cluster_size());
+            let tail = self.tail(end)?;
+            if !tail.is_empty() || !state.erase(at >> bits)? {
+                let host = state.place(at >> bits)?;
+                match self.layer.geometry().has_data_file() {
+                    true => {
+                        let range = HostRange::new(host, end - at);
+                        self.data.zero(range, Zeroing::Punch)?;
+                    }
+                    false => {
+                        // At most a cluster.
+                        let mut zeros = vec![0; (end - at) as usize];
+                        zeros.extend(tail);
+                        self.store(host, at, &zeros)?;
+                    }
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
+        let tail = self.tail(slot.range.end)?;
+        if tail.is_empty() || self.layer.geometry().has_data_file() {
+            return self.store(slot.host, slot.range.start, data);
+        }
+        self.store(slot.host, slot.range.start, &[data, &tail].concat())
+    }
+
+    fn write_zeroes(&self, _range: GuestRange) -> Result<()> {
+        let what = "wrote zeros where they are implied";
+        Err(Qcow2Error::Contract { what }.into())
+    }
+
+    fn commit(self: Box<Self>) -> Result<Committed> {
+        let state = self.state.into_inner();
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        state.close_table()?;
+        let State {
+            mut draft,
+            l1,
+            touched,
+            ..
+        } = state;
+        draft.put_l1(l1)?;
+        draft.mark_bitmaps(&touched)?;
+        if draft.data.is_some() {
+            self.data.flush()?;
+        }
+        let storage = Arc::clone(draft.scribe().storage());
+        draft.publish()?;
+        Ok(Committed {
+            file_len: storage.len(),
+        })
+    }
+}

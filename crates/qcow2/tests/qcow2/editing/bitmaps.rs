@@ -1,0 +1,142 @@
+//! Bitmaps that we change, as QEMU reads them.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use goldsmith_block::{BitmapChange, Edit, ErrorKind, GuestRange};
+use goldsmith_testkit::qemu;
+use serde_json::{Value, json};
+
+use super::{edit, resize};
+use crate::bench::Bench;
+
+fn change(name: &str, change: BitmapChange) -> Edit {
+    Edit::Bitmap {
+        name: name.into(),
+        change,
+    }
+}
+
+fn add(granularity: Option<u64>, enabled: bool) -> BitmapChange {
+    BitmapChange::Add {
+        granularity,
+        enabled,
+    }
+}
+
+/// What QEMU says of the bitmaps of an image.
+fn listed(path: &Path) -> Value {
+    let said = qemu::img_ok(&["info", "--output=json", path.to_str().unwrap()]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    said["format-specific"]["data"]["bitmaps"].clone()
+}
+
+/// The dirty parts of the disk by bitmap `name`, as QEMU serves them: offset and length.
+fn dirty(path: &Path, name: &str) -> Vec<(u64, u64)> {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("nbd");
+    let socket = socket.to_str().unwrap();
+    let mut server = Command::new("qemu-nbd")
+        .args(["-r", "-f", "qcow2", "-B", name, "-k", socket])
+        .arg(path)
+        .spawn()
+        .unwrap();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !Path::new(socket).exists() {
+        assert!(Instant::now() < patience, "qemu-nbd does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let image = format!(
+        "driver=nbd,server.type=unix,server.path={socket},\
+         x-dirty-bitmap=qemu:dirty-bitmap:{name}"
+    );
+    let said = qemu::img_ok(&["map", "--output=json", "--image-opts", &image]);
+    // It serves one client and ends; if it did not, this ends it.
+    let _ = server.kill();
+    server.wait().unwrap();
+    let said: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let is_dirty = |part: &&Value| part["data"] == false;
+    let place = |part: &Value| {
+        (
+            part["start"].as_u64().unwrap(),
+            part["length"].as_u64().unwrap(),
+        )
+    };
+    said.iter().filter(is_dirty).map(place).collect()
+}
+
+#[test]
+fn bitmap_is_what_qemu_would_have_made_of_it() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "10M", &[]);
+    edit(&path, &change("auto", add(None, true))).unwrap();
+    edit(&path, &change("fine", add(Some(512), false))).unwrap();
+    let ranges = [
+        GuestRange::new(0, 512),
+        GuestRange::new(1024, 4096),
+        GuestRange::new(5 << 20, (7 << 20) + 1),
+    ];
+    edit(&path, &change("fine", BitmapChange::Mark(ranges.to_vec()))).unwrap();
+    assert_eq!(
+        listed(&path),
+        json!([
+            {"flags": ["auto"], "name": "auto", "granularity": 4096},
+            {"flags": [], "name": "fine", "granularity": 512},
+        ])
+    );
+    qemu::check(&path);
+    let marked = [(0, 512), (1024, 3072), (5 << 20, (2 << 20) + 512)];
+    assert_eq!(dirty(&path, "fine"), marked);
+    qemu::io_ok(&path, "qcow2", &["write -P 1 8M 8k"]);
+    assert_eq!(dirty(&path, "auto"), [(8 << 20, 8192)]);
+    edit(&path, &change("auto", BitmapChange::Enable(false))).unwrap();
+    edit(&path, &change("fine", BitmapChange::Enable(true))).unwrap();
+    qemu::io_ok(&path, "qcow2", &["write -P 1 9M 512"]);
+    assert_eq!(dirty(&path, "auto"), [(8 << 20, 8192)]);
+    assert_eq!(dirty(&path, "fine")[3..], [(9 << 20, 512)]);
+    edit(&path, &change("fine", BitmapChange::Clear)).unwrap();
+    assert_eq!(dirty(&path, "fine"), []);
+    edit(&path, &change("auto", BitmapChange::Remove)).unwrap();
+    edit(&path, &change("fine", BitmapChange::Remove)).unwrap();
+    assert_eq!(listed(&path), Value::Null);
+    qemu::check(&path);
+}
+
+/// QEMU's bitmaps, of disks that we resize: what is left keeps its bits, what is new is clean.
+#[test]
+fn bitmaps_follow_the_size_of_the_disk() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=512", "16M", &[]);
+    let text = path.to_str().unwrap();
+    qemu::img_ok(&["bitmap", "--add", "-g", "512", text, "b"]);
+    qemu::io_ok(&path, "qcow2", &["write -P 1 1M 64k", "write -P 1 9M 3M"]);
+    edit(&path, &resize((10 << 20) + 512)).unwrap();
+    qemu::check(&path);
+    let left = [(1 << 20, 65536), (9 << 20, (1 << 20) + 512)];
+    assert_eq!(dirty(&path, "b"), left);
+    edit(&path, &resize(40 << 20)).unwrap();
+    qemu::check(&path);
+    assert_eq!(dirty(&path, "b"), left);
+}
+
+#[test]
+fn nonsense_about_bitmaps_is_refused() {
+    let bench = Bench::new();
+    let path = bench.image("image", "", "1M", &[]);
+    edit(&path, &change("there", add(None, true))).unwrap();
+    for (name, what) in [
+        ("there", add(None, true)),
+        ("missing", BitmapChange::Clear),
+        ("missing", BitmapChange::Remove),
+        ("new", add(Some(3000), true)),
+        ("new", add(Some(256), true)),
+        ("", add(None, true)),
+    ] {
+        let error = edit(&path, &change(name, what)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.report());
+    }
+    let old = bench.image("old", "compat=0.10", "1M", &[]);
+    let error = edit(&old, &change("new", add(None, true))).unwrap_err();
+    assert!(error.report().contains("version 2"));
+}
