@@ -7,6 +7,7 @@
 //!  MemoryStorage ──────► StorageMut   a buffer
 //!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
 //!  Window ─────────────► Storage      a part of any of them
+//!  VoidStorage ────────► StorageMut   nothing but a length
 //! ```
 //!
 //! All I/O is positioned: no storage has a cursor, and all can be used from many threads.
@@ -39,10 +40,12 @@ mod memory;
 mod mmap;
 mod sys;
 mod target;
+mod void;
 mod window;
 
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;
 pub use target::Target;
+pub use void::VoidStorage;
 pub use window::Window;
