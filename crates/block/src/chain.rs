@@ -102,6 +102,23 @@ impl Chain {
         }
     }
 
+    /// What the guest finds all over the disk, in order; each extent starts where the last one ended.
+    ///
+    /// # Errors
+    /// Each item may be an error of [`extent_at`](Self::extent_at); it is the last one.
+    pub fn extents(&self) -> impl Iterator<Item = Result<ChainExtent>> + '_ {
+        let size = self.virtual_size();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if at == size {
+                return None;
+            }
+            let found = self.extent_at(at, size);
+            at = found.as_ref().map_or(size, |found| found.extent.range.end);
+            Some(found)
+        })
+    }
+
     /// Fills `buf` with the guest bytes from `offset`, which end at or before the virtual size.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::{
-    BackingReference, Budget, Checked, Editor, Error, Layer, OptionSpec, Options, Result, Sink,
-    Storage, StorageMut,
+    BackingReference, Budget, Checked, Content, Editor, Error, Layer, Measured, OptionSpec,
+    Options, Result, Sink, Storage, StorageMut,
 };
 
 /// An image format.
@@ -72,6 +72,19 @@ pub trait Format: Send + Sync {
     /// # Errors
     /// `Usage` if the format cannot hold `spec`, `Io` if the storage cannot be prepared.
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>>;
+
+    /// How long a new image is going to be that holds `content`, if it is not to be an empty one, as
+    /// `qemu-img measure` reckons it; `None` if it does not know the format, whose images are
+    /// [laid out](Self::create) to be measured then.
+    ///
+    /// Of `spec` only the options and the size count.
+    ///
+    /// # Errors
+    /// `Usage` if the format cannot hold `spec`; those of `content`.
+    fn measure(&self, spec: &CreateSpec, content: Option<Content<'_>>) -> Result<Option<Measured>> {
+        let _ = (spec, content);
+        Ok(None)
+    }
 
     /// Opens the image in `storage` to change it where it stands; `options` as for
     /// [`open_with`](Self::open_with).

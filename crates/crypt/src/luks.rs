@@ -95,6 +95,19 @@ pub struct NewLuks<'a> {
     pub uuid: Uuid,
 }
 
+impl NewLuks<'_> {
+    /// Length of the whole header, key material included, in bytes.
+    pub fn header_len(&self) -> u64 {
+        ALIGN + SLOTS as u64 * slot_len(self.key_len())
+    }
+
+    /// Length of the master key in bytes.
+    fn key_len(&self) -> usize {
+        // At most the longest: other numbers of bits make a key of the wrong length.
+        self.cipher.key_len(self.key_bits).min(2 * LONGEST_KEY)
+    }
+}
+
 /// A place for one passphrase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -213,8 +226,7 @@ impl Luks {
     /// the system has no random numbers.
     pub fn create(passphrase: &[u8], new: &NewLuks<'_>) -> Result<(Cipher, Vec<u8>), CryptError> {
         let (spec, hash) = (new.cipher, Hash::named(new.hash)?);
-        // At most the longest: other numbers of bits make a key of the wrong length.
-        let mut key = vec![0; spec.key_len(new.key_bits).min(2 * LONGEST_KEY)];
+        let mut key = vec![0; new.key_len()];
         random(&mut key)?;
         let cipher = Cipher::new(&spec, &key)?;
         let key_len = key.len();
@@ -227,8 +239,7 @@ impl Luks {
         put(&mut raw.hash, hash.name());
         put(&mut raw.uuid, &new.uuid.to_string());
         raw.key_len = (key_len as u32).into();
-        let slot_len = (material_len(key_len) as u64).next_multiple_of(ALIGN);
-        let end = ALIGN + SLOTS as u64 * slot_len;
+        let (slot_len, end) = (slot_len(key_len), new.header_len());
         let sectors = |bytes: u64| (bytes / SECTOR as u64) as u32;
         raw.payload = sectors(end).into();
         for (nth, slot) in raw.slots.iter_mut().enumerate() {
@@ -334,6 +345,11 @@ fn random(bytes: &mut [u8]) -> Result<(), CryptError> {
 /// Bytes of key material for a key of `key_len` bytes, which was checked.
 fn material_len(key_len: usize) -> usize {
     key_len * STRIPES as usize
+}
+
+/// Bytes that the key material of each slot takes, for a key of `key_len` bytes.
+fn slot_len(key_len: usize) -> u64 {
+    (material_len(key_len) as u64).next_multiple_of(ALIGN)
 }
 
 /// As many rounds as this machine does in `time`, within reason.

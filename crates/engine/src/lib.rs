@@ -1,5 +1,5 @@
 //! Moves the bytes of a [`Chain`](goldsmith_block::Chain) into a
-//! [`Sink`](goldsmith_block::Sink), and compares two chains.
+//! [`Sink`](goldsmith_block::Sink), compares two chains, and measures.
 //!
 //! ```text
 //!            claim          read, scan, pack      reserve            write          commit
@@ -32,6 +32,7 @@ mod cover;
 mod crew;
 mod digest;
 mod layout;
+mod measure;
 mod progress;
 mod sequencer;
 mod source;
@@ -41,4 +42,5 @@ pub use cancel::Cancel;
 pub use compare::{CompareError, CompareJob, Comparison, compare};
 pub use convert::{Job, Outcome, convert};
 pub use digest::Crc32;
+pub use measure::{data_ranges, lay_out};
 pub use progress::Progress;

@@ -220,33 +220,14 @@ impl<'a> Convert<'a> {
     /// Those of opening the source; `Usage` if the target's format cannot hold the disk, an option
     /// is wrong, or the target is a file that is read; `Io` if either side fails.
     pub fn run(&self) -> Result<Converted> {
-        let format = registry::format_named(&self.target_format)?;
-        let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
-        let options = self.options.iter().map(|(key, value)| match &**key {
-            // What others read must be the format's own name.
-            "backing_fmt" => (
-                &**key,
-                registry::format_named(value).map_or(&**value, |format| format.name()),
-            ),
-            key => (key, &**value),
-        });
-        let options = of_cloud.iter().copied().chain(options);
-        let options = self.secrets.parse(format.options(), options)?;
-        let source = self
-            .opener
-            .open(&self.source, self.source_format.as_deref())?;
-        let virtual_size = self.virtual_size(&source, format)?;
+        let format = self.format()?;
+        let options = self.options(format)?;
+        let source = self.source()?;
+        let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
         let data_file = self.data_file(&options)?;
-        let mut spec = CreateSpec {
-            virtual_size,
-            data: None,
-            backing: reference,
-            options,
-            compress: self.compress,
-            uuid: self.new_uuid(virtual_size, format),
-            timestamp: self.timestamp.unwrap_or_else(now),
-        };
+        let mut spec = self.spec(format, virtual_size, options);
+        spec.backing = reference;
 
         let name = self.target.to_string_lossy();
         let read = [Some(&source), behind.as_ref()];
@@ -258,10 +239,7 @@ impl<'a> Convert<'a> {
         let sink = format
             .create(target.storage(), &spec)
             .map_err(|error| error.in_file(name.clone()))?;
-        let job = Job {
-            behind: behind.as_ref(),
-            ..self.job
-        };
+        let job = self.job(behind.as_ref());
         let outcome = goldsmith_engine::convert(&source, sink, &job)?;
         // First what the image needs, so that it never stands there without.
         if let Some(data_file) = data_file {
@@ -275,6 +253,56 @@ impl<'a> Convert<'a> {
             crc32: outcome.crc32,
             warnings: self.warnings(&source, virtual_size),
         })
+    }
+
+    pub(crate) fn format(&self) -> Result<&'static dyn Format> {
+        registry::format_named(&self.target_format)
+    }
+
+    /// The creation options of the target.
+    pub(crate) fn options(&self, format: &dyn Format) -> Result<Options> {
+        let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
+        let options = self.options.iter().map(|(key, value)| match &**key {
+            // What others read must be the format's own name.
+            "backing_fmt" => (
+                &**key,
+                registry::format_named(value).map_or(&**value, |format| format.name()),
+            ),
+            key => (key, &**value),
+        });
+        let options = of_cloud.iter().copied().chain(options);
+        self.secrets.parse(format.options(), options)
+    }
+
+    pub(crate) fn source(&self) -> Result<Chain> {
+        self.opener
+            .open(&self.source, self.source_format.as_deref())
+    }
+
+    /// The target, as far as it is known without what stands behind it.
+    pub(crate) fn spec(
+        &self,
+        format: &dyn Format,
+        virtual_size: u64,
+        options: Options,
+    ) -> CreateSpec {
+        CreateSpec {
+            virtual_size,
+            data: None,
+            backing: None,
+            options,
+            compress: self.compress,
+            uuid: self.new_uuid(virtual_size, format),
+            timestamp: self.timestamp.unwrap_or_else(now),
+        }
+    }
+
+    /// The work to be done, for a target with `behind` behind it.
+    pub(crate) fn job<'b>(&self, behind: Option<&'b Chain>) -> Job<'b>
+    where
+        'a: 'b,
+    {
+        Job { behind, ..self.job }
     }
 
     /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
@@ -294,7 +322,7 @@ impl<'a> Convert<'a> {
     }
 
     /// What the target says of the disk behind it, and that disk, if there is to be one.
-    fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
+    pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
         let names = options
             .text("backing_file")
             .zip(options.text("backing_fmt"));
@@ -355,9 +383,9 @@ impl<'a> Convert<'a> {
         }
     }
 
-    /// The size of the target's disk: the source's, or rounded up if that is needed and allowed.
-    fn virtual_size(&self, source: &Chain, format: &dyn Format) -> Result<u64> {
-        let (size, unit) = (source.virtual_size(), format.size_unit());
+    /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.
+    pub(crate) fn virtual_size(&self, size: u64, format: &dyn Format) -> Result<u64> {
+        let unit = format.size_unit();
         if let Some(cloud) = self.cloud {
             return cloud
                 .disk_size(size)

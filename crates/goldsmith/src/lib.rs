@@ -39,6 +39,7 @@ mod filename;
 mod info;
 mod lint;
 mod map;
+mod measure;
 mod open;
 mod reference;
 mod registry;
@@ -59,6 +60,7 @@ pub use goldsmith_engine::{
 pub use info::ImageInfo;
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map};
+pub use measure::{Measure, Measurement};
 pub use open::{Opener, References};
 pub use registry::{FORMATS, format_named, probe};
 pub use snapshot::SnapshotName;

@@ -26,7 +26,7 @@ pub struct MapEntry {
 /// # Errors
 /// Each item may be an error of [`Chain::extent_at`]; it is the last one.
 pub fn map(chain: &Chain) -> impl Iterator<Item = Result<MapEntry>> {
-    let mut extents = extents(chain).peekable();
+    let mut extents = chain.extents().peekable();
     std::iter::from_fn(move || {
         let mut entry = match extents.next()? {
             Ok(extent) => MapEntry::from(extent),
@@ -41,19 +41,6 @@ pub fn map(chain: &Chain) -> impl Iterator<Item = Result<MapEntry>> {
             extents.next();
         }
         Some(Ok(entry))
-    })
-}
-
-fn extents(chain: &Chain) -> impl Iterator<Item = Result<ChainExtent>> {
-    let size = chain.virtual_size();
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        if at == size {
-            return None;
-        }
-        let found = chain.extent_at(at, size);
-        at = found.as_ref().map_or(size, |found| found.extent.range.end);
-        Some(found)
     })
 }
 

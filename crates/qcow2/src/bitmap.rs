@@ -1,6 +1,6 @@
 //! Bitmaps: which parts of the disk were written since when. Listed, not read.
 
-use goldsmith_block::{Budget, Detail, Result, Storage};
+use goldsmith_block::{BitmapInfo, Budget, Detail, Result, Storage};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Qcow2Error;
@@ -87,6 +87,16 @@ impl Bitmap {
             .into());
         }
         Ok(bitmaps)
+    }
+
+    /// What everybody may know of it.
+    pub(crate) fn info(&self) -> BitmapInfo {
+        BitmapInfo {
+            name: self.name.clone(),
+            granularity: self.granularity,
+            enabled: self.flags & ondisk::BITMAP_AUTO != 0,
+            inconsistent: self.flags & ondisk::BITMAP_IN_USE != 0,
+        }
     }
 
     /// What `qemu-img info` shows of it, in its order. [qemu]

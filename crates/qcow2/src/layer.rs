@@ -144,7 +144,9 @@ impl Qcow2Layer {
                 snapshots: snapshots.infos.clone(),
                 dirty: geometry.dirty,
                 encrypted: geometry.encryption != Encryption::None,
+                bitmaps: bitmaps.iter().map(Bitmap::info).collect(),
                 details: details(&geometry, data_file.as_deref(), &bitmaps, luks.as_ref()),
+                facts: vec![("keeps-bitmaps", Detail::Flag(geometry.version >= 3))],
                 data_file,
                 ..LayerInfo::default()
             },

@@ -10,7 +10,7 @@
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
 //! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
 //! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
-//! is for both, `check` looks at all tables.
+//! is for both, `check` looks at all tables, `measure` reckons how long they get.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -67,6 +67,7 @@ mod geometry;
 mod layer;
 mod layout;
 mod mapping;
+mod measure;
 pub mod ondisk;
 mod plan;
 mod refcount;
@@ -77,8 +78,8 @@ mod table;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Checked, CreateSpec, Editor, Format, Layer, Match, OptionKind, OptionSpec, Options,
-    Probe, Result, SECTOR, Sink, Storage, StorageMut,
+    Budget, Checked, Content, CreateSpec, Editor, Format, Layer, Match, Measured, OptionKind,
+    OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage, StorageMut,
 };
 
 pub use error::Qcow2Error;
@@ -145,6 +146,10 @@ impl Format for Qcow2 {
     /// QEMU drops what is left of a disk behind its last sector; images made here keep it.
     fn size_unit(&self) -> u64 {
         SECTOR
+    }
+
+    fn measure(&self, spec: &CreateSpec, content: Option<Content<'_>>) -> Result<Option<Measured>> {
+        measure::measure(spec, content).map(Some)
     }
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {

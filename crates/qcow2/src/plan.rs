@@ -1,6 +1,6 @@
 //! What a new image shall be: the options, checked, and the header that says so.
 
-use goldsmith_block::{Codec, CreateSpec, HostRange, OptionKind, OptionSpec};
+use goldsmith_block::{Codec, CreateSpec, HostRange, OptionKind, OptionSpec, Options};
 use zerocopy::IntoBytes;
 
 use crate::error::Qcow2Error;
@@ -163,7 +163,79 @@ pub(crate) enum Protection {
     },
 }
 
-/// The shape of a new image.
+/// What decides how long the tables of a new image are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) version: u32,
+    pub(crate) cluster_bits: u32,
+    pub(crate) refcount_order: u32,
+    pub(crate) extended_l2: bool,
+}
+
+impl Shape {
+    pub(crate) fn new(options: &Options) -> Result<Self, Qcow2Error> {
+        let cluster_size = options.size("cluster_size");
+        let cluster_bits = cluster_size.trailing_zeros();
+        if !cluster_size.is_power_of_two() || !ondisk::CLUSTER_BITS.contains(&cluster_bits) {
+            let found = cluster_size;
+            return Err(Qcow2Error::ClusterSizeOption { found });
+        }
+        let version = match options.choice("compat") {
+            "0.10" => 2,
+            _ => 3,
+        };
+        let extended_l2 = options.flag("extended_l2");
+        let bits = options.choice("refcount_bits");
+        if version < 3 {
+            let news = [
+                (
+                    "compression_type",
+                    options.choice("compression_type") != "zlib",
+                ),
+                ("refcount_bits", bits != "16"),
+                ("extended_l2", extended_l2),
+                ("lazy_refcounts", options.flag("lazy_refcounts")),
+                ("data_file", options.text("data_file").is_some()),
+            ];
+            if let Some((option, _)) = news.into_iter().find(|(_, chosen)| *chosen) {
+                return Err(Qcow2Error::NeedsVersion3 { option });
+            }
+        }
+        if extended_l2 && cluster_bits < ondisk::EXTENDED_CLUSTER_BITS {
+            return Err(Qcow2Error::Conflict {
+                option: "extended_l2=on",
+                rule: "it needs cluster_size=16k or more",
+            });
+        }
+        // An option's value is one of its choices.
+        let order = REFCOUNT_BITS.iter().position(|choice| *choice == bits);
+        Ok(Self {
+            version,
+            cluster_bits,
+            refcount_order: order.unwrap_or_default() as u32,
+            extended_l2,
+        })
+    }
+
+    /// Entries of the L1 table for a disk of `virtual_size` bytes.
+    pub(crate) fn l1_entries(&self, virtual_size: u64) -> Result<u64, Qcow2Error> {
+        let (cluster_bits, extended_l2) = (self.cluster_bits, self.extended_l2);
+        let entries = l1_entries_for(virtual_size, cluster_bits, extended_l2);
+        let most = (ondisk::L1_BYTES / 8) << mapped_bits(cluster_bits, extended_l2);
+        if virtual_size > most {
+            return Err(Qcow2Error::DiskTooLarge {
+                size: virtual_size,
+                need: u128::from(entries) * 8,
+                limit: ondisk::L1_BYTES,
+                cluster_size: 1 << cluster_bits,
+                most,
+            });
+        }
+        Ok(entries)
+    }
+}
+
+/// A new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) version: u32,
@@ -185,40 +257,17 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(spec: &CreateSpec) -> Result<Self, Qcow2Error> {
         let options = &spec.options;
-        let cluster_size = options.size("cluster_size");
-        let cluster_bits = cluster_size.trailing_zeros();
-        if !cluster_size.is_power_of_two() || !ondisk::CLUSTER_BITS.contains(&cluster_bits) {
-            let found = cluster_size;
-            return Err(Qcow2Error::ClusterSizeOption { found });
-        }
-        let version = match options.choice("compat") {
-            "0.10" => 2,
-            _ => 3,
-        };
-        let extended_l2 = options.flag("extended_l2");
+        let shape = Shape::new(options)?;
+        let Shape {
+            version,
+            cluster_bits,
+            refcount_order,
+            extended_l2,
+        } = shape;
         let data_file_raw = options.flag("data_file_raw");
         let text = |name| options.text(name).map(str::to_owned);
         let data_file = text("data_file").map(|name| (name, data_file_raw));
-        let bits = options.choice("refcount_bits");
-        if version < 3 {
-            let news = [
-                (
-                    "compression_type",
-                    options.choice("compression_type") != "zlib",
-                ),
-                ("refcount_bits", bits != "16"),
-                ("extended_l2", extended_l2),
-                ("lazy_refcounts", options.flag("lazy_refcounts")),
-                ("data_file", data_file.is_some()),
-            ];
-            if let Some((option, _)) = news.into_iter().find(|(_, chosen)| *chosen) {
-                return Err(Qcow2Error::NeedsVersion3 { option });
-            }
-        }
         let conflict = |option, rule| Err(Qcow2Error::Conflict { option, rule });
-        if extended_l2 && cluster_bits < ondisk::EXTENDED_CLUSTER_BITS {
-            return conflict("extended_l2=on", "it needs cluster_size=16k or more");
-        }
         let backing = match (text("backing_file"), text("backing_fmt")) {
             (Some(name), Some(format)) => Some((name, format)),
             (None, None) => None,
@@ -279,23 +328,11 @@ impl Plan {
         }
 
         let virtual_size = spec.virtual_size;
-        let l1_entries = l1_entries_for(virtual_size, cluster_bits, extended_l2);
-        let most = (ondisk::L1_BYTES / 8) << mapped_bits(cluster_bits, extended_l2);
-        if virtual_size > most {
-            return Err(Qcow2Error::DiskTooLarge {
-                size: virtual_size,
-                need: u128::from(l1_entries) * 8,
-                limit: ondisk::L1_BYTES,
-                cluster_size,
-                most,
-            });
-        }
-        // An option's value is one of its choices.
-        let order = REFCOUNT_BITS.iter().position(|choice| *choice == bits);
+        let l1_entries = shape.l1_entries(virtual_size)?;
         let plan = Self {
             version,
             cluster_bits,
-            refcount_order: order.unwrap_or_default() as u32,
+            refcount_order,
             codec: match options.choice("compression_type") {
                 "zstd" => Codec::Zstd,
                 _ => Codec::Deflate,

@@ -35,23 +35,7 @@ fn protect(
         Protection::None => Ok(Crypt::Plain),
         Protection::Aes => Ok(Crypt::aes(passphrase)?),
         Protection::Luks { header } => {
-            let options = &spec.options;
-            let mode = options.choice("encrypt.cipher-mode");
-            let iv = match options.choice("encrypt.ivgen-alg") {
-                "essiv" => &format!("essiv:{}", options.choice("encrypt.ivgen-hash-alg")),
-                iv => iv,
-            };
-            let cipher = CipherSpec::parse("aes", &format!("{mode}-{iv}"));
-            let new = NewLuks {
-                cipher: cipher.map_err(Qcow2Error::from)?,
-                key_bits: match options.choice("encrypt.cipher-alg") {
-                    "aes-128" => 128,
-                    _ => 256,
-                },
-                hash: options.choice("encrypt.hash-alg"),
-                time: Duration::from_millis(options.size("encrypt.iter-time")),
-                uuid: spec.uuid,
-            };
+            let new = new_luks(spec)?;
             let created = Luks::create(passphrase.as_bytes(), &new);
             let (cipher, bytes) = created.map_err(Qcow2Error::from)?;
             let place = layout.place_header(bytes.len() as u64)?;
@@ -60,6 +44,26 @@ fn protect(
             Ok(Crypt::luks(cipher))
         }
     }
+}
+
+/// The LUKS header that the options of `spec` ask for.
+pub(crate) fn new_luks(spec: &CreateSpec) -> Result<NewLuks<'_>, Qcow2Error> {
+    let options = &spec.options;
+    let mode = options.choice("encrypt.cipher-mode");
+    let iv = match options.choice("encrypt.ivgen-alg") {
+        "essiv" => &format!("essiv:{}", options.choice("encrypt.ivgen-hash-alg")),
+        iv => iv,
+    };
+    Ok(NewLuks {
+        cipher: CipherSpec::parse("aes", &format!("{mode}-{iv}"))?,
+        key_bits: match options.choice("encrypt.cipher-alg") {
+            "aes-128" => 128,
+            _ => 256,
+        },
+        hash: options.choice("encrypt.hash-alg"),
+        time: Duration::from_millis(options.size("encrypt.iter-time")),
+        uuid: spec.uuid,
+    })
 }
 
 /// A qcow2 image that is being made.

@@ -29,8 +29,8 @@ mod sink;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, CreateSpec, Format, Layer, Match, OptionKind, OptionSpec, Probe, Result, Sink, Storage,
-    StorageMut,
+    Budget, Content, CreateSpec, Format, Layer, Match, Measured, OptionKind, OptionSpec, Probe,
+    Result, SECTOR, Sink, Storage, StorageMut, align_up,
 };
 
 pub use error::RawError;
@@ -68,6 +68,21 @@ impl Format for Raw {
 
     fn size_unit(&self) -> u64 {
         1
+    }
+
+    /// Holes count, too: the file is as long as the disk.
+    fn measure(
+        &self,
+        spec: &CreateSpec,
+        _content: Option<Content<'_>>,
+    ) -> Result<Option<Measured>> {
+        // [qemu] In whole sectors, though images made here end where the disk does.
+        let len = align_up(spec.virtual_size, SECTOR).unwrap_or(u64::MAX);
+        Ok(Some(Measured {
+            required: len,
+            fully_allocated: len,
+            bitmaps: None,
+        }))
     }
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
