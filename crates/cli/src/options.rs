@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
-use goldsmith::{Opener, References};
+use goldsmith::{Opener, References, SnapshotName};
 
 use crate::exit::Failure;
 
@@ -124,6 +124,11 @@ pub(crate) struct Source {
 }
 
 impl Spelling {
+    /// Whether images are given as options.
+    pub(crate) fn is_by_options(&self) -> bool {
+        self.image_opts
+    }
+
     /// The image that `text` means, where `format` was stated apart from it.
     pub(crate) fn source(&self, text: &Path, format: Option<&str>) -> Result<Source, Failure> {
         let mut source = Source {
@@ -178,6 +183,39 @@ pub(crate) fn split_options(text: &str) -> Vec<String> {
     }
     pairs.retain(|pair| !pair.is_empty());
     pairs
+}
+
+/// What `-l` means. [qemu] An id or a name, unless it begins like a list of both.
+pub(crate) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
+    if !text.starts_with("snapshot.") {
+        return Ok(SnapshotName::IdOrName(text.to_owned()));
+    }
+    let (mut id, mut name) = (None, None);
+    for pair in split_options(text) {
+        match pair.split_once('=') {
+            Some(("snapshot.id", value)) => id = Some(value.to_owned()),
+            Some(("snapshot.name", value)) => name = Some(value.to_owned()),
+            _ => {
+                let text = format!("-l takes snapshot.id=ID and snapshot.name=NAME, not '{pair}'");
+                return Err(Failure::with_status(1, text));
+            }
+        }
+    }
+    Ok(SnapshotName::Exactly { id, name })
+}
+
+/// The pairs of all `-o`.
+pub(crate) fn pairs(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pairs = lists.iter().flat_map(|list| split_options(list));
+    pairs
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => {
+                let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
+                Err(Failure::with_status(1, text))
+            }
+        })
+        .collect()
 }
 
 /// Who reads the answer.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Cancel, SnapshotName, Uuid};
+use goldsmith::{Cancel, Uuid};
 
 use crate::exit::{self, Failure};
-use crate::options::{Opening, Spelling, size, split_options};
+use crate::options::{Opening, Spelling, pairs, size, snapshot_name, split_options};
 use crate::output::human;
 use crate::progress::Display;
 
@@ -139,24 +139,19 @@ enum Reflink {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let mut pairs = Vec::new();
-        for text in &self.target_options {
-            for pair in split_options(text) {
-                if matches!(&*pair, "help" | "?") {
-                    let format = self
-                        .cloud
-                        .map_or(&*self.target_format, |cloud| cloud.format);
-                    let format = goldsmith::format_named(format)?;
-                    human::creation_options(&mut stdout().lock(), format.options())?;
-                    return Ok(ExitCode::SUCCESS);
-                }
-                let Some((key, value)) = pair.split_once('=') else {
-                    let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
-                    return Err(Failure::with_status(1, text));
-                };
-                pairs.push((key.to_owned(), value.to_owned()));
-            }
+        let asks = |list: &String| {
+            let words = split_options(list);
+            words.iter().any(|word| matches!(&**word, "help" | "?"))
+        };
+        if self.target_options.iter().any(asks) {
+            let format = self
+                .cloud
+                .map_or(&*self.target_format, |cloud| cloud.format);
+            let format = goldsmith::format_named(format)?;
+            human::creation_options(&mut stdout().lock(), format.options())?;
+            return Ok(ExitCode::SUCCESS);
         }
+        let pairs = pairs(&self.target_options)?;
         let (Some(source), Some(target)) = (&self.source, &self.target) else {
             return Err(Failure::with_status(
                 1,
@@ -229,23 +224,4 @@ impl Convert {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// What `-l` means. [qemu] An id or a name, unless it begins like a list of both.
-fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
-    if !text.starts_with("snapshot.") {
-        return Ok(SnapshotName::IdOrName(text.to_owned()));
-    }
-    let (mut id, mut name) = (None, None);
-    for pair in split_options(text) {
-        match pair.split_once('=') {
-            Some(("snapshot.id", value)) => id = Some(value.to_owned()),
-            Some(("snapshot.name", value)) => name = Some(value.to_owned()),
-            _ => {
-                let text = format!("-l takes snapshot.id=ID and snapshot.name=NAME, not '{pair}'");
-                return Err(Failure::with_status(1, text));
-            }
-        }
-    }
-    Ok(SnapshotName::Exactly { id, name })
 }

@@ -6,6 +6,7 @@ pub(crate) mod convert;
 pub(crate) mod info;
 pub(crate) mod lint;
 pub(crate) mod map;
+pub(crate) mod measure;
 
 /// The name of a cloud, for clap.
 pub(crate) fn cloud(name: &str) -> Result<&'static goldsmith::Cloud, String> {

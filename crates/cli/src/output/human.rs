@@ -4,7 +4,8 @@ use std::io::{Result, Write};
 use std::path::Path;
 
 use goldsmith::{
-    Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, OptionKind, OptionSpec, Snapshot,
+    Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, OptionKind, OptionSpec,
+    Snapshot,
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -158,6 +159,19 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<()
         )?;
     }
     out.flush()?;
+    Ok(())
+}
+
+/// How long a target would become, as `qemu-img measure` says it, and what it cannot say.
+pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<()> {
+    writeln!(out, "required size: {}", measured.required)?;
+    writeln!(out, "fully allocated size: {}", measured.fully_allocated)?;
+    if let Some(bitmaps) = measured.bitmaps {
+        writeln!(out, "bitmaps size: {bitmaps}")?;
+    }
+    if let Some(exact) = measured.exact {
+        writeln!(out, "exact size: {exact}")?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use goldsmith::{Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Snapshot};
+use goldsmith::{Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -147,6 +147,23 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> Result<(), Failure> {
     writeln!(out, "]")?;
     out.flush()?;
     Ok(())
+}
+
+/// How long a target would become, as `qemu-img measure --output=json` gives it, and exactly.
+pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<(), Failure> {
+    let mut facts = Map::new();
+    let mut say = |key: &str, value: u64| {
+        facts.insert(key.to_owned(), json!(value));
+    };
+    if let Some(bitmaps) = measured.bitmaps {
+        say("bitmaps", bitmaps);
+    }
+    say("required", measured.required);
+    say("fully-allocated", measured.fully_allocated);
+    if let Some(exact) = measured.exact {
+        say("exact", exact);
+    }
+    pretty(out, &facts)
 }
 
 /// What a check found, as `qemu-img check --output=json` gives it, and each flaw.

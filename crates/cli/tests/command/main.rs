@@ -8,6 +8,7 @@ mod errors;
 mod info;
 mod lint;
 mod map;
+mod measure;
 
 use std::path::PathBuf;
 use std::process::Command;
