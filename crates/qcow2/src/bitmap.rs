@@ -1,6 +1,12 @@
-//! Bitmaps: which parts of the disk were written since when. Listed, not read.
+//! Bitmaps: which parts of the disk were written since when.
+//!
+//! ```text
+//! directory: [name, flags, ...] ─► table: [0] ─► a cluster of bits, lowest bit of each byte first
+//!                                         [1] all zeros, or all ones, without a cluster
+//! ```
 
-use goldsmith_block::{BitmapInfo, Budget, Detail, Result, Storage};
+use byteorder::{BE, ByteOrder};
+use goldsmith_block::{BitmapInfo, Budget, Detail, GuestRange, HostRange, Result, Storage};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::Qcow2Error;
@@ -15,6 +21,11 @@ pub(crate) struct Bitmap {
     /// Bytes of the disk that one bit stands for.
     granularity: u64,
     pub(crate) flags: u32,
+    kind: u8,
+    /// Length in bytes of what else its entry says.
+    extra_len: u32,
+    /// Size of the disk that it is about, in bytes.
+    disk: u64,
     /// Byte offset and entries of its table, as the image says.
     pub(crate) table: (u64, u32),
 }
@@ -75,6 +86,9 @@ impl Bitmap {
                 name: text(&name),
                 granularity: 1 << found,
                 flags: entry.flags.get(),
+                kind: entry.kind,
+                extra_len: entry.extra_len.get(),
+                disk: geometry.virtual_size,
                 table: (entry.table_offset.get(), entry.table_len.get()),
             });
         }
@@ -87,6 +101,89 @@ impl Bitmap {
             .into());
         }
         Ok(bitmaps)
+    }
+
+    /// The parts of the disk whose bits are ones, ascending; they do not touch.
+    ///
+    /// # Errors
+    /// `Corrupt` if it was not saved properly or an entry of its table breaks a rule; `Unsupported`
+    /// if it is of a kind unknown here; `Limit` if it is over `budget`; `Io` if it cannot be read.
+    pub(crate) fn dirty(
+        &self,
+        storage: &dyn Storage,
+        geometry: &Geometry,
+        budget: &Budget,
+    ) -> Result<Vec<GuestRange>> {
+        self.check()?;
+        let cluster_size = geometry.cluster_size();
+        let (offset, entries) = self.table;
+        let need = table_entries(self.disk, self.granularity, cluster_size);
+        if u64::from(entries) != need {
+            return Err(Qcow2Error::BitmapTable { entries, need }.into());
+        }
+        let table = HostRange::new(0, need * 8);
+        Table {
+            table: "bitmap table",
+            offset,
+            len: table.len,
+            limit: ondisk::BITMAP_TABLE_BYTES,
+            cluster_size,
+            file_len: geometry.file_len,
+        }
+        .check()?;
+
+        let mut marks = Marks::new(self, budget);
+        // A piece of the table, and a cluster of bits as soon as one is needed.
+        let mut piece = vec![0; table.len.min(TABLE_PIECE) as usize];
+        let mut bits = Vec::new();
+        let bits_per_cluster = cluster_size * 8;
+        let mut index = 0;
+        while index < need {
+            let len = (table.len - index * 8).min(TABLE_PIECE) as usize;
+            storage.read_at(offset + index * 8, &mut piece[..len])?;
+            for entry in piece[..len].chunks_exact(8).map(BE::read_u64) {
+                let first = index * bits_per_cluster;
+                match place(entry, index, geometry)? {
+                    Place::Zeros => {}
+                    Place::Ones => marks.add(first, bits_per_cluster)?,
+                    Place::At(at) => {
+                        // At most a cluster, and only as much as the disk has bits.
+                        let len = (marks.bits - first).div_ceil(8).min(cluster_size);
+                        let host = HostRange::new(at, len);
+                        if host.end() > geometry.file_len {
+                            let file_len = geometry.file_len;
+                            return Err(Qcow2Error::DataTruncated { host, file_len }.into());
+                        }
+                        // Any number of entries may name one cluster: the time for it is limited.
+                        budget.reserve(len, "bitmap")?;
+                        bits.resize(len as usize, 0);
+                        storage.read_at(at, &mut bits)?;
+                        marks.add_bits(first, &bits)?;
+                    }
+                }
+                index += 1;
+            }
+        }
+        Ok(marks.ranges)
+    }
+
+    /// Whether its bits can be trusted and understood.
+    fn check(&self) -> Result<(), Qcow2Error> {
+        let name = || self.name.clone();
+        if self.flags & ondisk::BITMAP_IN_USE != 0 {
+            return Err(Qcow2Error::BitmapInUse { name: name() });
+        }
+        let unknown = self.flags & !ondisk::BITMAP_FLAGS;
+        let strange = self.extra_len > 0 && self.flags & ondisk::BITMAP_EXTRA_COMPATIBLE == 0;
+        if self.kind != ondisk::BITMAP_DIRTY_TRACKING || unknown != 0 || strange {
+            return Err(Qcow2Error::BitmapUnknown {
+                name: name(),
+                kind: self.kind,
+                flags: self.flags,
+                extra_len: self.extra_len,
+            });
+        }
+        Ok(())
     }
 
     /// What everybody may know of it.
@@ -112,5 +209,111 @@ impl Bitmap {
             ("name", Detail::Text(self.name.clone())),
             ("granularity", Detail::Number(self.granularity)),
         ])
+    }
+}
+
+/// Bytes of a bitmap's table that are read together. [ours]
+const TABLE_PIECE: u64 = 64 << 10;
+
+/// Entries of the table of a bitmap for a disk of `disk` bytes.
+pub(crate) fn table_entries(disk: u64, granularity: u64, cluster_size: u64) -> u64 {
+    disk.div_ceil(granularity)
+        .div_ceil(8)
+        .div_ceil(cluster_size)
+}
+
+/// Where a cluster of bits stands.
+pub(crate) enum Place {
+    /// Nowhere: all are zeros.
+    Zeros,
+    /// Nowhere: all are ones.
+    Ones,
+    /// At this byte offset.
+    At(u64),
+}
+
+/// What the table's entry `index` says.
+pub(crate) fn place(entry: u64, index: u64, geometry: &Geometry) -> Result<Place, Qcow2Error> {
+    let (offset, cluster_size) = (entry & ondisk::OFFSET, geometry.cluster_size());
+    let ones = entry & ondisk::BITMAP_ONES != 0;
+    let broken = entry & ondisk::BITMAP_RESERVED != 0
+        || !offset.is_multiple_of(cluster_size)
+        || (offset != 0 && ones);
+    match (offset, ones) {
+        _ if broken => Err(Qcow2Error::BitmapEntry {
+            index,
+            entry,
+            cluster_size,
+        }),
+        (0, true) => Ok(Place::Ones),
+        (0, false) => Ok(Place::Zeros),
+        (offset, _) => Ok(Place::At(offset)),
+    }
+}
+
+/// Bits that become ranges.
+struct Marks<'a> {
+    ranges: Vec<GuestRange>,
+    granularity: u64,
+    disk: u64,
+    /// How many bits the disk has.
+    bits: u64,
+    budget: &'a Budget,
+}
+
+impl<'a> Marks<'a> {
+    fn new(bitmap: &Bitmap, budget: &'a Budget) -> Self {
+        Self {
+            ranges: Vec::new(),
+            granularity: bitmap.granularity,
+            disk: bitmap.disk,
+            bits: bitmap.disk.div_ceil(bitmap.granularity),
+            budget,
+        }
+    }
+
+    /// The `count` bits from `first`, which is none before the last one, are ones; those behind the
+    /// disk count for nothing.
+    fn add(&mut self, first: u64, count: u64) -> Result<()> {
+        let end = self.bits.min(first.saturating_add(count));
+        if first >= end {
+            return Ok(());
+        }
+        let start = first * self.granularity;
+        // The last bit may stand for less than the others.
+        let end = match end == self.bits {
+            true => self.disk,
+            false => end * self.granularity,
+        };
+        match self.ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => {
+                let cost = size_of::<GuestRange>() as u64;
+                self.budget.reserve(cost, "list of dirty ranges")?;
+                self.ranges.push(GuestRange::new(start, end));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the ones among `bytes`, whose lowest bit is `first`.
+    fn add_bits(&mut self, first: u64, bytes: &[u8]) -> Result<()> {
+        for (nth, word) in bytes.chunks(8).enumerate() {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            let mut word = u64::from_le_bytes(padded);
+            let mut at = first + 64 * nth as u64;
+            while word != 0 {
+                let zeros = word.trailing_zeros();
+                word >>= zeros;
+                let ones = word.trailing_ones();
+                at += u64::from(zeros);
+                self.add(at, ones.into())?;
+                // A whole word of ones cannot be shifted out at once.
+                word = word.checked_shr(ones).unwrap_or(0);
+                at += u64::from(ones);
+            }
+        }
+        Ok(())
     }
 }

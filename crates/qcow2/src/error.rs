@@ -180,6 +180,56 @@ pub enum Qcow2Error {
         /// Base-2 logarithm of the granularity.
         found: u8,
     },
+    /// A bitmap that its last writer did not store.
+    #[error("bitmap '{name}' was in use when the image was last closed: it was not saved properly")]
+    BitmapInUse {
+        /// Its name.
+        name: String,
+    },
+    /// A bitmap with something that must not be ignored.
+    #[error(
+        "bitmap '{name}' is of kind {kind}, with flags {flags:#x} and {extra_len} bytes of extra \
+         data; known are kind 1, flags 0x7 and extra data with flag 0x4"
+    )]
+    BitmapUnknown {
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: u8,
+        /// Its flags.
+        flags: u32,
+        /// Length of its extra data in bytes.
+        extra_len: u32,
+    },
+    /// A bitmap table for another disk.
+    #[error("the bitmap table has {entries} entries; the disk size needs {need}")]
+    BitmapTable {
+        /// How many it has.
+        entries: u32,
+        /// How many there must be.
+        need: u64,
+    },
+    /// An entry of a bitmap table that breaks a rule.
+    #[error(
+        "entry {index} of the bitmap table, {entry:#018x}, has reserved bits set or a place that is \
+         no multiple of {cluster_size}"
+    )]
+    BitmapEntry {
+        /// Its place in the table.
+        index: u64,
+        /// The entry.
+        entry: u64,
+        /// Bytes per cluster.
+        cluster_size: u64,
+    },
+    /// A number of no bitmap.
+    #[error("there is no bitmap {index}; the image has {count}")]
+    NoBitmap {
+        /// The number asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// The autoclear bit for raw external data without external data.
     #[error("autoclear feature bit 1 says that external data is raw, but there is none")]
     RawExternalData,
@@ -237,16 +287,6 @@ pub enum Qcow2Error {
         len: u64,
         /// Length of the file.
         file_len: u64,
-    },
-    /// A bitmap of another length than the disk needs.
-    #[error("the table of bitmap '{name}' has {found} entries; the disk needs {need}")]
-    BitmapTable {
-        /// The bitmap.
-        name: String,
-        /// Entries of its table.
-        found: u32,
-        /// What they should be.
-        need: u64,
     },
     /// A refcount table entry that names no place for a block.
     #[error(
@@ -507,7 +547,8 @@ impl From<Qcow2Error> for Error {
                 CryptError::Random => ErrorKind::Io,
                 _ => ErrorKind::Corrupt,
             },
-            NoSnapshot { .. } | RefcountWidth { .. } => ErrorKind::Usage,
+            BitmapUnknown { .. } => ErrorKind::Unsupported,
+            NoSnapshot { .. } | NoBitmap { .. } | RefcountWidth { .. } => ErrorKind::Usage,
             ClusterSizeOption { .. }
             | NeedsVersion3 { .. }
             | Conflict { .. }

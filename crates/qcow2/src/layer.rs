@@ -37,6 +37,7 @@ pub(crate) struct Qcow2Layer {
     geometry: Geometry,
     tables: Arc<Tables>,
     snapshots: Arc<Snapshots>,
+    bitmaps: Arc<Vec<Bitmap>>,
     info: LayerInfo,
     crypt: Arc<Crypt>,
     scratch: Arc<Pool<Scratch>>,
@@ -154,6 +155,7 @@ impl Qcow2Layer {
             storage,
             tables: Arc::new(tables),
             snapshots: Arc::new(snapshots),
+            bitmaps: Arc::new(bitmaps),
             geometry,
             crypt: Arc::new(crypt),
             scratch: Arc::new(Pool::new(Scratch::default)),
@@ -409,6 +411,13 @@ impl Layer for Qcow2Layer {
             geometry,
             ..self.clone()
         }))
+    }
+
+    fn dirty_ranges(&self, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
+        let count = self.bitmaps.len();
+        let bitmap = self.bitmaps.get(index);
+        let bitmap = bitmap.ok_or(Qcow2Error::NoBitmap { index, count })?;
+        bitmap.dirty(&*self.storage, &self.geometry, budget)
     }
 
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {

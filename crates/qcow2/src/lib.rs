@@ -54,7 +54,7 @@
 //!
 //! Encrypted data is read with the passphrase that [`Format::open_with`] is given, or not at all.
 //!
-//! Not supported, and refused: ciphers other than AES. Bitmaps are listed, not read.
+//! Not supported, and refused: ciphers other than AES.
 #![forbid(unsafe_code)]
 
 mod bitmap;

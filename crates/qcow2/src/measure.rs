@@ -4,6 +4,7 @@
 
 use goldsmith_block::{BitmapInfo, Content, CreateSpec, GuestRange, Measured, Result};
 
+use crate::bitmap::table_entries;
 use crate::ondisk::RawBitmap;
 use crate::plan::Shape;
 use crate::sink::new_luks;
@@ -77,8 +78,7 @@ fn tables(shape: &Shape, disk: u64) -> u64 {
 fn bitmaps(bitmaps: &[BitmapInfo], virtual_size: u64, cluster_size: u64) -> u64 {
     let (mut stored, mut directory) = (0, 0);
     for bitmap in bitmaps.iter().filter(|bitmap| !bitmap.inconsistent) {
-        let bits = virtual_size.div_ceil(bitmap.granularity);
-        let clusters = bits.div_ceil(8).div_ceil(cluster_size);
+        let clusters = table_entries(virtual_size, bitmap.granularity, cluster_size);
         stored += clusters * cluster_size + (clusters * 8).next_multiple_of(cluster_size);
         let entry = size_of::<RawBitmap>() + bitmap.name.len();
         directory += entry.next_multiple_of(8) as u64;

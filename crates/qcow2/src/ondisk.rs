@@ -86,6 +86,10 @@ pub(crate) const SNAPSHOT_TABLE_BYTES: u64 = 64 << 20;
 pub(crate) const BITMAPS: u32 = 65535;
 /// Longest bitmap directory in bytes. [qemu]
 pub(crate) const BITMAP_DIRECTORY_BYTES: u64 = 1024 * BITMAPS as u64;
+/// The kind of bitmap that tracks writes, the only one. [spec]
+pub(crate) const BITMAP_DIRTY_TRACKING: u8 = 1;
+/// Longest bitmap table in bytes. [qemu]
+pub(crate) const BITMAP_TABLE_BYTES: u64 = 8 << 27;
 /// Bitmap granularities, as base-2 logarithms. [qemu]
 pub(crate) const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 /// Longest name of a backing file, and here also of a format, in bytes. [spec]
@@ -221,7 +225,9 @@ pub(crate) const BITMAP_IN_USE: u32 = 1 << 0;
 /// Bitmap flag: it records every write. [spec]
 pub(crate) const BITMAP_AUTO: u32 = 1 << 1;
 
-/// The bitmap flags that mean something; the third is for extra data. [spec]
+/// Bitmap flag: whoever does not know its extra data may use it all the same. [spec]
+pub(crate) const BITMAP_EXTRA_COMPATIBLE: u32 = 1 << 2;
+/// The bitmap flags that mean something. [spec]
 pub(crate) const BITMAP_FLAGS: u32 = 7;
 
 /// The start of a snapshot table entry; extra data, id and name follow, and padding to a multiple

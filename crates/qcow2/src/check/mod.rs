@@ -9,7 +9,7 @@ mod tables;
 use byteorder::{BE, ByteOrder};
 use goldsmith_block::{Budget, Checked, Result, SECTOR, Storage};
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, Place, place};
 use crate::error::Qcow2Error;
 use crate::geometry::{DataPlace, Encryption, Geometry};
 use crate::layer::Head;
@@ -118,18 +118,16 @@ impl Check<'_> {
             self.add((offset, len), format_args!("the table of bitmap '{name}'"));
             self.each_entry((offset, len), 1, |check, index, entry| {
                 let (entry, cluster_size) = (entry[0], check.geometry.cluster_size());
-                let place = entry & ondisk::OFFSET;
-                let broken = entry & ondisk::BITMAP_RESERVED != 0
-                    || !place.is_multiple_of(cluster_size)
-                    || (place != 0 && entry & ondisk::BITMAP_ONES != 0);
-                if broken {
-                    check.checked.corruption(format_args!(
+                match place(entry, index, check.geometry) {
+                    Err(_) => check.checked.corruption(format_args!(
                         "entry {index} of bitmap '{name}', {entry:#018x}, has reserved bits set or \
                          a place that is no multiple of {cluster_size}"
-                    ));
-                } else if place != 0 {
-                    let what = format_args!("entry {index} of bitmap '{name}'");
-                    check.add((place, cluster_size), what);
+                    )),
+                    Ok(Place::At(place)) => {
+                        let what = format_args!("entry {index} of bitmap '{name}'");
+                        check.add((place, cluster_size), what);
+                    }
+                    Ok(Place::Zeros | Place::Ones) => {}
                 }
                 Ok(())
             })?;

@@ -9,8 +9,6 @@ use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
 use crate::ondisk::{self, BITMAP_AUTO, BITMAP_IN_USE, BITMAP_ONES, RawBitmap, RawBitmaps};
 
-/// The type of bitmaps that record what was written. [spec]
-const DIRTY_TRACKING: u8 = 1;
 /// The default granularity is the cluster size, within these bounds, as base-2 logarithms. [qemu]
 const DEFAULT_BITS: (u32, u32) = (12, 16);
 
@@ -239,7 +237,7 @@ impl Draft {
                 table_offset: 0.into(),
                 table_len: 0.into(),
                 flags: if enabled { BITMAP_AUTO } else { 0 }.into(),
-                kind: DIRTY_TRACKING,
+                kind: ondisk::BITMAP_DIRTY_TRACKING,
                 granularity_bits: bits,
                 // At most 1023.
                 name_len: (len as u16).into(),
@@ -289,14 +287,13 @@ impl Draft {
 
     /// The table of a bitmap, which is as long as the disk needs.
     fn bitmap_table(&self, entry: &Entry) -> Result<Vec<u64>> {
-        let found = entry.raw.table_len.get();
+        let entries = entry.raw.table_len.get();
         let need = self
             .geometry
             .virtual_size
             .div_ceil(entry.mapped(&self.geometry));
-        if u64::from(found) != need {
-            let name = String::from_utf8_lossy(&entry.name).into_owned();
-            return Err(Qcow2Error::BitmapTable { name, found, need }.into());
+        if u64::from(entries) != need {
+            return Err(Qcow2Error::BitmapTable { entries, need }.into());
         }
         self.read_l1(entry.raw.table_offset.get(), need)
     }

@@ -5,6 +5,7 @@
 mod bench;
 mod forge;
 
+mod bitmaps;
 mod check;
 mod damage;
 mod editing;
