@@ -6,6 +6,7 @@
 //!  Target::create ─────► StorageMut   a file without a name yet ──► publish: it has its name
 //!  MemoryStorage ──────► StorageMut   a buffer
 //!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
+//!  Rehearsal ──────────► StorageMut   any of them as it would be, which is only read
 //!  Window ─────────────► Storage      a part of any of them
 //!  VoidStorage ────────► StorageMut   nothing but a length
 //! ```
@@ -38,6 +39,7 @@ mod error;
 mod file;
 mod memory;
 mod mmap;
+mod rehearsal;
 mod sys;
 mod target;
 mod void;
@@ -46,6 +48,7 @@ mod window;
 pub use file::FileStorage;
 pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;
+pub use rehearsal::Rehearsal;
 pub use target::Target;
 pub use void::VoidStorage;
 pub use window::Window;

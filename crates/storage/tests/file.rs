@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{ErrorKind, HostRange, Storage, StorageMut, Zeroing};
-use goldsmith_storage::{FileStorage, MemoryStorage, Target};
+use goldsmith_storage::{FileStorage, MemoryStorage, Rehearsal, Target};
 use goldsmith_testkit::storage_conformance;
 use tempfile::TempDir;
 
@@ -38,6 +38,10 @@ fn blank(place: &Path) -> Arc<dyn StorageMut> {
 storage_conformance!(|| blank(&places()[0]), file);
 storage_conformance!(|| blank(&places()[places().len() - 1]), file_in_memory);
 storage_conformance!(|| Arc::new(MemoryStorage::new("disk")), memory);
+storage_conformance!(
+    || Arc::new(Rehearsal::new(Arc::new(MemoryStorage::new("disk")))),
+    rehearsal
+);
 
 /// Data at 0..64k and at 1M..1M+64k of a file of `len` bytes; the rest was never written.
 fn sparse(path: &Path, len: u64) {
