@@ -9,10 +9,30 @@ pub enum RawError {
     /// Compression was asked for.
     #[error("raw images cannot be compressed")]
     Compressed,
+    /// A raw image has no tables in which units could have a place.
+    #[error("Unsupported preallocation mode: metadata (raw images have off, falloc and full)")]
+    Metadata,
+    /// A device is as large as it is.
+    #[error("Cannot resize device files: the device holds {device} bytes, not {len}")]
+    Device {
+        /// What the device holds, in bytes.
+        device: u64,
+        /// What was asked for, in bytes.
+        len: u64,
+    },
+    /// A raw image has nowhere to keep it.
+    #[error("raw images have no {what}")]
+    Nowhere {
+        /// What was to be changed.
+        what: &'static str,
+    },
 }
 
 impl From<RawError> for Error {
     fn from(error: RawError) -> Self {
-        Self::usage(error)
+        match error {
+            RawError::Nowhere { .. } => Self::unsupported(error),
+            _ => Self::usage(error),
+        }
     }
 }

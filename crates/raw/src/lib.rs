@@ -22,6 +22,7 @@
 //! Not here: images split over several files.
 #![forbid(unsafe_code)]
 
+mod editor;
 mod error;
 mod layer;
 mod sink;
@@ -29,8 +30,8 @@ mod sink;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Content, CreateSpec, Format, Layer, Match, Measured, OptionKind, OptionSpec, Probe,
-    Result, SECTOR, Sink, Storage, StorageMut, align_up,
+    Budget, Content, CreateSpec, Editor, Format, Layer, Match, Measured, OptionKind, OptionSpec,
+    Options, Probe, Result, SECTOR, Sink, Storage, StorageMut, align_up,
 };
 
 pub use error::RawError;
@@ -87,5 +88,14 @@ impl Format for Raw {
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
         Ok(Box::new(sink::RawSink::create(storage, spec)?))
+    }
+
+    fn edit(
+        &self,
+        storage: Arc<dyn StorageMut>,
+        _budget: &Budget,
+        _options: &Options,
+    ) -> Result<Box<dyn Editor>> {
+        Ok(Box::new(editor::RawEditor::new(storage)))
     }
 }

@@ -15,6 +15,7 @@ const GRAIN: u64 = 4096;
 /// Longest single write of zeros, in bytes. [ours]
 const ZEROS: u64 = 1 << 20;
 
+/// A new image, or one that is written over.
 pub(crate) struct RawSink {
     storage: Arc<dyn StorageMut>,
     profile: SinkProfile,
@@ -38,7 +39,7 @@ impl RawSink {
         let preallocation = spec.options.choice("preallocation");
         match preallocation {
             "falloc" => storage.zero(HostRange::new(0, virtual_size), Zeroing::Keep)?,
-            "full" => write_zeros(&*storage, virtual_size)?,
+            "full" => write_zeros(&*storage, 0, virtual_size)?,
             _ => {}
         }
         let preallocated = preallocation != "off";
@@ -65,14 +66,30 @@ impl RawSink {
             zeroing,
         })
     }
+
+    /// Writes over the first `len` bytes of `storage`.
+    pub(crate) fn over(storage: Arc<dyn StorageMut>, len: u64) -> Self {
+        let profile = SinkProfile {
+            virtual_size: len,
+            grain: GRAIN,
+            placement: Placement::Identity,
+            zeroes: ZeroPolicy::Covering,
+            packing: None,
+        };
+        Self {
+            storage,
+            profile,
+            zeroing: Zeroing::Punch,
+        }
+    }
 }
 
-fn write_zeros(storage: &dyn StorageMut, len: u64) -> Result<()> {
+/// Writes zeros from `at` to `end`.
+pub(crate) fn write_zeros(storage: &dyn StorageMut, mut at: u64, end: u64) -> Result<()> {
     // At most ZEROS, so this length and those below fit.
-    let zeros = vec![0; ZEROS.min(len) as usize];
-    let mut at = 0;
-    while at < len {
-        let piece = ZEROS.min(len - at);
+    let zeros = vec![0; ZEROS.min(end - at) as usize];
+    while at < end {
+        let piece = ZEROS.min(end - at);
         storage.write_at(at, &zeros[..piece as usize])?;
         at += piece;
     }
@@ -87,6 +104,10 @@ impl Sink for RawSink {
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
         slots.extend(demands.iter().map(Demand::in_place));
         Ok(())
+    }
+
+    fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
+        self.write_zeroes(range)
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
@@ -106,7 +127,7 @@ impl Sink for RawSink {
     fn commit(self: Box<Self>) -> Result<Committed> {
         self.storage.flush()?;
         Ok(Committed {
-            file_len: self.profile.virtual_size,
+            file_len: self.storage.len(),
         })
     }
 }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, ErrorKind, ExtentKind, Format, HostRange, Layer, Limits, Result, Storage, StorageId,
-    StorageMut, ZeroPolicy, Zeroing,
+    Budget, Demand, Edit, Editor, ErrorKind, ExtentKind, Format, GuestRange, HostRange, Layer,
+    Limits, Options, Preallocation, Repair, Result, Storage, StorageId, StorageMut, ZeroPolicy,
+    Zeroing,
 };
 use goldsmith_raw::{RAW, RawError};
 use goldsmith_storage::{FileStorage, MemoryStorage, Target};
 use goldsmith_testkit::conformance;
+use goldsmith_testkit::device::DeviceStorage;
 use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::model::ModelStorage;
 use goldsmith_testkit::pattern::disk;
@@ -356,4 +358,115 @@ fn long_run_walked_in_short_steps_is_asked_for_once() {
         .filter(|call| matches!(call, Call::Span(_)))
         .count();
     assert_eq!(spans, 3);
+}
+
+fn edit(path: &Path) -> Box<dyn Editor> {
+    let storage = Arc::new(FileStorage::edit(path).unwrap());
+    let options = Options::defaults(RAW.open_options());
+    let budget = Budget::new(&Limits::default());
+    RAW.edit(storage, &budget, &options).unwrap()
+}
+
+fn resize(editor: &mut dyn Editor, virtual_size: u64, preallocation: Preallocation) -> Result<()> {
+    editor.edit(&Edit::Resize {
+        virtual_size,
+        preallocation,
+    })
+}
+
+#[test]
+fn resize_keeps_what_fits_and_adds_zeros_with_the_space_asked_for() {
+    let directory = Directory::new();
+    let before = disk("64k:A 100:b");
+    for (preallocation, full) in [
+        (Preallocation::Off, false),
+        (Preallocation::Falloc, true),
+        (Preallocation::Full, true),
+    ] {
+        let path = directory.write("disk.raw", &before, "off");
+        let mut editor = edit(&path);
+        resize(&mut *editor, 1 << 20, preallocation).unwrap();
+        assert_eq!(editor.layer().info().virtual_size, 1 << 20);
+        let mut expected = before.bytes().to_vec();
+        expected.resize(1 << 20, 0);
+        assert!(fs::read(&path).unwrap() == expected);
+        let allocated = fs::metadata(&path).unwrap().blocks() * 512;
+        assert_eq!(allocated >= 1 << 20, full, "{preallocation:?}: {allocated}");
+
+        resize(&mut *editor, 777, Preallocation::Off).unwrap();
+        assert!(fs::read(&path).unwrap() == expected[..777]);
+        let last = editor.steps().into_iter().rev().take(2).rev();
+        let last: Vec<_> = last.map(|step| step.to_string()).collect();
+        assert_eq!(
+            last,
+            [
+                "make the file 777 bytes long",
+                "wait until all of it is stored"
+            ]
+        );
+    }
+}
+
+#[test]
+fn what_a_raw_image_has_no_place_for_is_refused_by_name() {
+    let directory = Directory::new();
+    let path = directory.write("disk.raw", &disk("64k:A"), "off");
+    let mut editor = edit(&path);
+    for (change, what) in [
+        (Edit::SetBacking(None), "raw images have no backing file"),
+        (Edit::ApplySnapshot(0), "raw images have no snapshots"),
+        (
+            Edit::Repair(Repair::All),
+            "raw images have no tables to repair",
+        ),
+    ] {
+        let error = editor.edit(&change).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.report().ends_with(what), "{}", error.report());
+    }
+    let error = resize(&mut *editor, 1 << 20, Preallocation::Metadata).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 64 << 10);
+    assert!(editor.steps().is_empty());
+}
+
+#[test]
+fn device_is_never_resized() {
+    let device = Arc::new(DeviceStorage::holding(vec![1; 1 << 20]));
+    let options = Options::defaults(RAW.open_options());
+    let budget = Budget::new(&Limits::default());
+    let mut editor = RAW.edit(device, &budget, &options).unwrap();
+    resize(&mut *editor, 1 << 20, Preallocation::Off).unwrap();
+    let error = resize(&mut *editor, 1 << 19, Preallocation::Off).unwrap_err();
+    assert_eq!(
+        error.report(),
+        "device: Cannot resize device files: the device holds 1048576 bytes, not 524288"
+    );
+}
+
+/// Only what is demanded or zeroed changes, and nothing behind the length that was asked for.
+#[test]
+fn sink_writes_over_what_it_is_told_and_nothing_else() {
+    let directory = Directory::new();
+    let path = directory.write("disk.raw", &disk("32k:A 1:b"), "off");
+    let sink = edit(&path).into_sink(16 << 10).unwrap();
+    let profile = sink.profile().clone();
+    assert_eq!(profile.virtual_size, 16 << 10);
+    assert_eq!(profile.zeroes, ZeroPolicy::Covering);
+    let range = GuestRange::new(4096, 8192);
+    let mut slots = Vec::new();
+    let demand = Demand {
+        range,
+        packed: None,
+    };
+    sink.reserve(&[demand], &mut slots).unwrap();
+    for slot in slots {
+        sink.write(slot, &[7; 4096]).unwrap();
+    }
+    sink.reserve_zeroes(GuestRange::new(8192, 12288)).unwrap();
+    assert_eq!(sink.commit().unwrap().file_len, (32 << 10) + 1);
+    let mut expected = disk("32k:A 1:b").bytes().to_vec();
+    expected[4096..8192].fill(7);
+    expected[8192..12288].fill(0);
+    assert!(fs::read(&path).unwrap() == expected);
 }
