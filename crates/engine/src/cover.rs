@@ -21,53 +21,56 @@ impl<'a> Cover<'a> {
         }
     }
 
-    /// Keeps of `demands`, which are for what is not zeros in `range`, the units that differ from
-    /// what stands behind; and finds the zeros that do.
+    /// Keeps of `demands`, which are for what is not zeros in `range`, the units in one of its
+    /// `parts` that differ from what stands behind; and finds the zeros there that do.
     ///
-    /// `range` starts at the start of a unit. `bytes` are those of `range`, as far as they are
-    /// demanded.
+    /// All start at the start of a unit. `bytes` are those of `range`, as far as they are demanded.
     pub(crate) fn compare(
         &mut self,
         range: GuestRange,
+        parts: &[GuestRange],
         unit: u64,
         demands: &mut Vec<Demand>,
         bytes: &[u8],
     ) -> Result<()> {
         self.zeroes.clear();
-        // A claim fits in memory.
-        let behind = &mut self.buf[..range.len() as usize];
-        let there = self.behind.virtual_size().clamp(range.start, range.end) - range.start;
-        let (known, beyond) = behind.split_at_mut(there as usize);
-        self.behind.read_at(range.start, known)?;
-        beyond.fill(0);
-
         let demanded = std::mem::take(demands);
         let mut demanded = demanded.iter().peekable();
-        let mut start = range.start;
-        while start < range.end {
-            let part = GuestRange::new(start, (start + unit).min(range.end));
-            let at = (start - range.start) as usize..(part.end - range.start) as usize;
-            start = part.end;
-            while demanded
-                .next_if(|demand| demand.range.end <= part.start)
-                .is_some()
-            {}
-            let is_demanded = demanded
-                .peek()
-                .is_some_and(|demand| demand.range.start <= part.start);
-            if is_demanded && bytes[at.clone()] != behind[at.clone()] {
-                match demands.last_mut() {
-                    Some(last) if last.range.end == part.start => last.range.end = part.end,
-                    _ => demands.push(Demand {
-                        range: part,
-                        packed: None,
-                    }),
+        for part in parts {
+            // A claim fits in memory.
+            let known = &mut self.buf[..part.len() as usize];
+            let there = self.behind.virtual_size().clamp(part.start, part.end) - part.start;
+            let (inside, beyond) = known.split_at_mut(there as usize);
+            self.behind.read_at(part.start, inside)?;
+            beyond.fill(0);
+
+            let mut start = part.start;
+            while start < part.end {
+                let here = GuestRange::new(start, (start + unit).min(part.end));
+                start = here.end;
+                while demanded
+                    .next_if(|demand| demand.range.end <= here.start)
+                    .is_some()
+                {}
+                let is_demanded = demanded
+                    .peek()
+                    .is_some_and(|demand| demand.range.start <= here.start);
+                let at = |base: u64| (here.start - base) as usize..(here.end - base) as usize;
+                let behind = &self.buf[at(part.start)];
+                if is_demanded && bytes[at(range.start)] != *behind {
+                    match demands.last_mut() {
+                        Some(last) if last.range.end == here.start => last.range.end = here.end,
+                        _ => demands.push(Demand {
+                            range: here,
+                            packed: None,
+                        }),
+                    }
                 }
-            }
-            if !is_demanded && !is_zero(&behind[at]) {
-                match self.zeroes.last_mut() {
-                    Some(last) if last.end == part.start => last.end = part.end,
-                    _ => self.zeroes.push(part),
+                if !is_demanded && !is_zero(behind) {
+                    match self.zeroes.last_mut() {
+                        Some(last) if last.end == here.start => last.end = here.end,
+                        _ => self.zeroes.push(here),
+                    }
                 }
             }
         }
@@ -102,7 +105,7 @@ mod tests {
             .collect();
         let mut cover = Cover::new(&behind, new.len() as usize);
         cover
-            .compare(range, 512, &mut demands, new.bytes())
+            .compare(range, &[range], 512, &mut demands, new.bytes())
             .unwrap();
         let pair = |range: &GuestRange| (range.start, range.end);
         let data = demands.iter().map(|demand| pair(&demand.range));

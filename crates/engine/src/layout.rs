@@ -33,15 +33,19 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Finds the data of `source` in `range`, which starts at the start of a unit. Gaps of less
-    /// than `sparse` bytes are data too, and if that is 0 everything is.
+    /// Finds the data of `source` in those `parts` of `range` that matter; both start at starts of
+    /// units. Gaps of less than `sparse` bytes are data too, and if that is 0 everything is.
     pub(crate) fn find(
         &mut self,
         source: &Source<'_>,
         range: GuestRange,
+        parts: &[GuestRange],
         sparse: u64,
     ) -> Result<()> {
-        self.find_pieces(source.chain, range)?;
+        self.pieces.clear();
+        for part in parts {
+            self.find_pieces(source.chain, *part)?;
+        }
         self.runs.clear();
         if sparse == 0 {
             self.runs.push(Run {
@@ -55,9 +59,9 @@ impl Layout {
         Ok(())
     }
 
-    /// Neighbours in one layer become one piece, so that the layer can read them together.
+    /// Adds the data in `range`. Neighbours in one layer become one piece, so that the layer can read
+    /// them together.
     fn find_pieces(&mut self, source: &Chain, range: GuestRange) -> Result<()> {
-        self.pieces.clear();
         let end = range.end.min(source.virtual_size());
         let mut at = range.start;
         while at < end {

@@ -1,6 +1,11 @@
 //! The source of a conversion, as the claims see it: holes, data, and what can be shared.
 
-use goldsmith_block::{Chain, ExtentKind, Placement, Result, Sink, Transfer, align_down, align_up};
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Chain, ChainExtent, ExtentKind, GuestRange, Layer, Placement, Result, Sink, Transfer,
+    align_down, align_up,
+};
 
 use crate::claim::{Origin, Sharing, Status, Walk};
 
@@ -25,8 +30,8 @@ pub(crate) struct Source<'a> {
     ways: Vec<Option<Transfer>>,
     /// The disk behind the target.
     pub(crate) behind: Option<&'a Chain>,
-    /// The depth from which on the layers of both are the same.
-    common: usize,
+    /// The layers that both disks are made of, as far as that spares looking at them.
+    common: Common,
     /// Whether all bytes and holes come to stand in the target as they do in the source.
     same: bool,
 }
@@ -40,7 +45,7 @@ impl<'a> Source<'a> {
             dense,
             ways: vec![None; chain.layers().len()],
             behind: None,
-            common: usize::MAX,
+            common: Common::default(),
             same: false,
         }
     }
@@ -49,16 +54,35 @@ impl<'a> Source<'a> {
     /// made of the same files.
     pub(crate) fn stand_before(&mut self, behind: &'a Chain, skips: bool) {
         self.behind = Some(behind);
-        let (ours, theirs) = (self.chain.layers(), behind.layers());
-        // Not the topmost layer: of one file there are many, as it was at each snapshot.
-        let Some(depth @ 1..) = ours.len().checked_sub(theirs.len()) else {
-            return;
-        };
-        let mut pairs = ours[depth..].iter().zip(theirs);
-        let same = pairs.all(|(a, b)| a.storage().id() == b.storage().id());
-        if skips && same && ours[depth].info().virtual_size == behind.virtual_size() {
-            self.common = depth;
+        if skips {
+            self.common = Common::of(self.chain.layers(), behind.layers());
         }
+    }
+
+    /// The parts of `range`, in whole units, in which the target may have to say something:
+    /// ascending and apart.
+    pub(crate) fn find_parts(&self, range: GuestRange, parts: &mut Vec<GuestRange>) -> Result<()> {
+        parts.clear();
+        if self.behind.is_none() {
+            parts.push(range);
+            return Ok(());
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let status = Walk::status(&self, at, range.end)?;
+            // The range starts at a multiple of the unit.
+            let start = align_down(at, self.unit);
+            let end = align_up(status.end, self.unit).map_or(range.end, |end| end.min(range.end));
+            at = status.end;
+            if status.hole {
+                continue;
+            }
+            match parts.last_mut() {
+                Some(last) if start <= last.end => last.end = end,
+                _ => parts.push(GuestRange::new(start, end)),
+            }
+        }
+        Ok(())
     }
 
     /// Lets bytes go to `sink` inside the kernel, and be shared if `share`.
@@ -94,6 +118,83 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The layers that a source and the disk behind its target have in common. What one layer says of
+/// a byte is the same in both.
+#[derive(Clone, Copy, Debug, Default)]
+struct Common {
+    /// How many layers the source has.
+    ours: usize,
+    /// How many the disk behind the target has.
+    theirs: usize,
+    /// How many are the same on top.
+    top: usize,
+    /// How many are the same at the bottom.
+    bottom: usize,
+}
+
+/// What is known of the disk behind the target by looking at the source alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It is the same.
+    Same,
+    /// It may be the same.
+    Perhaps,
+    /// Nothing.
+    Nothing,
+}
+
+impl Common {
+    fn of(ours: &[Arc<dyn Layer>], theirs: &[Arc<dyn Layer>]) -> Self {
+        let pairs = ours.iter().zip(theirs);
+        let top = pairs.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
+        // Not the topmost layer: of one file there are many, as it was at each snapshot.
+        let (below, theirs_below) = (&ours[top.max(1)..], &theirs[top..]);
+        let pairs = below.iter().rev().zip(theirs_below.iter().rev());
+        let bottom = pairs
+            .take_while(|(a, b)| is_one_image(&***a, &***b))
+            .count();
+        Self {
+            ours: ours.len(),
+            theirs: theirs.len(),
+            top,
+            bottom,
+        }
+    }
+
+    fn knows(&self, found: &ChainExtent) -> Known {
+        let in_bottom = found.depth + self.bottom >= self.ours && self.bottom > 0;
+        // Where no layer has anything the depth is only that of the last one asked.
+        let decided = !matches!(
+            found.extent.kind,
+            ExtentKind::Zero {
+                allocated: false,
+                ..
+            }
+        );
+        match () {
+            () if found.depth < self.top && decided => Known::Same,
+            () if in_bottom && self.theirs <= self.top + self.bottom => Known::Same,
+            () if in_bottom => Known::Perhaps,
+            () => Known::Nothing,
+        }
+    }
+
+    /// Whether the source's layer at depth `ours` is the other disk's at depth `theirs`, one of
+    /// those at the bottom.
+    fn is_same(&self, ours: usize, theirs: usize) -> bool {
+        let from_below = self.ours - ours;
+        from_below <= self.bottom && from_below + theirs == self.theirs
+    }
+}
+
+/// Whether both layers are the same image, opened twice.
+fn is_one_image(a: &dyn Layer, b: &dyn Layer) -> bool {
+    let (ours, theirs) = (a.info(), b.info());
+    a.storage().id() == b.storage().id()
+        && ours.format == theirs.format
+        && ours.virtual_size == theirs.virtual_size
+}
+
 impl Walk for &Source<'_> {
     type Error = goldsmith_block::Error;
 
@@ -110,11 +211,23 @@ impl Walk for &Source<'_> {
                 hole: !found.extent.kind.is_data(),
                 end: found.extent.range.end,
             };
-            if found.depth >= self.common {
-                return Ok(Status {
-                    hole: true,
-                    ..status
-                });
+            let known = self.common.knows(&found);
+            if known == Known::Same {
+                status.hole = true;
+                return Ok(status);
+            }
+            if let Some(behind) = self.behind
+                && known == Known::Perhaps
+                && at < behind.virtual_size()
+            {
+                let end = status.end.min(behind.virtual_size());
+                let there = behind.extent_at(at, end)?;
+                status = Status {
+                    hole: self.common.is_same(found.depth, there.depth)
+                        || status.hole && !there.extent.kind.is_data(),
+                    end: there.extent.range.end,
+                };
+                return Ok(status);
             }
         }
         // A hole that hides something is none.

@@ -34,6 +34,8 @@ pub(crate) struct Worker<'a> {
     /// The packed units of the claim, one after the other.
     packed: Vec<u8>,
     layout: Layout,
+    /// What of the claim matters.
+    parts: Vec<GuestRange>,
     demands: Vec<Demand>,
     slots: Vec<Slot>,
     /// The disk behind the target, if there is one.
@@ -50,6 +52,7 @@ impl<'a> Worker<'a> {
             packer: packing.map(|packing| Packer::new(packing.codec)),
             packed: Vec::new(),
             layout: Layout::default(),
+            parts: Vec::new(),
             demands: Vec::new(),
             slots: Vec::new(),
             cover: shared.source.behind.map(|behind| Cover::new(behind, step)),
@@ -64,7 +67,8 @@ impl<'a> Worker<'a> {
             Some(origin) => self.share(claim, origin)?,
             None => {
                 let Shared { source, sparse, .. } = *self.shared;
-                self.layout.find(source, claim.range, sparse)?;
+                source.find_parts(claim.range, &mut self.parts)?;
+                self.layout.find(source, claim.range, &self.parts, sparse)?;
                 self.read(claim.range.start)?;
                 self.find_demands(claim.range.start)?;
                 if let Some(mosaic) = &self.shared.digest {
@@ -72,7 +76,8 @@ impl<'a> Worker<'a> {
                 }
                 if let Some(cover) = &mut self.cover {
                     let unit = self.shared.source.unit;
-                    cover.compare(claim.range, unit, &mut self.demands, &self.buf)?;
+                    let parts = &self.parts;
+                    cover.compare(claim.range, parts, unit, &mut self.demands, &self.buf)?;
                 }
                 if let Some(packing) = profile.packing {
                     self.pack(claim.range.start, packing)?;

@@ -466,6 +466,82 @@ fn what_both_disks_are_made_of_is_not_read() {
     assert!(outcome.data <= 3 << 20, "{}", outcome.data);
 }
 
+/// What a sink that covers is told when `source` comes before `behind`, and the bytes read for it.
+fn told(source: &Chain, behind: &Chain) -> (Arc<Recording>, u64) {
+    let recording = Recording::new(SinkProfile {
+        zeroes: ZeroPolicy::Covering,
+        ..Recording::profile(source.virtual_size(), 4096)
+    });
+    let job = Job {
+        behind: Some(behind),
+        ..threads(2)
+    };
+    let outcome = convert(source, recording.sink(), &job).unwrap();
+    (recording, outcome.data)
+}
+
+/// A rebase: what the image holds itself is never read, whatever it is based on.
+#[test]
+fn image_over_another_base_says_only_where_the_bases_differ() {
+    let layer = |picture: &str| Arc::new(ModelLayer::new(disk(picture)));
+    let top = layer("64k:T 192k:- 8M:T");
+    let (old, new) = (layer("128k:A 64k:B 1M:-"), layer("128k:A 128k:N 9M:n"));
+    let (source, behind) = (layers(&[&top, &old]), layers(&[&top, &new]));
+    let (recording, data) = told(&source, &behind);
+    assert_eq!(demanded(&recording), [(128 << 10, 192 << 10)]);
+    assert_eq!(
+        data,
+        128 << 10,
+        "what stands in the old base beside the image"
+    );
+    let mut bytes = vec![0; source.virtual_size() as usize];
+    behind.read_at(0, &mut bytes).unwrap();
+    recording.lay_over(&mut bytes);
+    let mut expected = bytes.clone();
+    source.read_at(0, &mut expected).unwrap();
+    assert!(bytes == expected);
+}
+
+/// A rebase onto a deeper image of the chain, which reads only what it leaves out.
+#[test]
+fn image_over_a_deeper_base_says_what_lay_between() {
+    let layer = |picture: &str| Arc::new(ModelLayer::new(disk(picture)));
+    let (top, middle) = (layer("64k:T 2M:-"), layer("128k:M 512k:- 4k:0 2M:-"));
+    let base = layer("8M:B");
+    let source = layers(&[&top, &middle, &base]);
+    let (recording, data) = told(&source, &layers(&[&top, &base]));
+    assert_eq!(demanded(&recording), [(64 << 10, 128 << 10)]);
+    assert_eq!(data, 64 << 10);
+    let mut bytes = vec![7; source.virtual_size() as usize];
+    recording.lay_over(&mut bytes);
+    let zeros = bytes.iter().filter(|byte| **byte == 0).count();
+    assert_eq!(zeros, 4096);
+}
+
+/// The base may be longer than another one, or end inside the image: what none has is zeros.
+#[test]
+fn bases_of_any_length_make_the_image_what_it_was() {
+    let layer = |picture: &str| Arc::new(ModelLayer::new(disk(picture)));
+    let top = layer("64k:- 64k:T 128k:-");
+    for (old, new) in [
+        ("32k:A", "256k:B"),
+        ("256k:A", "32k:B"),
+        ("256k:A", "200k:A"),
+        ("4k:-", "256k:B"),
+        ("256k:-", "256k:B"),
+    ] {
+        let source = layers(&[&top, &layer(old)]);
+        let behind = layers(&[&top, &layer(new)]);
+        let (recording, _) = told(&source, &behind);
+        let mut bytes = vec![0; source.virtual_size() as usize];
+        behind.read_at(0, &mut bytes).unwrap();
+        recording.lay_over(&mut bytes);
+        let mut expected = bytes.clone();
+        source.read_at(0, &mut expected).unwrap();
+        assert!(bytes == expected, "{old} to {new}");
+    }
+}
+
 #[test]
 fn target_that_covers_needs_to_know_what() {
     let source = chain(&disk("64k:A"));
