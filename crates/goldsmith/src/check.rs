@@ -1,12 +1,101 @@
-//! Checking one image file.
+//! Checking one image file, and mending it.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use goldsmith_block::{Budget, Checked, Result, Storage};
-use goldsmith_storage::FileStorage;
+use goldsmith_block::{Checked, Edit, Repair, Result};
 
-use crate::{Opener, registry};
+use crate::Opener;
+use crate::edit::{Edited, Subject, subject_methods};
+
+/// A check, to be described and then [`run`](Self::run).
+#[derive(Clone, Debug)]
+pub struct Check {
+    subject: Subject,
+    repair: Option<Repair>,
+}
+
+/// What a check found, and what was mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The format's name.
+    pub format: &'static str,
+    /// What is wrong now.
+    pub checked: Checked,
+    /// What was wrong before, if anything was mended.
+    pub before: Option<Checked>,
+    /// What was done for it.
+    pub edited: Edited,
+}
+
+impl Report {
+    /// How many broken rules were mended.
+    pub fn corruptions_fixed(&self) -> u64 {
+        let before = self.before.as_ref().map_or(0, |it| it.corruptions);
+        before.saturating_sub(self.checked.corruptions)
+    }
+
+    /// How many wasted units were given back.
+    pub fn leaks_fixed(&self) -> u64 {
+        let before = self.before.as_ref().map_or(0, |it| it.leaks);
+        before.saturating_sub(self.checked.leaks)
+    }
+}
+
+impl Check {
+    /// Looks at all tables of the image at `path`, and at nothing that it names.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            subject: Subject::new(path),
+            repair: None,
+        }
+    }
+
+    subject_methods!();
+
+    /// Sets what may be mended. Default: nothing, the file is only read.
+    #[must_use]
+    pub fn repair(mut self, repair: Option<Repair>) -> Self {
+        self.repair = repair;
+        self
+    }
+
+    /// Does it; `None` if the format has nothing to check.
+    ///
+    /// # Errors
+    /// Those of opening the image, and of [`Editor::edit`](goldsmith_block::Editor::edit).
+    pub fn run(&self) -> Result<Option<Report>> {
+        // A rehearsal only reads.
+        let mut subject = self.subject.clone();
+        subject.dry_run |= self.repair.is_none();
+        let mut open = subject.open()?;
+        let check = |open: &crate::edit::Open| {
+            let checked = open.format.check(open.read(), &open.budget.afresh());
+            checked.map_err(|error| error.in_file(open.path.to_string_lossy()))
+        };
+        let Some(checked) = check(&open)? else {
+            return Ok(None);
+        };
+        let mut report = Report {
+            format: open.format.name(),
+            checked,
+            before: None,
+            edited: Edited::default(),
+        };
+        let is_sound =
+            report.checked.corruptions + report.checked.errors + report.checked.leaks == 0;
+        let Some(repair) = self.repair.filter(|_| !is_sound) else {
+            return Ok(Some(report));
+        };
+        let mut editor = open.editor()?;
+        editor.edit(&Edit::Repair(repair))?;
+        if let Some(checked) = check(&open)? {
+            report.before = Some(std::mem::replace(&mut report.checked, checked));
+        }
+        report.edited = open.done(&*editor);
+        Ok(Some(report))
+    }
+}
 
 /// Looks at all tables of the image at `path` without changing anything or opening what it names;
 /// `format` as in [`Opener::open`]. Gives the format's name, too; `None` if that has nothing to
@@ -19,15 +108,10 @@ pub fn check(
     path: impl AsRef<Path>,
     format: Option<&str>,
 ) -> Result<Option<(&'static str, Checked)>> {
-    let path = path.as_ref();
-    let format = format.map(registry::format_named).transpose()?;
-    let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
-    let format = match format {
-        Some(format) => format,
-        None => registry::probe(&*storage)?,
-    };
-    let checked = format
-        .check(storage, &Budget::new(&opener.limits))
-        .map_err(|error| error.in_file(path.to_string_lossy()))?;
-    Ok(checked.map(|checked| (format.name(), checked)))
+    let mut check = Check::new(path).opener(opener.clone());
+    if let Some(format) = format {
+        check = check.format(format);
+    }
+    let report = check.run()?;
+    Ok(report.map(|report| (report.format, report.checked)))
 }

@@ -9,8 +9,7 @@ use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
 use uuid::Uuid;
 
-use crate::filename::FileName;
-use crate::reference::reference;
+use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
 use crate::{Cloud, Opener, registry};
 
@@ -225,7 +224,7 @@ impl<'a> Convert<'a> {
         let source = self.source()?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
-        let data_file = self.data_file(&options)?;
+        let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
         spec.backing = reference;
 
@@ -262,16 +261,14 @@ impl<'a> Convert<'a> {
     /// The creation options of the target.
     pub(crate) fn options(&self, format: &dyn Format) -> Result<Options> {
         let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
-        let options = self.options.iter().map(|(key, value)| match &**key {
-            // What others read must be the format's own name.
-            "backing_fmt" => (
-                &**key,
-                registry::format_named(value).map_or(&**value, |format| format.name()),
-            ),
-            key => (key, &**value),
-        });
-        let options = of_cloud.iter().copied().chain(options);
+        let given = registry::named(&self.options);
+        let options = of_cloud.iter().copied().chain(given);
         self.secrets.parse(format.options(), options)
+    }
+
+    /// What the target says of the disk behind it, and that disk, if there is to be one.
+    pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
+        behind(&self.opener, &self.target, options)
     }
 
     pub(crate) fn source(&self) -> Result<Chain> {
@@ -321,52 +318,6 @@ impl<'a> Convert<'a> {
         warnings
     }
 
-    /// What the target says of the disk behind it, and that disk, if there is to be one.
-    pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
-        let names = options
-            .text("backing_file")
-            .zip(options.text("backing_fmt"));
-        // The format refuses one without the other.
-        let Some((name, format)) = names else {
-            return Ok(None);
-        };
-        let FileName {
-            path,
-            format: stated,
-        } = FileName::parse(name)?;
-        if stated.is_some_and(|stated| stated != format) {
-            let text = format!("the backing file '{name}' is said to be {format}");
-            return Err(Error::usage(text));
-        }
-        let opener = self.opener.for_another_image();
-        let chain = opener.open(self.beside(&path), Some(format))?;
-        let directory = self.target.parent().unwrap_or(Path::new(""));
-        let reference = reference(directory, &path, chain.top())?;
-        Ok(Some((reference, chain)))
-    }
-
-    /// The file for the guest's data, if it is to be another than the target.
-    fn data_file(&self, options: &Options) -> Result<Option<PathBuf>> {
-        let Some(name) = options.text("data_file") else {
-            return Ok(None);
-        };
-        let FileName { path, format: None } = FileName::parse(name)? else {
-            let text = format!("the data file '{name}' is no plain path");
-            return Err(Error::usage(text));
-        };
-        let path = self.beside(&path);
-        if path == self.target {
-            let text = format!("the data file '{name}' cannot be the image itself");
-            return Err(Error::usage(text));
-        }
-        Ok(Some(path))
-    }
-
-    /// The path that `name` stands for in the target.
-    fn beside(&self, name: &str) -> PathBuf {
-        self.target.parent().unwrap_or(Path::new("")).join(name)
-    }
-
     fn new_uuid(&self, virtual_size: u64, format: &dyn Format) -> Uuid {
         match self.identity {
             Identity::Random => Uuid::new_v4(),
@@ -408,7 +359,10 @@ impl<'a> Convert<'a> {
 }
 
 /// Prepares to write `path`, which must be no file of the disks that are `read`.
-fn target<'a>(path: &Path, read: impl IntoIterator<Item = Option<&'a Chain>>) -> Result<Target> {
+pub(crate) fn target<'a>(
+    path: &Path,
+    read: impl IntoIterator<Item = Option<&'a Chain>>,
+) -> Result<Target> {
     let target = Target::create(path)?;
     let layers = read.into_iter().flatten().flat_map(Chain::layers);
     let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);

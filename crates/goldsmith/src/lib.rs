@@ -32,9 +32,13 @@
 //! Not done yet: editing images in place.
 #![forbid(unsafe_code)]
 
+mod amend;
+mod bitmap;
 mod check;
 mod cloud;
 mod convert;
+mod create;
+mod edit;
 mod filename;
 mod info;
 mod lint;
@@ -43,16 +47,21 @@ mod measure;
 mod open;
 mod reference;
 mod registry;
+mod resize;
 mod secret;
 mod snapshot;
 
-pub use check::check;
+pub use amend::Amend;
+pub use bitmap::EditBitmap;
+pub use check::{Check, Report, check};
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
 pub use convert::{Convert, Converted, now};
+pub use create::{Create, Created};
+pub use edit::Edited;
 pub use goldsmith_block::{
-    BackingReference, Chain, ChainExtent, Checked, Detail, Error, ErrorKind, Extent, ExtentKind,
-    Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec, Result, Snapshot,
-    parse_size,
+    BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind, Extent,
+    ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,
+    Preallocation, Repair, Result, Snapshot, Step, parse_size,
 };
 pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
@@ -63,7 +72,8 @@ pub use map::{MapEntry, map};
 pub use measure::{Measure, Measurement};
 pub use open::{Opener, References};
 pub use registry::{FORMATS, format_named, probe};
-pub use snapshot::SnapshotName;
+pub use resize::{NewSize, Resize};
+pub use snapshot::{SnapshotName, Snapshots};
 pub use uuid::Uuid;
 
 /// The example of the README, compiled.

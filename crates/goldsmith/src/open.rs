@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use goldsmith_block::{
-    BackingReference, Budget, Chain, Error, ErrorKind, Layer, Limits, Result, Storage,
+    BackingReference, Budget, Chain, Error, ErrorKind, Format, Layer, Limits, Options, Result,
+    Storage,
 };
 use goldsmith_storage::FileStorage;
 
@@ -105,25 +106,49 @@ impl Opener {
     /// `Limit` if the chain is too deep; `Corrupt` if it runs in a circle; `Usage` for an unknown
     /// format; and those of [`Format::open`](goldsmith_block::Format::open).
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
+        self.open_with_paths(path.as_ref(), format)
+            .map(|(chain, _)| chain)
+    }
+
+    /// As [`open`](Self::open), with the path of each layer.
+    pub(crate) fn open_with_paths(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
         let budget = Budget::new(&self.limits);
-        let mut path = path.as_ref().to_owned();
-        let mut top = self.open_layer(&path, format, &budget, 0)?;
+        let mut top = self.open_layer(path, format, &budget, 0)?;
         let in_top = |error: Error| error.in_file(path.to_string_lossy());
-        top = self.with_data(&path, top).map_err(in_top)?;
+        top = self.with_data(path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
             top = name.open(&*top, &budget).map_err(in_top)?;
         }
+        self.open_behind(path, top, &budget)
+    }
+
+    /// Opens everything behind `top`, the image at `path`; gives the path of each layer, too.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn open_behind(
+        &self,
+        path: &Path,
+        top: Arc<dyn Layer>,
+        budget: &Budget,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
+        let mut paths = vec![path.to_owned()];
         let mut warnings = Vec::new();
         let mut behind: Vec<Arc<dyn Layer>> = Vec::new();
         loop {
             let last = behind.last().unwrap_or(&top);
+            let path = &paths[behind.len()];
             let Some(reference) = last.info().backing.clone() else {
                 break;
             };
             let (next_path, layer) = self
-                .open_reference(&path, &reference, &budget, behind.len() + 1)
+                .open_reference(path, &reference, budget, behind.len() + 1)
                 .map_err(|error| error.in_file(path.to_string_lossy()))?;
-            warnings.extend(changed_since(&path, &reference, &next_path));
+            warnings.extend(changed_since(path, &reference, &next_path));
             let id = layer.storage().id();
             if std::iter::once(&top)
                 .chain(&behind)
@@ -141,9 +166,9 @@ impl Opener {
                 let text = format!("the chain of backing files is longer than {limit} images");
                 return Err(Error::new(ErrorKind::Limit, text));
             }
-            path = next_path;
+            paths.push(next_path);
         }
-        Ok(Chain::new(top, behind).warn(warnings))
+        Ok((Chain::new(top, behind).warn(warnings), paths))
     }
 
     /// Opens the image at `path` alone, whatever it names.
@@ -200,24 +225,10 @@ impl Opener {
             .iter()
             .map(|(name, _)| format!("'{name}'"))
             .collect();
-        let mut why = Vec::new();
-        let mut source = std::error::Error::source(&error);
-        while let Some(error) = source {
-            why.push(error.to_string());
-            source = error.source();
-        }
-        let told = Error::new(
-            error.kind(),
-            format!(
-                "{}; nor did its other names in the image lead to it: {}",
-                why.join(": "),
-                others.join(", ")
-            ),
-        );
-        match error.path() {
-            Some(path) => told.in_file(path),
-            None => told,
-        }
+        let others = others.join(", ");
+        told(&error, |why| {
+            format!("{why}; nor did its other names in the image lead to it: {others}")
+        })
     }
 
     fn open_name(
@@ -285,21 +296,40 @@ impl Opener {
             Some(format) => format,
             None => registry::probe(&*storage)?,
         };
-        let prefix = "backing.".repeat(depth);
-        let pairs = self.options.iter().filter_map(|(key, value)| {
-            let key = key.strip_prefix(&prefix)?;
-            (!key.starts_with("backing.")).then_some((key, &**value))
-        });
-        let options = self.secrets.parse(format.open_options(), pairs)?;
+        let options = self.options_for(format, depth)?;
         format
             .open_with(storage, budget, &options)
             .map_err(|error| error.in_file(path.to_string_lossy()))
     }
 
+    /// The options with which `format` opens the image at `depth`.
+    pub(crate) fn options_for(&self, format: &dyn Format, depth: usize) -> Result<Options> {
+        let prefix = "backing.".repeat(depth);
+        let pairs = self.options.iter().filter_map(|(key, value)| {
+            let key = key.strip_prefix(&prefix)?;
+            (!key.starts_with("backing.")).then_some((key, &**value))
+        });
+        self.secrets.parse(format.open_options(), pairs)
+    }
+
+    /// The passphrases, for options of other kinds.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Gives `layer`, the image at `path`, the file that holds its data, if it needs one.
     fn with_data(&self, path: &Path, layer: Arc<dyn Layer>) -> Result<Arc<dyn Layer>> {
+        match self.data_path(path, &*layer)? {
+            Some(path) => layer.with_data(Arc::new(FileStorage::open(path)?)),
+            None => Ok(layer),
+        }
+    }
+
+    /// Where the file is that holds the data of `layer`, the image at `path`, if it needs one and
+    /// that may be opened.
+    pub(crate) fn data_path(&self, path: &Path, layer: &dyn Layer) -> Result<Option<PathBuf>> {
         let Some(name) = layer.info().data_file.as_deref() else {
-            return Ok(layer);
+            return Ok(None);
         };
         let FileName {
             path: name,
@@ -309,8 +339,7 @@ impl Opener {
             let text = format!("the data file '{name}' is no plain path");
             return Err(Error::unsupported(text));
         };
-        let data = FileStorage::open(self.resolve(path, &name, "data file")?)?;
-        layer.with_data(Arc::new(data))
+        self.resolve(path, &name, "data file").map(Some)
     }
 
     /// The path that `name`, found in the image at `from`, stands for, if it may be opened. `what`
@@ -348,6 +377,21 @@ impl Opener {
                 Ok(path)
             }
         }
+    }
+}
+
+/// `error` in other words, made of its own.
+pub(crate) fn told(error: &Error, words: impl FnOnce(&str) -> String) -> Error {
+    let mut why = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        why.push(error.to_string());
+        source = error.source();
+    }
+    let told = Error::new(error.kind(), words(&why.join(": ")));
+    match error.path() {
+        Some(path) => told.in_file(path),
+        None => told,
     }
 }
 

@@ -1,9 +1,81 @@
-//! What a new image says of the one behind it.
+//! What a new image says of the files beside it.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use goldsmith_block::{BackingReference, Error, ErrorKind, Layer, Result};
+use goldsmith_block::{BackingReference, Chain, Error, ErrorKind, Layer, Options, Result};
+
+use crate::Opener;
+use crate::filename::FileName;
+
+/// What the new image at `target` says of the disk behind it, and that disk, if the creation
+/// `options` ask for one.
+pub(crate) fn behind(
+    opener: &Opener,
+    target: &Path,
+    options: &Options,
+) -> Result<Option<(BackingReference, Chain)>> {
+    let names = options
+        .text("backing_file")
+        .zip(options.text("backing_fmt"));
+    // The format refuses one without the other.
+    let Some((name, format)) = names else {
+        return Ok(None);
+    };
+    let (path, chain) = open_beside(opener, target, name, Some(format))?;
+    let reference = reference(directory_of(target), &path, chain.top())?;
+    Ok(Some((reference, chain)))
+}
+
+/// Opens the image that `name`, to be found in the image at `target`, means; gives the path that it
+/// spells, too.
+pub(crate) fn open_beside(
+    opener: &Opener,
+    target: &Path,
+    name: &str,
+    format: Option<&str>,
+) -> Result<(String, Chain)> {
+    let FileName {
+        path,
+        format: stated,
+    } = FileName::parse(name)?;
+    if let (Some(stated), Some(format)) = (&stated, format)
+        && stated != format
+    {
+        let text = format!("the backing file '{name}' is said to be {format}");
+        return Err(Error::usage(text));
+    }
+    let opener = opener.for_another_image();
+    let chain = opener.open(beside(target, &path), format.or(stated.as_deref()))?;
+    Ok((path, chain))
+}
+
+/// The file for the data of the new image at `target`, if the creation `options` ask for another
+/// one.
+pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathBuf>> {
+    let Some(name) = options.text("data_file") else {
+        return Ok(None);
+    };
+    let FileName { path, format: None } = FileName::parse(name)? else {
+        let text = format!("the data file '{name}' is no plain path");
+        return Err(Error::usage(text));
+    };
+    let path = beside(target, &path);
+    if path == target {
+        let text = format!("the data file '{name}' cannot be the image itself");
+        return Err(Error::usage(text));
+    }
+    Ok(Some(path))
+}
+
+/// The path that `name` stands for in the image at `target`.
+pub(crate) fn beside(target: &Path, name: &str) -> PathBuf {
+    directory_of(target).join(name)
+}
+
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
 
 /// How an image in `directory` names the image `behind`, whose path from there is `name`: by that
 /// path, which survives a move of both, and by the absolute one, which survives a move of one.

@@ -44,6 +44,17 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
     })
 }
 
+/// Options for a new image, in which what others will read is the format's own name.
+pub(crate) fn named(options: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
+    options.iter().map(|(key, value)| match &**key {
+        "backing_fmt" => {
+            let format = format_named(value);
+            (&**key, format.map_or(&**value, |format| format.name()))
+        }
+        key => (key, &**value),
+    })
+}
+
 /// The format of the bytes in `storage`, by the marks it carries.
 ///
 /// A guess: whoever wrote the image decides its outcome. Callers who know the format should say so.

@@ -66,6 +66,7 @@ impl Editor for RawEditor {
             Edit::Resize {
                 virtual_size,
                 preallocation,
+                ..
             } => self.resize(*virtual_size, *preallocation),
             edit => Err(nowhere(edit)),
         };

@@ -1,0 +1,191 @@
+//! Bitmaps: which parts of a disk were written since when.
+
+use std::path::{Path, PathBuf};
+
+use goldsmith_block::{BitmapChange, Budget, Edit, Editor, Error, GuestRange, Layer, Result};
+
+use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::open::told;
+
+/// Changes of one bitmap, to be described and then [`run`](Self::run).
+#[derive(Clone, Debug)]
+pub struct EditBitmap {
+    subject: Subject,
+    name: String,
+    granularity: Option<u64>,
+    source: Option<(PathBuf, Option<String>)>,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Add,
+    Remove,
+    Clear,
+    Enable,
+    Disable,
+    Merge(String),
+}
+
+impl Change {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::Clear => "clear",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Merge(_) => "merge",
+        }
+    }
+}
+
+impl EditBitmap {
+    /// Changes the bitmap `name` of the image at `path`.
+    pub fn new(path: impl AsRef<Path>, name: impl Into<String>) -> Self {
+        Self {
+            subject: Subject::new(path),
+            name: name.into(),
+            granularity: None,
+            source: None,
+            changes: Vec::new(),
+        }
+    }
+
+    subject_methods!();
+
+    /// Then makes it, of clean bits; it records writes.
+    #[must_use]
+    pub fn add(self) -> Self {
+        self.then(Change::Add)
+    }
+
+    /// Then forgets it.
+    #[must_use]
+    pub fn remove(self) -> Self {
+        self.then(Change::Remove)
+    }
+
+    /// Then makes all its bits clean.
+    #[must_use]
+    pub fn clear(self) -> Self {
+        self.then(Change::Clear)
+    }
+
+    /// Then makes it record writes.
+    #[must_use]
+    pub fn enable(self) -> Self {
+        self.then(Change::Enable)
+    }
+
+    /// Then makes it record writes no longer.
+    #[must_use]
+    pub fn disable(self) -> Self {
+        self.then(Change::Disable)
+    }
+
+    /// Then makes dirty what is so in the bitmap `source`, too.
+    #[must_use]
+    pub fn merge(self, source: impl Into<String>) -> Self {
+        self.then(Change::Merge(source.into()))
+    }
+
+    /// Sets the bytes per bit of a bitmap that is added. Default: the format's choice.
+    #[must_use]
+    pub fn granularity(mut self, bytes: u64) -> Self {
+        self.granularity = Some(bytes);
+        self
+    }
+
+    /// Takes the bitmaps that are merged from the image at `path`. Default: the same image.
+    #[must_use]
+    pub fn merge_from(mut self, path: impl AsRef<Path>, format: Option<&str>) -> Self {
+        self.source = Some((path.as_ref().to_owned(), format.map(str::to_owned)));
+        self
+    }
+
+    fn then(mut self, change: Change) -> Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// Does all changes in their order. If one fails, those before it stand.
+    ///
+    /// # Errors
+    /// `Usage` if there are none, or one makes no sense; those of opening the images; `Unsupported`
+    /// if the format keeps no bitmaps; those of [`Editor::edit`].
+    pub fn run(&self) -> Result<Edited> {
+        if self.changes.is_empty() {
+            return Err(Error::usage(
+                "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge",
+            ));
+        }
+        let mut open = self.subject.open()?;
+        let mut editor = open.editor()?;
+        for change in &self.changes {
+            let done = self
+                .change(change, &open, &*editor)
+                .and_then(|change| match change {
+                    Some(change) => editor.edit(&Edit::Bitmap {
+                        name: self.name.clone(),
+                        change,
+                    }),
+                    None => Ok(()),
+                });
+            done.map_err(|error| {
+                let (change, name) = (change.name(), &self.name);
+                told(&error, |why| {
+                    format!("Operation {change} on bitmap {name} failed: {why}")
+                })
+            })?;
+        }
+        Ok(open.done(&*editor))
+    }
+
+    /// What `change` means for `editor`; nothing if it would change nothing.
+    fn change(
+        &self,
+        change: &Change,
+        open: &Open,
+        editor: &dyn Editor,
+    ) -> Result<Option<BitmapChange>> {
+        Ok(Some(match change {
+            Change::Add => BitmapChange::Add {
+                granularity: self.granularity,
+                enabled: true,
+            },
+            Change::Remove => BitmapChange::Remove,
+            Change::Clear => BitmapChange::Clear,
+            Change::Enable => BitmapChange::Enable(true),
+            Change::Disable => BitmapChange::Enable(false),
+            Change::Merge(source) => {
+                let layer = editor.layer();
+                let Some((path, format)) = &self.source else {
+                    let ranges = dirty(&*layer, source, &open.budget)?;
+                    return Ok((*source != self.name).then_some(BitmapChange::Mark(ranges)));
+                };
+                let opener = self.subject.opener.for_another_image();
+                let other = opener.open_alone(path, format.as_deref())?;
+                let (ours, theirs) = (layer.info().virtual_size, other.info().virtual_size);
+                if ours != theirs {
+                    return Err(Error::usage(format!(
+                        "Bitmaps are of different sizes (destination size is {ours}, source size \
+                         is {theirs}) and can't be merged"
+                    )));
+                }
+                let ranges = dirty(&*other, source, &open.budget);
+                let ranges = ranges.map_err(|error| error.in_file(path.to_string_lossy()))?;
+                BitmapChange::Mark(ranges)
+            }
+        }))
+    }
+}
+
+/// What the bitmap `name` of `layer` says was written.
+fn dirty(layer: &dyn Layer, name: &str, budget: &Budget) -> Result<Vec<GuestRange>> {
+    let mut bitmaps = layer.info().bitmaps.iter();
+    match bitmaps.position(|bitmap| bitmap.name == name) {
+        Some(index) => layer.dirty_ranges(index, &budget.afresh()),
+        None => Err(Error::usage(format!("Dirty bitmap '{name}' not found"))),
+    }
+}

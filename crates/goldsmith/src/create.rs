@@ -1,0 +1,271 @@
+//! A new image without anything in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use goldsmith_block::{
+    BackingReference, Chain, CreateSpec, Error, Format, Options, Result, StorageMut,
+};
+use goldsmith_storage::{FileStorage, MemoryStorage, Rehearsal, Target};
+use uuid::Uuid;
+
+use crate::convert::{now, target};
+use crate::filename::FileName;
+use crate::reference::{behind, beside, data_file};
+use crate::secret::Secrets;
+use crate::{Opener, registry};
+
+/// A new image, to be described and then made by [`run`](Self::run).
+#[derive(Clone, Debug)]
+pub struct Create {
+    path: PathBuf,
+    format: String,
+    virtual_size: Option<u64>,
+    options: Vec<(String, String)>,
+    opener: Opener,
+    secrets: Secrets,
+    unseen: bool,
+    uuid: Option<Uuid>,
+    timestamp: Option<u64>,
+    dry_run: bool,
+}
+
+/// A new image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Created {
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Length of the image file in bytes.
+    pub file_len: u64,
+    /// What the caller may want to know.
+    pub warnings: Vec<String>,
+}
+
+impl Create {
+    /// An empty RAW image at `path`.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_owned(),
+            format: "raw".into(),
+            virtual_size: None,
+            options: Vec::new(),
+            opener: Opener::new(),
+            secrets: Secrets::default(),
+            unseen: false,
+            uuid: None,
+            timestamp: None,
+            dry_run: false,
+        }
+    }
+
+    /// Sets the format. Default: `raw`.
+    #[must_use]
+    pub fn format(mut self, name: impl Into<String>) -> Self {
+        self.format = name.into();
+        self
+    }
+
+    /// Sets the size of the disk in bytes; it becomes the next multiple that the format can hold.
+    /// Default: that of the backing file.
+    #[must_use]
+    pub fn size(mut self, virtual_size: u64) -> Self {
+        self.virtual_size = Some(virtual_size);
+        self
+    }
+
+    /// Sets one creation option; the last value of a key wins.
+    #[must_use]
+    pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.push((key.into(), value.into()));
+        self
+    }
+
+    /// Makes the image show the one called `name`, a path from the new image's directory, where it
+    /// holds nothing itself. `format` is that image's.
+    #[must_use]
+    pub fn backing(self, name: impl Into<String>, format: impl Into<String>) -> Self {
+        self.option("backing_file", name)
+            .option("backing_fmt", format)
+    }
+
+    /// Sets whether to believe that the backing file is there instead of opening it. Default: no.
+    #[must_use]
+    pub fn unseen_backing(mut self, unseen: bool) -> Self {
+        self.unseen = unseen;
+        self
+    }
+
+    /// Sets how the backing file is opened: its references, its limits.
+    #[must_use]
+    pub fn opener(mut self, opener: Opener) -> Self {
+        self.opener = opener;
+        self
+    }
+
+    /// Adds a passphrase, which options name by `id`.
+    #[must_use]
+    pub fn secret(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
+        self.secrets.insert(id.into(), text.into());
+        self
+    }
+
+    /// Sets the image's identity, for formats that have one. Default: a random one.
+    #[must_use]
+    pub fn uuid(mut self, uuid: Uuid) -> Self {
+        self.uuid = Some(uuid);
+        self
+    }
+
+    /// Sets the image's time of creation, in seconds since 1970-01-01 UTC, for formats that keep
+    /// it. Default: now.
+    #[must_use]
+    pub fn timestamp(mut self, seconds: u64) -> Self {
+        self.timestamp = Some(seconds);
+        self
+    }
+
+    /// Sets whether to leave all files as they are, and only tell what would be made. Default: no.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Makes it. On success it stands complete and durable under its name; otherwise whatever stood
+    /// there still does. (A block device is the exception: it is written in place.)
+    ///
+    /// # Errors
+    /// `Usage` if the format cannot hold the disk, an option is wrong, there is no size, or the
+    /// image would be its own backing file; those of opening the backing file; `Io` if a file
+    /// cannot be written.
+    ///
+    /// # Cost
+    /// Nothing that depends on the size of the disk, unless space is preallocated: the backing
+    /// file's headers are read, and none of its data.
+    pub fn run(&self) -> Result<Created> {
+        let format = registry::format_named(&self.format)?;
+        let given = |name: &str| self.options.iter().any(|(key, _)| key == name);
+        let takes_backing = format.options().iter().any(|it| it.name == "backing_file");
+        if !takes_backing && given("backing_file") {
+            return Err(self.refuse(format!(
+                "Backing file not supported for file format '{}'",
+                format.name()
+            )));
+        }
+        if given("backing_file") && !given("backing_fmt") {
+            return Err(self.refuse("Backing file specified without backing format"));
+        }
+        let options = registry::named(&self.options);
+        let options = self.secrets.parse(format.options(), options)?;
+        let (backing, behind) = match self.unseen {
+            true => (self.unseen(&options)?, None),
+            false => behind(&self.opener, &self.path, &options)?.unzip(),
+        };
+        let size = self
+            .virtual_size
+            .or_else(|| behind.as_ref().map(Chain::virtual_size));
+        let Some(size) = size else {
+            return Err(self.refuse("Image creation needs a size parameter"));
+        };
+        let mut warnings = behind
+            .as_ref()
+            .map_or(Vec::new(), |chain| chain.warnings().to_vec());
+        let virtual_size = self.rounded(size, format, &mut warnings)?;
+        let mut spec = CreateSpec {
+            virtual_size,
+            data: None,
+            backing,
+            options,
+            compress: false,
+            uuid: self.uuid.unwrap_or_else(Uuid::new_v4),
+            timestamp: self.timestamp.unwrap_or_else(now),
+        };
+        let data_file = data_file(&self.path, &spec.options)?;
+        let read = [behind.as_ref()];
+        let committed = if self.dry_run {
+            spec.data = data_file.map(|path| imagined(&path));
+            let sink = format.create(imagined(&self.path), &spec);
+            sink.and_then(|sink| sink.commit())
+                .map_err(|error| error.in_file(self.path.to_string_lossy()))?
+        } else {
+            let target = target(&self.path, read)?;
+            let data_file = data_file
+                .map(|path| self::target(&path, read))
+                .transpose()?;
+            spec.data = data_file.as_ref().map(Target::storage);
+            let sink = format.create(target.storage(), &spec);
+            let committed = sink
+                .and_then(|sink| sink.commit())
+                .map_err(|error| error.in_file(self.path.to_string_lossy()))?;
+            // First what the image needs, so that it never stands there without.
+            if let Some(data_file) = data_file {
+                data_file.publish()?;
+            }
+            target.publish()?;
+            committed
+        };
+        Ok(Created {
+            virtual_size,
+            file_len: committed.file_len,
+            warnings,
+        })
+    }
+
+    /// What the image says of a backing file that nobody looks at.
+    fn unseen(&self, options: &Options) -> Result<Option<BackingReference>> {
+        let names = options
+            .text("backing_file")
+            .zip(options.text("backing_fmt"));
+        let Some((name, format)) = names else {
+            return Ok(None);
+        };
+        let is_itself = FileName::parse(name).is_ok_and(|name| {
+            let path = beside(&self.path, &name.path);
+            path == self.path || is_one_file(&path, &self.path)
+        });
+        if is_itself {
+            return Err(self.refuse("an image cannot be its own backing file"));
+        }
+        Ok(Some(BackingReference {
+            name: name.into(),
+            format: Some(format.into()),
+            ..BackingReference::default()
+        }))
+    }
+
+    /// `size` as the format can hold it. Empty bytes cost nobody anything, but the caller hears of
+    /// them.
+    fn rounded(&self, size: u64, format: &dyn Format, warnings: &mut Vec<String>) -> Result<u64> {
+        let unit = format.size_unit();
+        let rounded = size.checked_next_multiple_of(unit);
+        let Some(rounded) = rounded.filter(|size| i64::try_from(*size).is_ok()) else {
+            return Err(self.refuse(format!("no disk has {size} bytes")));
+        };
+        if rounded != size {
+            warnings.push(format!(
+                "{}: the disk has {rounded} bytes instead of {size}: {} images hold multiples of \
+                 {unit} bytes",
+                self.path.display(),
+                format.name()
+            ));
+        }
+        Ok(rounded)
+    }
+
+    fn refuse(&self, why: impl Into<String>) -> Error {
+        Error::usage(why.into()).in_file(self.path.to_string_lossy())
+    }
+}
+
+/// A new file that nobody is going to see.
+fn imagined(path: &Path) -> Arc<dyn StorageMut> {
+    let nothing = MemoryStorage::new(path.to_string_lossy());
+    Arc::new(Rehearsal::new(Arc::new(nothing)))
+}
+
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    use goldsmith_block::Storage;
+    let id = |path| FileStorage::open(path).ok().map(|file| file.id());
+    id(a).is_some_and(|a| id(b) == Some(a))
+}

@@ -1,0 +1,205 @@
+//! What all that edits an image in place has in common.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, Chain, Edit, Editor, Error, Format, Options, Result, Step, Storage, StorageMut,
+};
+use goldsmith_storage::{FileStorage, Rehearsal};
+
+use crate::{Opener, registry};
+
+/// What an edit did, or would do if it was only rehearsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Edited {
+    /// The changes to each image file but for its guest data, in their order.
+    pub steps: Vec<(PathBuf, Step)>,
+    /// Bytes of guest data that were written; zeros that only had to be noted are none.
+    pub copied: u64,
+    /// What the caller may want to know.
+    pub warnings: Vec<String>,
+}
+
+impl Edited {
+    /// Adds what `editor` did to the image at `path`.
+    pub(crate) fn add(&mut self, path: &Path, editor: &dyn Editor) {
+        let steps = editor.steps().into_iter();
+        self.steps.extend(steps.map(|step| (path.to_owned(), step)));
+    }
+}
+
+/// How an image is opened to be edited.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) path: PathBuf,
+    pub(crate) opener: Opener,
+    /// The format's name, if somebody stated it.
+    pub(crate) format: Option<String>,
+    pub(crate) dry_run: bool,
+}
+
+/// An image file that is open to be edited.
+pub(crate) struct Open {
+    pub(crate) path: PathBuf,
+    pub(crate) format: &'static dyn Format,
+    pub(crate) budget: Budget,
+    pub(crate) warnings: Vec<String>,
+    opener: Opener,
+    options: Options,
+    storage: Arc<dyn StorageMut>,
+    /// The file that holds the image's data, once it is known to have one.
+    data: Option<Arc<dyn StorageMut>>,
+    dry_run: bool,
+}
+
+impl Subject {
+    pub(crate) fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_owned(),
+            opener: Opener::new(),
+            format: None,
+            dry_run: false,
+        }
+    }
+
+    /// Opens the file.
+    pub(crate) fn open(&self) -> Result<Open> {
+        self.open_at(0)
+    }
+
+    /// Opens the file, with the opener's options for the image at `depth` of a chain.
+    pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
+        let path = self.path.clone();
+        let storage = self.storage(&path)?;
+        let mut warnings = Vec::new();
+        let format = match &self.format {
+            Some(name) => registry::format_named(name)?,
+            None => {
+                let format = registry::probe(&*storage)?;
+                // Whoever fills a RAW disk decides what it looks like.
+                if format.name() == "raw" {
+                    let path = path.display();
+                    warnings.push(format!(
+                        "{path}: nobody stated its format, and it was taken for raw; state it with \
+                         the format option (-f raw)"
+                    ));
+                }
+                format
+            }
+        };
+        Ok(Open {
+            format,
+            budget: Budget::new(&self.opener.limits),
+            warnings,
+            options: self.opener.options_for(format, depth)?,
+            opener: self.opener.clone(),
+            storage,
+            data: None,
+            dry_run: self.dry_run,
+            path,
+        })
+    }
+
+    /// Makes one change.
+    pub(crate) fn edit(
+        &self,
+        edit: impl FnOnce(&Open, &dyn Editor) -> Result<Edit>,
+    ) -> Result<Edited> {
+        let mut open = self.open()?;
+        let mut editor = open.editor()?;
+        let edit = edit(&open, &*editor)?;
+        editor.edit(&edit)?;
+        Ok(open.done(&*editor))
+    }
+
+    fn storage(&self, path: &Path) -> Result<Arc<dyn StorageMut>> {
+        storage(path, self.dry_run)
+    }
+}
+
+impl Open {
+    /// Opens the image, with the file that holds its data.
+    pub(crate) fn editor(&mut self) -> Result<Box<dyn Editor>> {
+        let in_file = |error: Error| error.in_file(self.path.to_string_lossy());
+        let mut editor = self
+            .format
+            .edit(
+                Arc::clone(&self.storage),
+                &self.budget.afresh(),
+                &self.options,
+            )
+            .map_err(in_file)?;
+        let path = self
+            .opener
+            .data_path(&self.path, &*editor.layer())
+            .map_err(in_file)?;
+        if let Some(path) = path {
+            if self.data.is_none() {
+                self.data = Some(storage(&path, self.dry_run)?);
+            }
+            if let Some(data) = &self.data {
+                editor.set_data(Arc::clone(data)).map_err(in_file)?;
+            }
+        }
+        Ok(editor)
+    }
+
+    /// The disk that the image shows together with everything behind it, and the path of each
+    /// layer.
+    pub(crate) fn chain(&self, editor: &dyn Editor) -> Result<(Chain, Vec<PathBuf>)> {
+        let budget = self.budget.afresh();
+        self.opener.open_behind(&self.path, editor.layer(), &budget)
+    }
+
+    /// The file as whoever only reads sees it.
+    pub(crate) fn read(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage) as _
+    }
+
+    /// What came of it all.
+    pub(crate) fn done(self, editor: &dyn Editor) -> Edited {
+        let mut edited = Edited {
+            warnings: self.warnings,
+            ..Edited::default()
+        };
+        edited.add(&self.path, editor);
+        edited
+    }
+}
+
+fn storage(path: &Path, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
+    Ok(match dry_run {
+        true => Arc::new(Rehearsal::new(Arc::new(FileStorage::open(path)?))),
+        false => Arc::new(FileStorage::edit(path)?),
+    })
+}
+
+/// The methods that every editing builder has; `subject` is a field of it.
+macro_rules! subject_methods {
+    () => {
+        /// Sets how the image is opened: its limits, its secrets, and what it may name.
+        #[must_use]
+        pub fn opener(mut self, opener: crate::Opener) -> Self {
+            self.subject.opener = opener;
+            self
+        }
+
+        /// States the image's format. Do so whenever you know it.
+        #[must_use]
+        pub fn format(mut self, name: impl Into<String>) -> Self {
+            self.subject.format = Some(name.into());
+            self
+        }
+
+        /// Sets whether to leave all files as they are, and only tell what would be done. Default:
+        /// no.
+        #[must_use]
+        pub fn dry_run(mut self, dry_run: bool) -> Self {
+            self.subject.dry_run = dry_run;
+            self
+        }
+    };
+}
+pub(crate) use subject_methods;

@@ -1,0 +1,192 @@
+//! Making a disk longer or shorter where it stands.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Chain, Demand, Edit, Editor, Error, ExtentKind, GuestRange, Layer, Preallocation, Result, Sink,
+    align_down,
+};
+
+use crate::edit::{Edited, Open, Subject, subject_methods};
+
+/// How long a disk shall be, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSize {
+    /// As many.
+    Exactly(u64),
+    /// As many more than now.
+    More(u64),
+    /// As many less than now.
+    Less(u64),
+}
+
+/// A resize, to be described and then [`run`](Self::run).
+#[derive(Clone, Debug)]
+pub struct Resize {
+    subject: Subject,
+    size: NewSize,
+    shrink: bool,
+    preallocation: Preallocation,
+}
+
+impl Resize {
+    /// Gives the disk in the image at `path` another size.
+    pub fn new(path: impl AsRef<Path>, size: NewSize) -> Self {
+        Self {
+            subject: Subject::new(path),
+            size,
+            shrink: false,
+            preallocation: Preallocation::Off,
+        }
+    }
+
+    subject_methods!();
+
+    /// Sets whether the disk may become shorter, which loses what stands behind its new end.
+    /// Default: no.
+    #[must_use]
+    pub fn shrink(mut self, shrink: bool) -> Self {
+        self.shrink = shrink;
+        self
+    }
+
+    /// Sets what becomes of the bytes that are added. Default: they get no place.
+    #[must_use]
+    pub fn preallocation(mut self, preallocation: Preallocation) -> Self {
+        self.preallocation = preallocation;
+        self
+    }
+
+    /// Does it. On success the image is durable; otherwise it is what it was.
+    ///
+    /// # Errors
+    /// Those of opening the image; `Usage` if the disk would become shorter and may not, or of a
+    /// size that the format cannot hold; those of [`Editor::edit`](goldsmith_block::Editor::edit).
+    pub fn run(&self) -> Result<Edited> {
+        let mut open = self.subject.open()?;
+        let editor = open.editor()?;
+        let now = editor.layer().info().virtual_size;
+        let virtual_size = self.checked(&open, now)?;
+        let chain = match virtual_size > now && editor.layer().info().backing.is_some() {
+            true => Some(open.chain(&*editor)?.0),
+            false => None,
+        };
+        let mut edited = Edited {
+            warnings: std::mem::take(&mut open.warnings),
+            ..Edited::default()
+        };
+        let behind = chain.as_ref().map_or(&[][..], |chain| &chain.layers()[1..]);
+        let (preallocation, edited_by) = (self.preallocation, &mut edited);
+        let editor = resize(
+            &mut open,
+            editor,
+            virtual_size,
+            preallocation,
+            behind,
+            edited_by,
+        )?;
+        edited.add(&open.path, &*editor);
+        Ok(edited)
+    }
+
+    /// The new size of a disk that has `now` bytes.
+    fn checked(&self, open: &Open, now: u64) -> Result<u64> {
+        let refuse = |text: String| Err(Error::usage(text).in_file(open.path.to_string_lossy()));
+        let virtual_size = match self.size {
+            NewSize::Exactly(size) => Some(size),
+            NewSize::More(more) => now.checked_add(more),
+            NewSize::Less(less) => now.checked_sub(less),
+        };
+        let virtual_size = virtual_size.filter(|size| *size > 0 && i64::try_from(*size).is_ok());
+        let Some(virtual_size) = virtual_size else {
+            return refuse("New image size must be positive".into());
+        };
+        let unit = open.format.size_unit();
+        if virtual_size != now && !virtual_size.is_multiple_of(unit) {
+            let name = open.format.name();
+            return refuse(format!(
+                "{name} images hold multiples of {unit} bytes, which {virtual_size} is not"
+            ));
+        }
+        if virtual_size < now && !self.shrink {
+            return refuse(format!(
+                "shrinking the disk from {now} to {virtual_size} bytes loses all data behind its \
+                 new end. Use the --shrink option to perform a shrink operation"
+            ));
+        }
+        if virtual_size < now && self.preallocation != Preallocation::Off {
+            return refuse("Preallocation can only be used for growing images".into());
+        }
+        Ok(virtual_size)
+    }
+}
+
+/// Gives the disk of `editor` another size, `behind` being what stands behind the image; bytes that
+/// are added are zeros.
+pub(crate) fn resize(
+    open: &mut Open,
+    mut editor: Box<dyn Editor>,
+    virtual_size: u64,
+    preallocation: Preallocation,
+    behind: &[Arc<dyn Layer>],
+    edited: &mut Edited,
+) -> Result<Box<dyn Editor>> {
+    let layer = editor.layer();
+    let now = layer.info().virtual_size;
+    let behind_len = behind.first().map_or(0, |it| it.info().virtual_size);
+    if virtual_size > now && behind_len > now {
+        let chain = Chain::new(layer, behind.iter().cloned());
+        edited.add(&open.path, &*editor);
+        let sink = editor.into_sink(now)?;
+        if let Some(len) = keep_end(&chain, &*sink)? {
+            sink.commit()?;
+            edited.copied += len;
+        }
+        editor = open.editor()?;
+    }
+    editor.edit(&Edit::Resize {
+        virtual_size,
+        preallocation,
+        behind: behind_len,
+    })?;
+    Ok(editor)
+}
+
+/// Puts what the guest sees in the last unit of the disk into the image itself, if the disk ends
+/// inside it and the image has nothing there: behind that end the unit would show what it hid.
+fn keep_end(chain: &Chain, sink: &dyn Sink) -> Result<Option<u64>> {
+    let end = chain.virtual_size();
+    let start = align_down(end, sink.profile().grain);
+    if start == end || is_own(chain, start)? {
+        return Ok(None);
+    }
+    let range = GuestRange::new(start, end);
+    // Shorter than a unit, which fits in memory.
+    let mut bytes = vec![0; range.len() as usize];
+    chain.read_at(start, &mut bytes)?;
+    let demand = Demand {
+        range,
+        packed: None,
+    };
+    let mut slots = Vec::new();
+    sink.reserve(&[demand], &mut slots)?;
+    for slot in slots {
+        let at = (slot.range.start - start) as usize..(slot.range.end - start) as usize;
+        sink.write(slot, &bytes[at])?;
+    }
+    Ok(Some(range.len()))
+}
+
+/// Whether the topmost layer itself says what stands from `start` on.
+fn is_own(chain: &Chain, start: u64) -> Result<bool> {
+    let mut at = start;
+    while at < chain.virtual_size() {
+        let extent = chain.top().extent_at(at, chain.virtual_size())?;
+        if extent.kind == ExtentKind::Unallocated {
+            return Ok(false);
+        }
+        at = extent.range.end;
+    }
+    Ok(true)
+}
