@@ -37,10 +37,15 @@ enum Command {
     Compare(commands::compare::Compare),
     Lint(commands::lint::Lint),
     Check(commands::check::Check),
+    Create(commands::create::Create),
+    Resize(commands::resize::Resize),
+    Snapshot(commands::snapshot::Snapshot),
+    Amend(commands::amend::Amend),
+    Bitmap(commands::bitmap::Bitmap),
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(commands::resize::words(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
@@ -52,6 +57,11 @@ fn main() -> ExitCode {
         Command::Compare(compare) => compare.run(),
         Command::Lint(lint) => lint.run(),
         Command::Check(check) => check.run(),
+        Command::Create(create) => create.run(),
+        Command::Resize(resize) => resize.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Amend(amend) => amend.run(),
+        Command::Bitmap(bitmap) => bitmap.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -1,13 +1,15 @@
 //! Options that several subcommands share.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
-use goldsmith::{Opener, References, SnapshotName};
+use goldsmith::{Edited, Format, Opener, References, SnapshotName};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::output::human;
 
 /// How images are opened.
 #[derive(Args)]
@@ -170,6 +172,138 @@ impl Source {
     }
 }
 
+/// How an image is edited.
+#[derive(Args)]
+pub(crate) struct Editing {
+    /// Format of the image; without it the format is guessed
+    #[arg(short = 'f', long, value_name = "FMT")]
+    format: Option<String>,
+
+    /// Leave all files as they are, and only say what would be done to them
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Say nothing but errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    opening: Opening,
+
+    #[command(flatten)]
+    spelling: Spelling,
+}
+
+/// How an image is to be opened for an edit.
+pub(crate) struct Subject {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Option<String>,
+    pub(crate) opener: Opener,
+    pub(crate) dry_run: bool,
+}
+
+impl Editing {
+    /// The image that `text` means.
+    pub(crate) fn subject(&self, text: &Path) -> Result<Subject, Failure> {
+        let source = self.spelling.source(text, self.format.as_deref())?;
+        Ok(Subject {
+            opener: source.opener(self.opening.opener()),
+            path: source.path,
+            format: source.format,
+            dry_run: self.dry_run,
+        })
+    }
+
+    /// The format of the image, if it is to be had: stated, or guessed.
+    pub(crate) fn format_of(
+        &self,
+        subject: Option<&Subject>,
+    ) -> Result<&'static dyn Format, Failure> {
+        if let Some(name) = &self.format {
+            return Ok(goldsmith::format_named(name)?);
+        }
+        let Some(subject) = subject else {
+            return Err(Failure::with_status(
+                1,
+                "state the format (-f) or the image",
+            ));
+        };
+        let opener = subject.opener.clone();
+        let layer = opener.open_alone(&subject.path, subject.format.as_deref())?;
+        Ok(goldsmith::format_named(layer.info().format)?)
+    }
+
+    pub(crate) fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Says what was done: `done`, or the steps if it was only rehearsed; and what else the user may
+    /// want to know.
+    pub(crate) fn say(&self, done: &str, edited: &Edited) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        if self.dry_run {
+            human::steps(&mut out, edited)?;
+        } else if !self.quiet && !done.is_empty() {
+            writeln!(out, "{done}")?;
+        }
+        if !self.quiet {
+            exit::warn(&edited.warnings);
+        }
+        Ok(())
+    }
+}
+
+/// Gives a builder that has these methods what the user said of its image.
+macro_rules! described {
+    ($builder:expr, $subject:expr) => {{
+        let crate::options::Subject {
+            format,
+            opener,
+            dry_run,
+            ..
+        } = $subject;
+        let builder = $builder.opener(opener).dry_run(dry_run);
+        match format {
+            Some(format) => builder.format(format),
+            None => builder,
+        }
+    }};
+}
+pub(crate) use described;
+
+/// How writes are cached. [qemu]
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Cache {
+    None,
+    Directsync,
+    Writethrough,
+    Writeback,
+    Unsafe,
+}
+
+/// The pairs `K=V` of all `lists`.
+pub(crate) fn pairs(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pairs = lists.iter().flat_map(|list| split_options(list));
+    let pair = |pair: String| match pair.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => {
+            let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
+            Err(Failure::with_status(1, text))
+        }
+    };
+    pairs.map(pair).collect()
+}
+
+/// Whether one of the `lists` asks what there is.
+pub(crate) fn asks_for_help(lists: &[String]) -> bool {
+    let mut words = lists.iter().flat_map(|list| split_options(list));
+    words.any(|word| matches!(&*word, "help" | "?"))
+}
+
 /// The pairs of one list: separated by commas, of which a doubled one stands for itself. [qemu]
 pub(crate) fn split_options(text: &str) -> Vec<String> {
     let mut pairs = vec![String::new()];
@@ -202,20 +336,6 @@ pub(crate) fn snapshot_name(text: &str) -> Result<SnapshotName, Failure> {
         }
     }
     Ok(SnapshotName::Exactly { id, name })
-}
-
-/// The pairs of all `-o`.
-pub(crate) fn pairs(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
-    let pairs = lists.iter().flat_map(|list| split_options(list));
-    pairs
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => {
-                let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
-                Err(Failure::with_status(1, text))
-            }
-        })
-        .collect()
 }
 
 /// Who reads the answer.

@@ -371,6 +371,7 @@ fn resize(editor: &mut dyn Editor, virtual_size: u64, preallocation: Preallocati
     editor.edit(&Edit::Resize {
         virtual_size,
         preallocation,
+        behind: 0,
     })
 }
 

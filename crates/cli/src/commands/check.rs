@@ -4,22 +4,36 @@ use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use goldsmith::Opener;
+use clap::{Args, ValueEnum};
 
-use crate::exit::Failure;
-use crate::options::OutputFormat;
+use crate::exit::{self, Failure};
+use crate::options::{Cache, Opening, OutputFormat, Spelling, Subject, described};
 use crate::output::{human, json};
 
-/// Look for errors in the tables of an image, without changing it
+/// Look for errors in the tables of an image, and mend them if asked to
 ///
 /// Exit status: 0 none, 1 the check could not be done, 2 errors, 3 nothing but wasted space, 63 the
 /// format has nothing that could be checked.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  goldsmith check -f qcow2 disk.qcow2
+  Give wasted space back, and touch nothing else:
+    goldsmith check -f qcow2 -r leaks disk.qcow2
+  What would be written to mend all:
+    goldsmith check -f qcow2 -r all --dry-run disk.qcow2")]
 pub(crate) struct Check {
     /// Format of the image; without it the format is guessed
     #[arg(short = 'f', long, value_name = "FMT")]
     format: Option<String>,
+
+    /// Mend this, and check again
+    #[arg(short = 'r', long, value_enum, value_name = "WHAT")]
+    repair: Option<Repair>,
+
+    /// With -r: leave the file as it is, and only say what would be done to it
+    #[arg(long, requires = "repair", conflicts_with = "output")]
+    dry_run: bool,
 
     /// For whom
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
@@ -29,14 +43,52 @@ pub(crate) struct Check {
     #[arg(short = 'q', long)]
     quiet: bool,
 
+    /// Look at the image although somebody may be writing to it
+    #[arg(short = 'U', long, conflicts_with = "repair")]
+    force_share: bool,
+
+    /// How the image is read; it makes no difference yet
+    #[arg(
+        short = 'T',
+        long,
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    cache: Cache,
+
+    #[command(flatten)]
+    opening: Opening,
+
+    #[command(flatten)]
+    spelling: Spelling,
+
     /// The image
     image: PathBuf,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Repair {
+    /// Wasted space
+    Leaks,
+    /// All that can be mended without guessing at guest data
+    All,
+}
+
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let (image, format) = (&self.image, self.format.as_deref());
-        let Some((format, checked)) = goldsmith::check(&Opener::new(), image, format)? else {
+        let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        let subject = Subject {
+            opener: source.opener(self.opening.opener()),
+            path: source.path,
+            format: source.format,
+            dry_run: self.dry_run,
+        };
+        let check = goldsmith::Check::new(&subject.path).repair(self.repair.map(|it| match it {
+            Repair::Leaks => goldsmith::Repair::Leaks,
+            Repair::All => goldsmith::Repair::All,
+        }));
+        let Some(report) = described!(check, subject).run()? else {
             return Err(Failure::with_status(
                 63,
                 "This image format does not support checks",
@@ -44,10 +96,17 @@ impl Check {
         };
         let mut out = stdout().lock();
         match self.output {
-            OutputFormat::Human if self.quiet => {}
-            OutputFormat::Human => human::check(&mut out, &checked)?,
-            OutputFormat::Json => json::check(&mut out, image, format, &checked)?,
+            OutputFormat::Human => human::check(&mut out, &report, self.quiet)?,
+            OutputFormat::Json => json::check(&mut out, &self.image, &report)?,
         }
+        if self.dry_run {
+            human::steps(&mut out, &report.edited)?;
+        }
+        drop(out);
+        if !self.quiet {
+            exit::warn(&report.edited.warnings);
+        }
+        let checked = report.checked;
         if checked.errors > 0 {
             return Err(Failure::with_status(1, "Check failed"));
         }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use goldsmith::{Cancel, Uuid};
 
 use crate::exit::{self, Failure};
-use crate::options::{Opening, Spelling, pairs, size, snapshot_name, split_options};
+use crate::options::{Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
 use crate::output::human;
 use crate::progress::Display;
 
@@ -139,11 +139,7 @@ enum Reflink {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let asks = |list: &String| {
-            let words = split_options(list);
-            words.iter().any(|word| matches!(&**word, "help" | "?"))
-        };
-        if self.target_options.iter().any(asks) {
+        if asks_for_help(&self.target_options) {
             let format = self
                 .cloud
                 .map_or(&*self.target_format, |cloud| cloud.format);

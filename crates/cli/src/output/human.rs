@@ -4,8 +4,8 @@ use std::io::{Result, Write};
 use std::path::Path;
 
 use goldsmith::{
-    Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, OptionKind, OptionSpec,
-    Snapshot,
+    Chain, Checked, Cloud, Detail, Edited, Finding, Flaw, Format, ImageInfo, Measurement,
+    OptionKind, OptionSpec, Report, Snapshot,
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -45,8 +45,7 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
         }
     }
     if !layer.snapshots.is_empty() {
-        writeln!(out, "Snapshot list:")?;
-        snapshots(out, &layer.snapshots)?;
+        snapshot_list(out, &layer.snapshots)?;
     }
     if !layer.details.is_empty() {
         writeln!(out, "Format specific information:")?;
@@ -67,7 +66,8 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
 }
 
 /// A table of snapshots, as `qemu-img info` and `qemu-img snapshot -l` show it.
-fn snapshots(out: &mut impl Write, snapshots: &[Snapshot]) -> Result<()> {
+pub(crate) fn snapshot_list(out: &mut impl Write, snapshots: &[Snapshot]) -> Result<()> {
+    writeln!(out, "Snapshot list:")?;
     let mut row = |cells: [&str; 6]| {
         let [id, tag, size, date, clock, icount] = cells;
         writeln!(
@@ -175,15 +175,23 @@ pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<()
     Ok(())
 }
 
-/// What a check found, as `qemu-img check` says it; the flaws go where it puts them, too.
-pub(crate) fn check(out: &mut impl Write, checked: &Checked) -> Result<()> {
-    for flaw in &checked.flaws {
-        let (word, text) = match flaw {
-            Flaw::Corruption(text) => ("ERROR", text),
-            Flaw::Leak(text) => ("Leaked:", text),
-        };
-        writeln!(std::io::stderr(), "{word} {}", shown(text))?;
+/// What a check found, and what was mended, as `qemu-img check` says it; the flaws go where it puts
+/// them, too.
+pub(crate) fn check(out: &mut impl Write, report: &Report, quiet: bool) -> Result<()> {
+    flaws(report.before.as_ref().unwrap_or(&report.checked))?;
+    if quiet {
+        return Ok(());
     }
+    if report.before.is_some() {
+        let (leaks, corruptions) = (report.leaks_fixed(), report.corruptions_fixed());
+        writeln!(
+            out,
+            "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    \
+             {corruptions} corruptions\n\nDouble checking the fixed image now..."
+        )?;
+        flaws(&report.checked)?;
+    }
+    let checked = &report.checked;
     let (corruptions, leaks) = (checked.corruptions, checked.leaks);
     if corruptions == 0 && leaks == 0 && checked.errors == 0 {
         writeln!(out, "No errors were found on the image.")?;
@@ -218,6 +226,17 @@ pub(crate) fn check(out: &mut impl Write, checked: &Checked) -> Result<()> {
     writeln!(out, "Image end offset: {}", checked.end)
 }
 
+fn flaws(checked: &Checked) -> Result<()> {
+    for flaw in &checked.flaws {
+        let (word, text) = match flaw {
+            Flaw::Corruption(text) => ("ERROR", text),
+            Flaw::Leak(text) => ("Leaked:", text),
+        };
+        writeln!(std::io::stderr(), "{word} {}", shown(text))?;
+    }
+    Ok(())
+}
+
 /// What a cloud would refuse, a paragraph for each finding.
 pub(crate) fn lint(
     out: &mut impl Write,
@@ -243,9 +262,28 @@ pub(crate) fn lint(
     Ok(())
 }
 
-/// What `-o help` says.
+/// What `-o help` says of a new image.
 pub(crate) fn creation_options(out: &mut impl Write, options: &[OptionSpec]) -> Result<()> {
     writeln!(out, "Supported options:")?;
+    option_list(out, options)
+}
+
+/// What `amend -o help` says.
+pub(crate) fn amend_options(
+    out: &mut impl Write,
+    format: &dyn Format,
+) -> std::result::Result<(), Failure> {
+    let name = format.name();
+    if format.amend_options().is_empty() {
+        let text = format!("Format driver '{name}' does not support option amendment");
+        return Err(Failure::with_status(1, text));
+    }
+    writeln!(out, "Amend options for '{name}':")?;
+    option_list(out, format.amend_options())?;
+    Ok(())
+}
+
+fn option_list(out: &mut impl Write, options: &[OptionSpec]) -> Result<()> {
     for option in options {
         let values = match option.kind {
             OptionKind::Flag => "on|off".to_owned(),
@@ -260,6 +298,97 @@ pub(crate) fn creation_options(out: &mut impl Write, options: &[OptionSpec]) -> 
             "  {key:<36} - {} (default: {})",
             option.help, option.default
         )?;
+    }
+    Ok(())
+}
+
+/// The order in which qemu-img says with which options it makes an image. [qemu]
+const FORMATTING: &[&str] = &[
+    "encryption",
+    "encrypt.format",
+    "encrypt.key-secret",
+    "encrypt.cipher-alg",
+    "encrypt.cipher-mode",
+    "encrypt.ivgen-alg",
+    "encrypt.ivgen-hash-alg",
+    "encrypt.hash-alg",
+    "encrypt.iter-time",
+    "cluster_size",
+    "extended_l2",
+    "preallocation",
+    "compression_type",
+    "size",
+    "compat",
+    "backing_file",
+    "backing_fmt",
+    "data_file",
+    "data_file_raw",
+    "lazy_refcounts",
+    "refcount_bits",
+    "subformat",
+    "force_size",
+];
+/// Those that it says also if nobody gave them. [qemu]
+const ALWAYS: &[&str] = &[
+    "cluster_size",
+    "extended_l2",
+    "compression_type",
+    "lazy_refcounts",
+    "refcount_bits",
+];
+
+/// What `create` makes, as qemu-img says it.
+pub(crate) fn formatting(
+    out: &mut impl Write,
+    image: &Path,
+    format: &dyn Format,
+    size: u64,
+    given: &[(String, String)],
+) -> Result<()> {
+    // The order is that of qcow2; a raw image tells its size first.
+    let mut keys: Vec<&str> = match format.options().iter().any(|it| it.name == "cluster_size") {
+        true => Vec::new(),
+        false => vec!["size"],
+    };
+    let given_keys = given.iter().map(|(key, _)| &**key);
+    for key in FORMATTING.iter().copied().chain(given_keys) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let image = shown(&image.to_string_lossy());
+    write!(out, "Formatting '{image}', fmt={}", format.name())?;
+    for key in keys {
+        if key == "size" {
+            write!(out, " size={size}")?;
+            continue;
+        }
+        let Some(spec) = format.options().iter().find(|it| it.name == key) else {
+            continue;
+        };
+        let value = given.iter().rfind(|(name, _)| name == key);
+        let value = value.map(|(_, value)| &**value);
+        let Some(value) = value.or_else(|| ALWAYS.contains(&key).then_some(spec.default)) else {
+            continue;
+        };
+        let bytes = (spec.kind == OptionKind::Size)
+            .then(|| goldsmith::parse_size(value))
+            .flatten();
+        match bytes {
+            Some(bytes) => write!(out, " {key}={bytes}")?,
+            None => write!(out, " {key}={}", shown(&value.replace(',', ",,")))?,
+        }
+    }
+    writeln!(out)
+}
+
+/// What an edit would do, a line for each step.
+pub(crate) fn steps(out: &mut impl Write, edited: &Edited) -> Result<()> {
+    for (path, step) in &edited.steps {
+        writeln!(out, "{}: {step}", shown(&path.to_string_lossy()))?;
+    }
+    if edited.copied > 0 {
+        writeln!(out, "{} bytes of guest data to be written", edited.copied)?;
     }
     Ok(())
 }

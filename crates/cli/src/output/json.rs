@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use goldsmith::{Chain, Checked, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, Snapshot};
+use goldsmith::{Chain, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, Report, Snapshot};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -166,13 +166,9 @@ pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<()
     pretty(out, &facts)
 }
 
-/// What a check found, as `qemu-img check --output=json` gives it, and each flaw.
-pub(crate) fn check(
-    out: &mut impl Write,
-    image: &Path,
-    format: &str,
-    checked: &Checked,
-) -> Result<(), Failure> {
+/// What a check found and what was mended, as `qemu-img check --output=json` gives it, and each flaw.
+pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Result<(), Failure> {
+    let (format, checked) = (report.format, &report.checked);
     let mut facts = Map::new();
     let mut say = |key: &str, value: Value| {
         facts.insert(key.to_owned(), value);
@@ -184,7 +180,13 @@ pub(crate) fn check(
     if checked.corruptions > 0 {
         say("corruptions", json!(checked.corruptions));
     }
+    if report.corruptions_fixed() > 0 {
+        say("corruptions-fixed", json!(report.corruptions_fixed()));
+    }
     say("check-errors", json!(checked.errors));
+    if report.leaks_fixed() > 0 {
+        say("leaks-fixed", json!(report.leaks_fixed()));
+    }
     if checked.leaks > 0 {
         say("leaks", json!(checked.leaks));
     }

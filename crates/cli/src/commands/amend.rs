@@ -1,0 +1,78 @@
+//! `goldsmith amend`
+
+use std::io::stdout;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::exit::Failure;
+use crate::options::{Cache, Editing, asks_for_help, described, pairs};
+use crate::output::human;
+
+/// Set options of an image that exists
+#[derive(Args)]
+#[command(
+    override_usage = "goldsmith amend [OPTIONS] -o K=V,... IMAGE",
+    after_long_help = "\
+Examples:
+  goldsmith amend -f qcow2 -o compat=1.1,lazy_refcounts=on disk.qcow2
+  Another name for the backing file, which is not looked at:
+    goldsmith amend -f qcow2 -o backing_file=golden.qcow2,backing_fmt=qcow2 disk.qcow2
+  What -o takes:
+    goldsmith amend -f qcow2 -o help"
+)]
+pub(crate) struct Amend {
+    /// The options; '-o help' lists them
+    #[arg(short = 'o', long, value_name = "K=V,...", required = true)]
+    options: Vec<String>,
+
+    /// Taken for qemu-img's sake: nothing unsafe is done, or refused for want of it
+    #[arg(long)]
+    force: bool,
+
+    /// Taken for qemu-img's sake: it takes no time worth showing
+    #[arg(short = 'p', long)]
+    progress: bool,
+
+    /// How the image is written; everything is stored safely in every mode
+    #[arg(
+        short = 't',
+        long,
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    cache: Cache,
+
+    #[command(flatten)]
+    editing: Editing,
+
+    /// The image
+    #[arg(required_unless_present = "options")]
+    image: Option<PathBuf>,
+}
+
+impl Amend {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let subject = match &self.image {
+            Some(image) => Some(self.editing.subject(image)?),
+            None => None,
+        };
+        if asks_for_help(&self.options) {
+            let format = self.editing.format_of(subject.as_ref())?;
+            human::amend_options(&mut stdout().lock(), format)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let Some(subject) = subject else {
+            return Err(Failure::with_status(1, "Expecting one image file name"));
+        };
+        let mut amend = goldsmith::Amend::new(&subject.path);
+        for (key, value) in pairs(&self.options)? {
+            amend = amend.option(key, value);
+        }
+        let edited = described!(amend, subject).run()?;
+        self.editing.say("", &edited)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

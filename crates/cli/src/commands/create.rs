@@ -1,0 +1,158 @@
+//! `goldsmith create`
+
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use goldsmith::Uuid;
+
+use crate::exit::{self, Failure};
+use crate::options::{Opening, asks_for_help, pairs};
+use crate::output::human;
+
+/// Make a new image without anything in it
+///
+/// It stands under its name complete and stored safely, or not at all; a file that stood there is
+/// replaced. Over a backing file it shows what that holds, and takes no time or space for it.
+#[derive(Args)]
+#[command(
+    override_usage = "goldsmith create [OPTIONS] IMAGE [SIZE]",
+    after_long_help = "\
+Examples:
+  An empty disk of 20 GiB:
+    goldsmith create -f qcow2 disk.qcow2 20G
+  A disk that begins as a golden one, which stays as it is:
+    goldsmith create -f qcow2 -b golden.qcow2 -F qcow2 disk.qcow2
+  The same for XenServer and Hyper-V, a differencing disk:
+    goldsmith create -f vpc -b golden.vhd -F vpc disk.vhd
+  What -o takes:
+    goldsmith create -f qcow2 -o help"
+)]
+pub(crate) struct Create {
+    /// Format of the image: raw, qcow2 or vpc (also called vhd)
+    #[arg(short = 'f', long, value_name = "FMT", default_value = "raw")]
+    format: String,
+
+    /// Creation options; '-o help' lists them
+    #[arg(short = 'o', long, value_name = "K=V,...")]
+    options: Vec<String>,
+
+    /// The image that shows where this one holds nothing; a relative path counts from the new
+    /// image's directory
+    #[arg(short = 'b', long, value_name = "FILE")]
+    backing: Option<String>,
+
+    /// Format of the image that -b names
+    #[arg(short = 'F', long = "backing-fmt", value_name = "FMT")]
+    backing_fmt: Option<String>,
+
+    /// Do not open the image that -b names; the size must be given then
+    #[arg(short = 'u', long)]
+    backing_unsafe: bool,
+
+    /// Say nothing but errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    /// Leave all files as they are, and only say what would be made
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Identity of the image (vpc); by default a random one
+    #[arg(long, value_name = "UUID")]
+    uuid: Option<Uuid>,
+
+    /// Creation time of the image (vpc), in seconds since 1970; by default SOURCE_DATE_EPOCH, or
+    /// else now
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    timestamp: Option<u64>,
+
+    #[command(flatten)]
+    opening: Opening,
+
+    /// The image to make
+    #[arg(required_unless_present = "options")]
+    image: Option<PathBuf>,
+
+    /// Size of the disk, such as 65536 or 20G; by default that of the image that -b names
+    size: Option<String>,
+}
+
+impl Create {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let format = goldsmith::format_named(&self.format)?;
+        if asks_for_help(&self.options) {
+            human::creation_options(&mut stdout().lock(), format.options())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let Some(image) = &self.image else {
+            return Err(Failure::with_status(1, "create takes the name of an image"));
+        };
+        let mut pairs = pairs(&self.options)?;
+        let named = [
+            ("backing_file", &self.backing),
+            ("backing_fmt", &self.backing_fmt),
+        ];
+        for (key, value) in named {
+            let value = value.iter().cloned();
+            pairs.extend(value.map(|value| (key.to_owned(), value)));
+        }
+        let size = size(self.size.as_deref(), &mut pairs)?;
+
+        let mut create = goldsmith::Create::new(image)
+            .format(format.name())
+            .opener(self.opening.opener())
+            .unseen_backing(self.backing_unsafe)
+            .dry_run(self.dry_run);
+        for (key, value) in &pairs {
+            create = create.option(key, value);
+        }
+        for secret in self.opening.secrets() {
+            create = create.secret(&secret.id, &secret.text);
+        }
+        if let Some(size) = size {
+            create = create.size(size);
+        }
+        if let Some(uuid) = self.uuid {
+            create = create.uuid(uuid);
+        }
+        if let Some(seconds) = self.timestamp {
+            create = create.timestamp(seconds);
+        }
+        let created = create.run()?;
+        if !self.quiet {
+            let mut out = stdout().lock();
+            let asked = size.unwrap_or(created.virtual_size);
+            human::formatting(&mut out, image, format, asked, &pairs)?;
+            if self.dry_run {
+                let (image, len) = (human::shown(&image.to_string_lossy()), created.file_len);
+                writeln!(out, "{image}: make the file {len} bytes long")?;
+            }
+            drop(out);
+            exit::warn(&created.warnings);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The size, which may stand alone or among the options. [qemu]
+fn size(alone: Option<&str>, pairs: &mut Vec<(String, String)>) -> Result<Option<u64>, Failure> {
+    let among = pairs.iter().rfind(|(key, _)| key == "size");
+    let among = among.map(|(_, value)| value.clone());
+    pairs.retain(|(key, _)| key != "size");
+    let text = match (alone, &among) {
+        (Some(_), Some(_)) => {
+            let text = "The image size must be specified only once";
+            return Err(Failure::with_status(1, text));
+        }
+        (Some(text), None) => text,
+        (None, Some(text)) => text,
+        (None, None) => return Ok(None),
+    };
+    let size = goldsmith::parse_size(text);
+    size.map(Some).ok_or_else(|| {
+        let text = format!("Invalid image size specified: '{text}' (such as 65536 or 20G is one)");
+        Failure::with_status(1, text)
+    })
+}
