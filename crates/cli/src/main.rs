@@ -40,6 +40,8 @@ enum Command {
     Create(commands::create::Create),
     Resize(commands::resize::Resize),
     Snapshot(commands::snapshot::Snapshot),
+    Rebase(commands::rebase::Rebase),
+    Commit(commands::commit::Commit),
     Amend(commands::amend::Amend),
     Bitmap(commands::bitmap::Bitmap),
 }
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
         Command::Create(create) => create.run(),
         Command::Resize(resize) => resize.run(),
         Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Rebase(rebase) => rebase.run(),
+        Command::Commit(commit) => commit.run(),
         Command::Amend(amend) => amend.run(),
         Command::Bitmap(bitmap) => bitmap.run(),
     };

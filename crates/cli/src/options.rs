@@ -233,10 +233,6 @@ impl Editing {
         Ok(goldsmith::format_named(layer.info().format)?)
     }
 
-    pub(crate) fn opening(&self) -> &Opening {
-        &self.opening
-    }
-
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet
     }

@@ -3,17 +3,57 @@
 use std::io::{IsTerminal, Write, stdout};
 use std::sync::{Mutex, PoisonError};
 
-use goldsmith::Progress;
+use goldsmith::{Cancel, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// Who watches a long command: somebody who looks on, perhaps, and somebody who may interrupt it.
+pub(crate) struct Watch {
+    display: Option<Display>,
+    cancel: Cancel,
+}
+
+impl Watch {
+    /// Begins; from now on an interrupt only raises the flag.
+    pub(crate) fn new(shown: bool) -> Self {
+        let cancel = Cancel::new();
+        let raise = cancel.clone();
+        // Without a handler an interrupt ends the process where it is, which harms no image; that
+        // the handler cannot be set is no reason not to begin.
+        let _ = ctrlc::set_handler(move || raise.cancel());
+        Self {
+            display: shown.then(Display::new),
+            cancel,
+        }
+    }
+
+    /// The flag that an interrupt raises.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Shows `progress`, if somebody looks on.
+    pub(crate) fn show(&self, progress: Progress) {
+        if let Some(display) = &self.display {
+            display.show(progress);
+        }
+    }
+
+    /// Leaves the display as it ends.
+    pub(crate) fn finish(self) {
+        if let Some(display) = self.display {
+            display.finish();
+        }
+    }
+}
+
 /// A progress display on standard output: a bar on a terminal, qemu-img's lines elsewhere.
-pub(crate) enum Display {
+enum Display {
     Bar(ProgressBar),
     Lines(Mutex<Lines>),
 }
 
 impl Display {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         if !stdout().is_terminal() {
             return Self::Lines(Mutex::new(Lines { shown: None }));
         }
@@ -28,7 +68,7 @@ impl Display {
     }
 
     /// Shows `progress`; safe to call from many threads, out of order.
-    pub(crate) fn show(&self, progress: Progress) {
+    fn show(&self, progress: Progress) {
         match self {
             Self::Bar(bar) => {
                 bar.set_length(progress.total);
@@ -42,7 +82,7 @@ impl Display {
     }
 
     /// Leaves the display as it ends.
-    pub(crate) fn finish(self) {
+    fn finish(self) {
         match self {
             Self::Bar(bar) => bar.finish(),
             Self::Lines(lines) => {
@@ -55,7 +95,7 @@ impl Display {
 }
 
 /// What was last shown of `(12.34/100%)`.
-pub(crate) struct Lines {
+struct Lines {
     shown: Option<f64>,
 }
 

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use goldsmith_block::{
     BackingReference, Chain, CreateSpec, Error, Format, Options, Result, StorageMut,
 };
-use goldsmith_storage::{FileStorage, MemoryStorage, Rehearsal, Target};
+use goldsmith_storage::{MemoryStorage, Rehearsal, Target};
 use uuid::Uuid;
 
 use crate::convert::{now, target};
-use crate::filename::FileName;
-use crate::reference::{behind, beside, data_file};
+use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
 use crate::{Opener, registry};
 
@@ -212,26 +211,13 @@ impl Create {
         })
     }
 
-    /// What the image says of a backing file that nobody looks at.
     fn unseen(&self, options: &Options) -> Result<Option<BackingReference>> {
         let names = options
             .text("backing_file")
             .zip(options.text("backing_fmt"));
-        let Some((name, format)) = names else {
-            return Ok(None);
-        };
-        let is_itself = FileName::parse(name).is_ok_and(|name| {
-            let path = beside(&self.path, &name.path);
-            path == self.path || is_one_file(&path, &self.path)
-        });
-        if is_itself {
-            return Err(self.refuse("an image cannot be its own backing file"));
-        }
-        Ok(Some(BackingReference {
-            name: name.into(),
-            format: Some(format.into()),
-            ..BackingReference::default()
-        }))
+        names
+            .map(|(name, format)| unseen(&self.path, name, format))
+            .transpose()
     }
 
     /// `size` as the format can hold it. Empty bytes cost nobody anything, but the caller hears of
@@ -262,10 +248,4 @@ impl Create {
 fn imagined(path: &Path) -> Arc<dyn StorageMut> {
     let nothing = MemoryStorage::new(path.to_string_lossy());
     Arc::new(Rehearsal::new(Arc::new(nothing)))
-}
-
-fn is_one_file(a: &Path, b: &Path) -> bool {
-    use goldsmith_block::Storage;
-    let id = |path| FileStorage::open(path).ok().map(|file| file.id());
-    id(a).is_some_and(|a| id(b) == Some(a))
 }

@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use goldsmith_block::{BackingReference, Chain, Error, ErrorKind, Layer, Options, Result};
+use goldsmith_block::{BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, Storage};
+use goldsmith_storage::FileStorage;
 
 use crate::Opener;
 use crate::filename::FileName;
@@ -48,6 +49,31 @@ pub(crate) fn open_beside(
     let opener = opener.for_another_image();
     let chain = opener.open(beside(target, &path), format.or(stated.as_deref()))?;
     Ok((path, chain))
+}
+
+/// What the image at `target` says of a backing file that nobody looks at.
+///
+/// # Errors
+/// `Usage` if that is the image itself.
+pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingReference> {
+    let is_itself = FileName::parse(name).is_ok_and(|name| {
+        let path = beside(target, &name.path);
+        path == target || is_one_file(&path, target)
+    });
+    if is_itself {
+        let error = Error::usage("an image cannot be its own backing file");
+        return Err(error.in_file(target.to_string_lossy()));
+    }
+    Ok(BackingReference {
+        name: name.into(),
+        format: Some(format.into()),
+        ..BackingReference::default()
+    })
+}
+
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    let id = |path| FileStorage::open(path).ok().map(|file| file.id());
+    id(a).is_some_and(|a| id(b) == Some(a))
 }
 
 /// The file for the data of the new image at `target`, if the creation `options` ask for another

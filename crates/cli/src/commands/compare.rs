@@ -9,7 +9,7 @@ use goldsmith::{Chain, CompareError, CompareJob, Comparison};
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
-use crate::progress::Display;
+use crate::progress::Watch;
 
 /// Compare what a guest reads from two images, whatever their formats
 ///
@@ -54,15 +54,12 @@ impl Compare {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let first = self.open(&self.first, self.first_format.as_deref())?;
         let second = self.open(&self.second, self.second_format.as_deref())?;
-        let display = (self.progress && !self.quiet).then(Display::new);
-        let listener = |progress| {
-            if let Some(display) = &display {
-                display.show(progress);
-            }
-        };
+        let watch = Watch::new(self.progress && !self.quiet);
+        let listener = |progress| watch.show(progress);
         let job = CompareJob {
             strict: self.strict,
             progress: Some(&listener),
+            cancel: Some(watch.cancel()),
             ..CompareJob::default()
         };
         let found = goldsmith::compare(&first, &second, &job).map_err(|error| match error {
@@ -70,9 +67,7 @@ impl Compare {
             CompareError::Read(error) => Failure::with_status(4, error.report()),
             CompareError::Other(error) => error.into(),
         })?;
-        if let Some(display) = display {
-            display.finish();
-        }
+        watch.finish();
 
         if !self.quiet {
             let mut out = stdout().lock();

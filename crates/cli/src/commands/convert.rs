@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Cancel, Uuid};
+use goldsmith::Uuid;
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
 use crate::output::human;
-use crate::progress::Display;
+use crate::progress::Watch;
 
 /// Convert an image from one format to another
 ///
@@ -155,17 +155,8 @@ impl Convert {
             ));
         };
 
-        let cancel = Cancel::new();
-        let raise = cancel.clone();
-        // Without a handler an interrupt would leave the temporary file behind; that the handler
-        // cannot be set is no reason not to convert.
-        let _ = ctrlc::set_handler(move || raise.cancel());
-        let display = (self.progress && !self.quiet).then(Display::new);
-        let listener = |progress| {
-            if let Some(display) = &display {
-                display.show(progress);
-            }
-        };
+        let watch = Watch::new(self.progress && !self.quiet);
+        let listener = |progress| watch.show(progress);
 
         let source = self
             .spelling
@@ -181,7 +172,7 @@ impl Convert {
             .round_up(self.round_up)
             .share(self.reflink == Reflink::Auto && self.sparse_size.is_none())
             .progress(&listener)
-            .cancel(&cancel);
+            .cancel(watch.cancel());
         if let Some(size) = self.sparse_size {
             convert = convert.sparse(size);
         }
@@ -212,9 +203,7 @@ impl Convert {
             convert = convert.uuid_from_name();
         }
         let done = convert.run()?;
-        if let Some(display) = display {
-            display.finish();
-        }
+        watch.finish();
         if !self.quiet {
             exit::warn(&done.warnings);
         }

@@ -3,6 +3,7 @@
 pub(crate) mod amend;
 pub(crate) mod bitmap;
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod create;
@@ -10,6 +11,7 @@ pub(crate) mod info;
 pub(crate) mod lint;
 pub(crate) mod map;
 pub(crate) mod measure;
+pub(crate) mod rebase;
 pub(crate) mod resize;
 pub(crate) mod snapshot;
 

@@ -99,7 +99,7 @@ pub(crate) fn snapshot_list(out: &mut impl Write, snapshots: &[Snapshot]) -> Res
             // Any 32-bit number of seconds is a time.
             &date.unwrap_or_default(),
             &clock,
-            &icount.unwrap_or_default(),
+            icount.as_deref().unwrap_or("--"),
         ])?;
     }
     Ok(())

@@ -1,0 +1,173 @@
+//! What an image holds, put into the one behind it.
+
+use std::path::{Path, PathBuf};
+
+use goldsmith_block::{
+    BackingReference, Chain, Edit, Error, Layer, Preallocation, Result, Storage,
+};
+use goldsmith_storage::FileStorage;
+
+use crate::carry::{Carry, carry_methods};
+use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::reference::{beside, directory_of, reference};
+use crate::resize::resize;
+
+/// A commit, to be described and then [`run`](Self::run).
+#[derive(Clone)]
+pub struct Commit<'a> {
+    subject: Subject,
+    base: Option<String>,
+    keep: bool,
+    carry: Carry<'a>,
+}
+
+impl<'a> Commit<'a> {
+    /// Puts what the image at `path` holds into its backing file, and empties it.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            subject: Subject::new(path),
+            base: None,
+            keep: false,
+            carry: Carry::default(),
+        }
+    }
+
+    subject_methods!();
+    carry_methods!();
+
+    /// Puts everything above the image `name` into that one, which is somewhere behind the image;
+    /// what stands between the two shows something else then and is of no use any more. The image is
+    /// not emptied.
+    #[must_use]
+    pub fn base(mut self, name: impl Into<String>) -> Self {
+        self.base = Some(name.into());
+        self
+    }
+
+    /// Sets whether the image keeps what it holds, though its backing file has it then: for one that
+    /// is going to be deleted. Default: no.
+    #[must_use]
+    pub fn keep(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Sets the most bytes that are written in a second. Default: no limit.
+    #[must_use]
+    pub fn rate(mut self, bytes: u64) -> Self {
+        self.carry.rate = Some(bytes);
+        self
+    }
+
+    /// Does it. On success all is durable; otherwise the guest of the image sees what it saw before,
+    /// and must see it through the image: the backing file may have some of it.
+    ///
+    /// Whoever else is based on the backing file finds another disk there.
+    ///
+    /// # Errors
+    /// `Usage` if the image has no backing file, or not this one; those of opening all of them;
+    /// `Unsupported` if the backing file cannot be written in place; `Cancelled`; and those of
+    /// [`Editor`](goldsmith_block::Editor).
+    pub fn run(&self) -> Result<Edited> {
+        let Subject { path, format, .. } = &self.subject;
+        let opener = &self.subject.opener;
+        let (chain, paths) = opener.open_with_paths(path, format.as_deref())?;
+        let depth = self.depth(&chain)?;
+        let mut edited = Edited {
+            warnings: chain.warnings().to_vec(),
+            ..Edited::default()
+        };
+        let layers = chain.layers();
+        let (above, below) = (&layers[..depth], &layers[depth + 1..]);
+
+        let mut base = self.open_base(&paths[depth], depth, &*layers[depth])?;
+        let mut editor = base.editor()?;
+        let size = chain.virtual_size();
+        if size > editor.layer().info().virtual_size {
+            let off = Preallocation::Off;
+            editor = resize(&mut base, editor, size, off, below, &mut edited)?;
+        }
+        edited.add(&base.path, &*editor);
+        let layer = editor.layer();
+        let behind = Chain::new(layer, below.iter().cloned());
+        let mut whole = above.iter().chain(behind.layers()).cloned();
+        let Some(top) = whole.next() else {
+            return Err(self.refuse("Image does not have a backing file"));
+        };
+        let source = Chain::new(top, whole);
+        let carry = Carry {
+            dry_run: self.subject.dry_run,
+            ..self.carry
+        };
+        edited.copied += carry.run(&source, editor.into_sink(size)?, &behind)?;
+
+        for between in &paths[1..depth] {
+            edited.warnings.push(format!(
+                "{}: shows another disk than before, for what is behind it has changed",
+                between.display()
+            ));
+        }
+        if self.base.is_none() && !self.keep {
+            self.empty(&paths[depth], &*behind.layers()[0], &mut edited)?;
+        }
+        Ok(edited)
+    }
+
+    /// How deep in `chain` the image is that takes it all.
+    fn depth(&self, chain: &Chain) -> Result<usize> {
+        let layers = chain.layers();
+        if layers.len() < 2 {
+            return Err(self.refuse("Image does not have a backing file"));
+        }
+        let Some(name) = &self.base else {
+            return Ok(1);
+        };
+        let path = &self.subject.path;
+        let places = [beside(path, name), PathBuf::from(name)];
+        let ids = places.map(|place| FileStorage::open(place).ok().map(|file| file.id()));
+        let mut found = layers.iter().skip(1);
+        let found = found.position(|layer| ids.contains(&Some(layer.storage().id())));
+        found.map(|at| at + 1).ok_or_else(|| {
+            let path = path.display();
+            self.refuse(format!(
+                "Did not find '{name}' in the backing chain of '{path}'"
+            ))
+        })
+    }
+
+    /// Opens the image at `path`, which must be `layer`, to be written over.
+    fn open_base(&self, path: &Path, depth: usize, layer: &dyn Layer) -> Result<Open> {
+        let subject = Subject {
+            path: path.to_owned(),
+            format: Some(layer.info().format.into()),
+            ..self.subject.clone()
+        };
+        let base = subject.open_at(depth)?;
+        if base.read().id() != layer.storage().id() {
+            return Err(self.refuse(format!("'{}' has become another file", path.display())));
+        }
+        Ok(base)
+    }
+
+    /// Lets the image show nothing but its backing file, the one at `path`, which has changed.
+    fn empty(&self, path: &Path, behind: &dyn Layer, edited: &mut Edited) -> Result<()> {
+        let mut image = self.subject.open()?;
+        let mut editor = image.editor()?;
+        editor.edit(&Edit::Empty)?;
+        let knows_when = |it: &BackingReference| it.modified.is_some();
+        let now = editor.layer().info().backing.clone();
+        if now.as_ref().is_some_and(knows_when) {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let name = absolute.to_string_lossy();
+            let reference = reference(directory_of(&image.path), &name, behind)?;
+            editor.edit(&Edit::SetBacking(Some(reference)))?;
+        }
+        edited.add(&image.path, &*editor);
+        edited.warnings.append(&mut image.warnings);
+        Ok(())
+    }
+
+    fn refuse(&self, why: impl Into<String>) -> Error {
+        Error::usage(why.into()).in_file(self.subject.path.to_string_lossy())
+    }
+}

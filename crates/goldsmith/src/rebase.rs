@@ -1,0 +1,126 @@
+//! Another backing file under an image.
+
+use std::path::Path;
+
+use goldsmith_block::{BackingReference, Chain, Edit, Error, Layer, Result};
+
+use crate::carry::{Carry, carry_methods};
+use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::reference::{directory_of, open_beside, reference, unseen};
+use crate::registry;
+
+/// A rebase, to be described and then [`run`](Self::run).
+#[derive(Clone)]
+pub struct Rebase<'a> {
+    subject: Subject,
+    backing: Option<(String, Option<String>)>,
+    unseen: bool,
+    carry: Carry<'a>,
+}
+
+impl<'a> Rebase<'a> {
+    /// Makes the image at `path` need no other one.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            subject: Subject::new(path),
+            backing: None,
+            unseen: false,
+            carry: Carry::default(),
+        }
+    }
+
+    subject_methods!();
+    carry_methods!();
+
+    /// Bases it on the image `name`, a path from its own directory, instead; `format` is that
+    /// image's.
+    #[must_use]
+    pub fn onto(mut self, name: impl Into<String>, format: Option<&str>) -> Self {
+        self.backing = Some((name.into(), format.map(str::to_owned)));
+        self
+    }
+
+    /// Sets whether to change only the name, without looking at either backing file: the guest sees
+    /// another disk then, unless both show the same. Default: no, what differs is copied.
+    #[must_use]
+    pub fn unseen(mut self, unseen: bool) -> Self {
+        self.unseen = unseen;
+        self
+    }
+
+    /// Does it. On success the image is durable; otherwise the guest sees what it saw before.
+    ///
+    /// # Errors
+    /// Those of opening the image and everything behind it, now and then; `Usage` if the image would
+    /// come to stand behind itself, or nobody says the format of the new backing file;
+    /// `Unsupported` if the format has no backing files; `Cancelled`; and those of
+    /// [`Editor`](goldsmith_block::Editor).
+    ///
+    /// # Cost
+    /// Where the image holds the data itself, or both chains lead to the same file, nothing is read.
+    /// The rest is read from both, and what differs is written.
+    pub fn run(&self) -> Result<Edited> {
+        let mut open = self.subject.open()?;
+        let mut edited = Edited {
+            warnings: std::mem::take(&mut open.warnings),
+            ..Edited::default()
+        };
+        let mut editor = open.editor()?;
+        let layer = editor.layer();
+        let (reference, behind) = self.new_backing(&open, &*layer)?;
+        if !self.unseen {
+            let (before, _) = open.chain(&*editor)?;
+            let after = Chain::new(layer, behind);
+            edited.warnings.extend_from_slice(before.warnings());
+            edited.warnings.extend_from_slice(after.warnings());
+            let carry = Carry {
+                dry_run: self.subject.dry_run,
+                ..self.carry
+            };
+            let sink = editor.into_sink(before.virtual_size())?;
+            edited.copied = carry.run(&before, sink, &after)?;
+            editor = open.editor()?;
+        }
+        editor.edit(&Edit::SetBacking(reference))?;
+        edited.add(&open.path, &*editor);
+        Ok(edited)
+    }
+
+    /// What the image is going to say of its backing file, and what that is.
+    fn new_backing(
+        &self,
+        open: &Open,
+        image: &dyn Layer,
+    ) -> Result<(Option<BackingReference>, Vec<std::sync::Arc<dyn Layer>>)> {
+        let refuse = |text: String| Err(Error::usage(text).in_file(open.path.to_string_lossy()));
+        let Some((name, format)) = &self.backing else {
+            return Ok((None, Vec::new()));
+        };
+        let Some(format) = format else {
+            return refuse(format!(
+                "Could not change the backing file to '{name}': backing format must be specified"
+            ));
+        };
+        let format = registry::format_named(format)?.name();
+        if self.unseen {
+            return Ok((Some(unseen(&open.path, name, format)?), Vec::new()));
+        }
+        let (path, chain) = open_beside(&self.subject.opener, &open.path, name, Some(format))?;
+        let id = image.storage().id();
+        if chain
+            .layers()
+            .iter()
+            .any(|layer| layer.storage().id() == id)
+        {
+            return refuse(format!(
+                "based on '{name}' the image would stand behind itself"
+            ));
+        }
+        let mut reference = reference(directory_of(&open.path), &path, chain.top())?;
+        // A format that knows other images by their identity has the place for more than one name.
+        if image.info().uuid.is_none() {
+            reference.name = name.clone();
+        }
+        Ok((Some(reference), chain.layers().to_vec()))
+    }
+}
