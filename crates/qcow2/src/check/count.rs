@@ -21,7 +21,7 @@ pub(super) const UNREADABLE: u8 = 1 << 4;
 /// The uses of every cluster: what its refcount should be.
 ///
 /// Takes, for each cluster of the file, as much memory as a refcount of the image, and a byte.
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// One counter more than there are clusters in the file: data may end just behind it.
     counts: Block,
     /// What is known of each cluster besides.
@@ -29,7 +29,7 @@ pub(super) struct Counts {
     cluster_bits: u32,
     file_len: u64,
     /// Clusters of the file, and the one behind it if something uses that.
-    pub(super) clusters: u64,
+    pub(crate) clusters: u64,
 }
 
 impl Counts {
@@ -95,7 +95,7 @@ impl Counts {
     }
 
     /// How often `cluster`, one of [`clusters`](Self::clusters), is used.
-    pub(super) fn get(&self, cluster: u64) -> u64 {
+    pub(crate) fn get(&self, cluster: u64) -> u64 {
         self.counts.get(cluster)
     }
 

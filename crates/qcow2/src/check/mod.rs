@@ -17,7 +17,8 @@ use crate::ondisk::{self, REFCOUNT_RESERVED};
 use crate::refcount::Block;
 use crate::snapshot::Snapshots;
 use crate::table::read_up_to_end;
-use count::{Counts, ONCE, SOLE, UNREADABLE};
+pub(crate) use count::Counts;
+use count::{ONCE, SOLE, UNREADABLE};
 
 /// Bytes of a table that are read together. [ours]
 const PIECE: u64 = 64 << 10;
@@ -27,6 +28,36 @@ const PIECE: u64 = 64 << 10;
 /// # Cost
 /// Reads every table once, and refcount blocks twice, however often they are named.
 pub(crate) fn check(storage: &dyn Storage, budget: &Budget) -> Result<Checked> {
+    Ok(survey(storage, budget, Refcounts::Judged)?.checked)
+}
+
+/// What all tables say.
+pub(crate) struct Survey {
+    pub(crate) checked: Checked,
+    /// How often every cluster is used.
+    pub(crate) uses: Counts,
+    /// Whether refcount blocks are where none can be: all refcounts must be counted anew.
+    pub(crate) refcounts_lost: bool,
+}
+
+/// What becomes of the refcounts in a [`survey`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refcounts {
+    /// They are compared with what was counted, and use clusters themselves.
+    Judged,
+    /// Nobody looks at them, and they use nothing.
+    Ignored,
+}
+
+/// Looks at all tables.
+///
+/// # Errors
+/// Those of [`check`].
+pub(crate) fn survey(
+    storage: &dyn Storage,
+    budget: &Budget,
+    refcounts: Refcounts,
+) -> Result<Survey> {
     let head = Head::read(storage)?;
     let snapshots = Snapshots::read(storage, &head.geometry, budget)?;
     let geometry = &head.geometry;
@@ -46,20 +77,31 @@ pub(crate) fn check(storage: &dyn Storage, budget: &Budget) -> Result<Checked> {
             units: (geometry.virtual_size / SECTOR * SECTOR).div_ceil(geometry.cluster_size()),
             ..Checked::default()
         },
+        refcounts_lost: false,
     };
     check.mark_refcounts()?;
     let cluster_size = geometry.cluster_size();
     check.add((0, cluster_size), "the header");
     check.check_tables(&head, &snapshots, budget)?;
     check.check_snapshots(&snapshots);
-    check.add(check.refcount_table, "the refcount table");
+    if refcounts == Refcounts::Judged {
+        check.add(check.refcount_table, "the refcount table");
+    }
     if let Encryption::Luks { header } = geometry.encryption {
         check.add((header.offset, header.len), "the LUKS header");
     }
     check.check_bitmaps(&head, budget)?;
-    check.check_refcount_blocks()?;
-    check.compare()?;
-    Ok(check.checked)
+    if refcounts == Refcounts::Judged {
+        let before = check.checked.corruptions;
+        check.check_refcount_blocks()?;
+        check.refcounts_lost = check.checked.corruptions > before;
+        check.compare()?;
+    }
+    Ok(Survey {
+        checked: check.checked,
+        uses: check.counts,
+        refcounts_lost: check.refcounts_lost,
+    })
 }
 
 /// A check in progress.
@@ -70,6 +112,7 @@ struct Check<'a> {
     refcount_table: (u64, u64),
     counts: Counts,
     checked: Checked,
+    refcounts_lost: bool,
 }
 
 impl Check<'_> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use byteorder::{BE, ByteOrder};
 use goldsmith_block::{Budget, HostRange, Result, Storage, is_zero};
 
+use crate::check;
 use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
 use crate::ondisk::{self, REFCOUNT_RESERVED};
@@ -32,6 +33,8 @@ pub(super) struct Counts {
     unplaced: BTreeSet<u64>,
     /// No free cluster is before this one.
     search: u64,
+    /// How often clusters are used in truth, where the refcounts cannot be trusted.
+    uses: Option<check::Counts>,
 }
 
 /// The clusters that one refcount block counts.
@@ -89,7 +92,61 @@ impl Counts {
             rows: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             search: 1,
+            uses: None,
         })
+    }
+
+    /// Refcounts of an image that has none that can be trusted, counted anew: `uses` says how often
+    /// each cluster is used, the old refcounts left out. All that is new comes behind the file.
+    ///
+    /// # Errors
+    /// `Limit` if they are over `budget`.
+    pub(super) fn anew(
+        storage: Arc<dyn Storage>,
+        geometry: &Geometry,
+        uses: check::Counts,
+        budget: &Budget,
+    ) -> Result<Self> {
+        let mut counts = Self {
+            search: uses.clusters,
+            storage,
+            cluster_bits: geometry.cluster_bits,
+            order: geometry.refcount_bits.trailing_zeros(),
+            table_at: HostRange::new(0, 0),
+            table: Vec::new(),
+            rows: BTreeMap::new(),
+            unplaced: BTreeSet::new(),
+            uses: None,
+        };
+        for cluster in 0..uses.clusters {
+            let count = uses.get(cluster);
+            if count > 0 {
+                counts.set(cluster, count, budget)?;
+            }
+        }
+        counts.uses = Some(uses);
+        Ok(counts)
+    }
+
+    /// Sets every count to how often its cluster is used, but counts that are too small only if
+    /// `both`. Whatever is used stays untouched in any case.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) fn correct(
+        &mut self,
+        uses: check::Counts,
+        both: bool,
+        budget: &Budget,
+    ) -> Result<()> {
+        for cluster in 0..uses.clusters {
+            let (stored, count) = (self.get(cluster, budget)?, uses.get(cluster));
+            if stored > count || both {
+                self.set(cluster, count, budget)?;
+            }
+        }
+        self.uses = Some(uses);
+        Ok(())
     }
 
     /// Clusters that one block counts.
@@ -111,14 +168,18 @@ impl Counts {
         Ok(self.row(cluster / len, budget)?.now.get(cluster % len))
     }
 
-    /// How often `cluster` is used in the old state.
+    /// How often `cluster` is used in the old state, in truth or as its refcount says.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub(super) fn old(&mut self, cluster: u64, budget: &Budget) -> Result<u64> {
+        let known = self.uses.as_ref();
+        let known = known.filter(|uses| cluster < uses.clusters);
+        let known = known.map_or(0, |uses| uses.get(cluster));
         let len = self.row_len();
         let row = self.row(cluster / len, budget)?;
-        Ok(row.old.as_ref().unwrap_or(&row.now).get(cluster % len))
+        let stored = row.old.as_ref().unwrap_or(&row.now).get(cluster % len);
+        Ok(stored.max(known))
     }
 
     /// Makes the count of `cluster` `count`.
@@ -294,7 +355,8 @@ impl Counts {
             while let Some(index) = self.unplaced.pop_first() {
                 self.place_block(index, budget)?;
             }
-            let last = self.rows.keys().next_back().map_or(0, |last| last + 1);
+            let changed = self.rows.iter().rev().find(|(_, row)| row.old.is_some());
+            let last = changed.map_or(0, |(index, _)| index + 1);
             let entries = last.max(self.table.len() as u64);
             let len = (entries * 8).next_multiple_of(1 << bits);
             if len > ondisk::REFCOUNT_TABLE_BYTES {

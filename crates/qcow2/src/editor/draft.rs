@@ -51,11 +51,25 @@ impl Draft {
         geometry: &Geometry,
         budget: Arc<Budget>,
     ) -> Result<Self> {
+        let table_at = Header::read(&**scribe.storage())?.refcount_table();
+        let counts = Counts::read(scribe.read(), geometry, table_at, &budget)?;
+        Self::with_counts(scribe, data, geometry, budget, counts)
+    }
+
+    /// Begins with the image as it is, but for its refcounts.
+    ///
+    /// # Errors
+    /// `Io` if the header cannot be read.
+    pub(super) fn with_counts(
+        scribe: Arc<Scribe>,
+        data: Option<Arc<dyn StorageMut>>,
+        geometry: &Geometry,
+        budget: Arc<Budget>,
+        counts: Counts,
+    ) -> Result<Self> {
         let mut header = Header::read(&**scribe.storage())?;
         let old_header = header.clone();
         header.clear_unknown();
-        let table_at = header.refcount_table();
-        let counts = Counts::read(scribe.read(), geometry, table_at, &budget)?;
         Ok(Self {
             scribe,
             data,

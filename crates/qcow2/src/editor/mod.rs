@@ -10,6 +10,7 @@ mod bitmaps;
 mod counts;
 mod draft;
 mod header;
+mod repair;
 mod resize;
 mod sink;
 mod snapshots;
@@ -18,7 +19,7 @@ mod tables;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Edit, Editor, Error, Flaw, Layer, Result, Scribe, Sink, Step, StorageMut,
+    Budget, Edit, Editor, Flaw, Layer, Repair, Result, Scribe, Sink, Step, StorageMut,
 };
 
 use crate::check;
@@ -67,6 +68,10 @@ impl Qcow2Editor {
         if self.sound {
             return Ok(());
         }
+        if self.layer.geometry().dirty {
+            // Refcounts were to be updated later, and never were. [qemu]
+            self.repair(Repair::All)?;
+        }
         let checked = check::check(&**self.scribe.storage(), &self.budget.afresh())?;
         let corruptions = checked.corruptions + checked.errors;
         if corruptions > 0 || self.layer.geometry().corrupt {
@@ -111,8 +116,11 @@ impl Editor for Qcow2Editor {
     }
 
     fn edit(&mut self, edit: &Edit) -> Result<()> {
-        let geometry = self.layer.geometry().clone();
+        if let Edit::Repair(repair) = edit {
+            return self.repair(*repair);
+        }
         self.check()?;
+        let geometry = self.layer.geometry().clone();
         let mut draft = self.draft()?;
         let snapshots = self.layer.snapshots();
         match edit {
@@ -132,7 +140,8 @@ impl Editor for Qcow2Editor {
             Edit::Empty => draft.empty()?,
             Edit::Bitmap { name, change } => draft.change_bitmap(name, change)?,
             Edit::Amend(options) => draft.amend(snapshots, options)?,
-            Edit::Repair(_) => return Err(Error::unsupported("not yet")),
+            // Not a change of what the image says.
+            Edit::Repair(_) => {}
         }
         draft.publish()?;
         if let (Edit::Resize { virtual_size, .. }, Some(data)) = (edit, &self.data)

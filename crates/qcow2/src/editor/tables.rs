@@ -166,15 +166,20 @@ impl Draft {
     }
 
     /// Makes the copied flags of the active tables right: each says whether what its entry names is
-    /// used once. To be called when nothing else is going to change.
+    /// used once. To be called when nothing else is going to change. Says whether a table changed:
+    /// where guest data and tables share clusters, as in damaged images, that may make other flags
+    /// wrong.
     ///
     /// # Errors
     /// Those of [`Draft::write`].
-    pub(super) fn settle_copied(&mut self, l1: &mut L1) -> Result<()> {
+    pub(super) fn settle_copied(&mut self, l1: &mut L1) -> Result<bool> {
         let numbers = self.numbers();
+        let mut settled = true;
         for index in 0..l1.entries.len() {
             let table = offset_of(l1.entries[index]);
-            if table == 0 {
+            // In a damaged image a table need not be where its entry says.
+            let is_place = table.is_multiple_of(self.geometry.cluster_size());
+            if table == 0 || !is_place || table >= self.scribe().storage().len() {
                 continue;
             }
             let mut entries = self.read_l2(table)?;
@@ -185,7 +190,7 @@ impl Draft {
                     // In a file of its own, a cluster belongs to one entry only. [spec]
                     _ if self.geometry.has_data_file() => *entry,
                     nothing if offset_of(nothing) == 0 => nothing,
-                    data if self.uses(offset_of(data))? == 1 => data | COPIED,
+                    data if self.is_used_once(offset_of(data))? => data | COPIED,
                     data => data & !COPIED,
                 };
                 changed |= wanted != *entry;
@@ -193,16 +198,23 @@ impl Draft {
             }
             if changed {
                 self.put_l2(l1, index, &entries)?;
+                settled = false;
             }
         }
         for index in 0..l1.entries.len() {
             let table = offset_of(l1.entries[index]);
             if table != 0 {
-                let once = self.uses(table)? == 1;
-                l1.entries[index] = table | if once { COPIED } else { 0 };
+                let once = self.is_used_once(table)?;
+                let others = l1.entries[index] & !COPIED;
+                l1.entries[index] = others | if once { COPIED } else { 0 };
             }
         }
-        Ok(())
+        Ok(!settled)
+    }
+
+    /// Whether the cluster at `offset` is used once; what is behind the file is not used.
+    fn is_used_once(&mut self, offset: u64) -> Result<bool> {
+        Ok(offset < self.scribe().storage().len() && self.uses(offset)? == 1)
     }
 
     /// Puts the new L1 table in the place of the old one, if they differ.

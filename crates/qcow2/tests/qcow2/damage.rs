@@ -5,7 +5,7 @@ use std::path::Path;
 use goldsmith_testkit::{pattern, qemu};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
 use crate::bench::Bench;
 use crate::check::{WRITES, assert_same, check, judged, ours, patch, with_bitmaps, with_snapshots};
@@ -76,7 +76,7 @@ const RESERVED: u64 = 1 << 57;
 pub(crate) type Damage = fn(&Places) -> (u64, u64);
 
 /// Each of these is found, and counted as QEMU counts it.
-const DAMAGES: [(&str, Damage); 15] = [
+pub(crate) const DAMAGES: [(&str, Damage); 15] = [
     ("copied flag lost", |p| {
         (p.l2(0), p.number(p.l2(0)) & !COPIED)
     }),
@@ -242,10 +242,8 @@ fn numbers(image: &[u8]) -> Vec<(u64, u64)> {
 /// Images that are damaged.
 const CASES: u32 = 150;
 
-/// Any bit of any number, or any number in another's place: where QEMU finds something, we do, and
-/// where we find as much, all of it is the same.
-#[test]
-fn any_damage_that_qemu_finds_is_found_and_counted_alike() {
+/// Calls `look` with images that are damaged: any bit of any number, or any number in another's place.
+pub(crate) fn each_damaged(cases: u32, look: impl Fn(&Path) -> TestCaseResult) {
     let disk = pattern::disk("4608:A 3584:- 64k:b 512:- 100k:C 1536:0 130k:- 20k:d");
     let made = |make: fn(&Bench) -> std::path::PathBuf| {
         let bench = Bench::new();
@@ -267,7 +265,7 @@ fn any_damage_that_qemu_finds_is_found_and_counted_alike() {
         0u32..64,
         any::<bool>(),
     );
-    let mut runner = TestRunner::new(Config::with_cases(CASES));
+    let mut runner = TestRunner::new(Config::with_cases(cases));
     let result = runner.run(&damage, |(nth, which, other, bit, flip)| {
         let (numbers, image) = &images[nth];
         let (at, number) = *which.get(numbers);
@@ -278,9 +276,18 @@ fn any_damage_that_qemu_finds_is_found_and_counted_alike() {
         };
         std::fs::write(&path, image).unwrap();
         patch(&path, at, &number.to_be_bytes());
-        let checked = check(&std::fs::read(&path).unwrap());
+        look(&path)
+    });
+    result.unwrap();
+}
+
+/// Where QEMU finds something, we do, and where we find as much, all of it is the same.
+#[test]
+fn any_damage_that_qemu_finds_is_found_and_counted_alike() {
+    each_damaged(CASES, |path| {
+        let checked = check(&std::fs::read(path).unwrap());
         // What QEMU does not even open need not be a matter for a check.
-        let Some(theirs) = judged(&path) else {
+        let Some(theirs) = judged(path) else {
             return Ok(());
         };
         let Ok(checked) = checked else {
@@ -298,5 +305,4 @@ fn any_damage_that_qemu_finds_is_found_and_counted_alike() {
         }
         Ok(())
     });
-    result.unwrap();
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{BackingReference, BitmapChange, Edit, Format, GuestRange, Layer};
+use goldsmith_block::{BackingReference, BitmapChange, Edit, Format, GuestRange, Layer, Repair};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
@@ -11,6 +11,8 @@ use goldsmith_testkit::qemu;
 
 use super::{amend, checked, editor, resize, snapshot, states, write_over};
 use crate::bench::{Bench, budget};
+use crate::check::{check, patch};
+use crate::damage::Places;
 
 /// QEMU is asked about one state in so many: it takes its time.
 const SAMPLE: usize = 23;
@@ -220,6 +222,41 @@ fn disk_that_is_written_over_survives_every_cut() {
             );
         });
         assert!(whole);
+    }
+}
+
+/// A mending that is cut leaves no more errors than there were, and the same disk.
+#[test]
+fn damaged_image_survives_every_cut() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "96k", &["write -P 7 4k 60k"]);
+    qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+    let places = Places::of(&path);
+    for (at, number) in [
+        (places.refcount(4), 0x0005_0000_0003_0001),
+        (places.refcount_table(), 1 << 40),
+    ] {
+        patch(&path, at, &u64::to_be_bytes(number));
+        let bytes = std::fs::read(&path).unwrap();
+        let found = check(&bytes).unwrap();
+        let crash = Arc::new(CrashStorage::new("image", bytes));
+        let mut editor = editor(Arc::clone(&crash) as _);
+        let before = states(&*editor.layer());
+        editor.edit(&Edit::Repair(Repair::All)).unwrap();
+        let mut mended = false;
+        crash.each_state(|cut, state: Arc<MemoryStorage>| {
+            let layer = QCOW2.open(Arc::clone(&state) as _, &budget()).unwrap();
+            assert!(states(&*layer) == before, "{cut}");
+            let left = checked(&state);
+            assert!(
+                left.corruptions <= found.corruptions,
+                "{cut}: {:?}",
+                left.flaws
+            );
+            assert!(left.errors <= found.errors, "{cut}: {:?}", left.flaws);
+            mended |= left.corruptions + left.errors + left.leaks == 0;
+        });
+        assert!(mended);
     }
 }
 

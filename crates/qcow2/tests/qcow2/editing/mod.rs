@@ -3,6 +3,7 @@
 mod amended;
 mod bitmaps;
 mod cuts;
+mod repaired;
 mod sequences;
 mod snapshots;
 

@@ -1,0 +1,158 @@
+//! Damage that is mended, beside QEMU's mending of the same.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use goldsmith_block::{Edit, Format, Layer, Repair};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::qemu;
+use proptest::prelude::*;
+
+use super::{edit, resize, snapshot};
+use crate::bench::{Bench, budget};
+use crate::check::{WRITES, check, judged, ours, patch, with_snapshots};
+use crate::damage::{DAMAGES, Places, each_damaged};
+
+/// Damaged images that are mended.
+const CASES: u32 = 60;
+
+/// What can be read of a disk, sector by sector.
+fn readable(path: &Path) -> Vec<Option<Vec<u8>>> {
+    let bytes = std::fs::read(path).unwrap();
+    let storage = Arc::new(MemoryStorage::holding("image", bytes));
+    let layer = QCOW2.open(storage, &budget()).unwrap();
+    let read = |layer: &dyn Layer| {
+        let sectors = 0..layer.info().virtual_size / 512;
+        let sectors = sectors.map(|sector| {
+            let mut bytes = vec![0; 512];
+            layer.read_at(512 * sector, &mut bytes).ok().map(|()| bytes)
+        });
+        sectors.collect::<Vec<_>>()
+    };
+    let snapshots = 0..layer.info().snapshots.len();
+    let snapshots = snapshots.filter_map(|index| layer.snapshot(index, &budget()).ok());
+    let all = snapshots.map(|snapshot| read(&*snapshot));
+    all.chain([read(&*layer)]).flatten().collect()
+}
+
+/// Our mending of the image at `path` loses nothing that could be read, and leaves neither more errors
+/// than there were nor leaks. Gives how many errors QEMU finds then.
+fn assert_mended(path: &Path, what: &str) -> u64 {
+    let before = readable(path);
+    let found = ours(&check(&std::fs::read(path).unwrap()).unwrap());
+    edit(path, &Edit::Repair(Repair::All)).unwrap();
+    assert!(readable(path) == before, "{what}: the disk is another");
+    let left = ours(&check(&std::fs::read(path).unwrap()).unwrap());
+    assert!(left[0] <= found[0], "{what}: {found:?} became {left:?}");
+    assert_eq!(left[1..3], [0, 0], "{what}: leaks, errors of the check");
+    let judged = judged(path).unwrap();
+    assert_eq!(judged[1], 0, "{what}: leaks that QEMU finds");
+    judged[0]
+}
+
+#[test]
+fn damage_is_mended_as_far_as_qemu_mends_it() {
+    for snapshots in [false, true] {
+        let bench = Bench::new();
+        let path = match snapshots {
+            true => with_snapshots(&bench, "cluster_size=4k"),
+            false => bench.image("image", "cluster_size=4k", "9M", &WRITES),
+        };
+        let sound = std::fs::read(&path).unwrap();
+        for (what, damage) in DAMAGES {
+            let (at, value) = damage(&Places::of(&path));
+            patch(&path, at, &value.to_be_bytes());
+            let theirs = bench.text("theirs");
+            std::fs::copy(&path, &theirs).unwrap();
+            // What it cannot mend it says with its status.
+            let _ = qemu::img(&["check", "-q", "-r", "all", "-f", "qcow2", &theirs]);
+            let left = judged(Path::new(&theirs)).unwrap();
+            assert!(
+                assert_mended(&path, what) <= left[0],
+                "{what}: QEMU leaves {left:?}"
+            );
+            std::fs::write(&path, &sound).unwrap();
+        }
+    }
+}
+
+#[test]
+fn any_damage_is_mended_without_losing_what_could_be_read() {
+    each_damaged(CASES, |path| {
+        if judged(path).is_some() && check(&std::fs::read(path).unwrap()).is_ok() {
+            assert_mended(path, "random damage");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn leaks_alone_are_mended_alone() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+    let places = Places::of(&path);
+    // A lost cluster is a leak; a flag that is wrong is an error.
+    patch(&path, places.l2(0), &0u64.to_be_bytes());
+    let flag = places.number(places.l2(1)) & !(1 << 63);
+    patch(&path, places.l2(1), &flag.to_be_bytes());
+    let before = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
+    assert!(before[0] == 1 && before[1] == 1);
+    edit(&path, &Edit::Repair(Repair::Leaks)).unwrap();
+    let after = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
+    assert_eq!(after[..2], [1, 0]);
+    edit(&path, &Edit::Repair(Repair::All)).unwrap();
+    qemu::check(&path);
+}
+
+/// An image whose refcounts cannot be trusted says where free space is where none is.
+#[test]
+fn damaged_image_is_not_edited_until_it_is_mended() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+    let places = Places::of(&path);
+    patch(&path, places.refcount(4), &0u64.to_be_bytes());
+    let damaged = std::fs::read(&path).unwrap();
+    for change in [resize(20 << 20), snapshot("one"), Edit::Empty] {
+        let error = edit(&path, &change).unwrap_err();
+        assert!(
+            error.report().contains("check -r all"),
+            "{}",
+            error.report()
+        );
+        assert!(std::fs::read(&path).unwrap() == damaged);
+    }
+    edit(&path, &Edit::Repair(Repair::All)).unwrap();
+    edit(&path, &snapshot("one")).unwrap();
+    qemu::check(&path);
+}
+
+/// A writer that was to update refcounts later and never did.
+#[test]
+fn dirty_image_is_mended_before_it_is_edited() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k,lazy_refcounts=on", "9M", &WRITES);
+    let places = Places::of(&path);
+    patch(&path, places.refcount(4), &0u64.to_be_bytes());
+    patch(&path, 72, &1u64.to_be_bytes());
+    edit(&path, &snapshot("one")).unwrap();
+    qemu::check(&path);
+    assert_eq!(super::Head::read(&path).incompatible, 0);
+    assert_eq!(super::Head::read(&path).compatible, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+
+    /// Whatever the refcounts are, all of them can be counted anew.
+    #[test]
+    fn lost_refcounts_are_counted_anew(entry: u64, index in 0u64..4) {
+        let bench = Bench::new();
+        let path = with_snapshots(&bench, "cluster_size=512,refcount_bits=8");
+        patch(&path, Places::of(&path).refcount_table() + 8 * index, &entry.to_be_bytes());
+        let before = readable(&path);
+        edit(&path, &Edit::Repair(Repair::All)).unwrap();
+        qemu::check(&path);
+        prop_assert!(readable(&path) == before);
+    }
+}
