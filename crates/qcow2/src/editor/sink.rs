@@ -191,11 +191,13 @@ impl State {
     /// Makes all of guest cluster `cluster` zeros that have no place, if there is such a thing.
     fn erase(&mut self, cluster: u64) -> Result<bool> {
         let geometry = self.draft.geometry.clone();
-        let covers = self.draft.header.has_backing();
+        let old = self.entry(cluster)?[0];
+        // What is empty over nothing reads as zeros already: whoever says so all the same is going
+        // to put another image behind this one.
+        let covers = self.draft.header.has_backing() || old == 0;
         if geometry.has_data_file() || (covers && geometry.version < 3) {
             return Ok(false);
         }
-        let old = self.entry(cluster)?[0];
         self.draft.sub(used(old, &geometry))?;
         match self.entry(cluster)? {
             [first, bitmap] => {
