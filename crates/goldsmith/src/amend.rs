@@ -2,12 +2,9 @@
 
 use std::path::Path;
 
-use goldsmith_block::{
-    BackingReference, Edit, Editor, Error, ErrorKind, OptionSpec, Options, Preallocation, Result,
-};
+use goldsmith_block::{Edit, Editor, Error, ErrorKind, OptionSpec, Options, Preallocation, Result};
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
-use crate::registry;
 use crate::resize::resize;
 
 /// A change of options, to be described and then [`run`](Self::run).
@@ -28,18 +25,16 @@ impl Amend {
 
     subject_methods!();
 
-    /// Sets one of the format's [amend options](goldsmith_block::Format::amend_options), or `size`,
-    /// `backing_file` or `backing_fmt`; the last value of a key wins.
+    /// Sets one of the format's [amend options](goldsmith_block::Format::amend_options), or `size`;
+    /// the last value of a key wins. For another backing file there is [`Rebase`](crate::Rebase).
     #[must_use]
     pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((key.into(), value.into()));
         self
     }
 
-    /// Does it, one change after the other: the options, the backing file, the size.
-    ///
-    /// Another backing file is only named, not looked at, and a smaller size loses the data behind
-    /// the new end.
+    /// Does it, one change after the other: the options, the size. A smaller size loses the data
+    /// behind the new end.
     ///
     /// # Errors
     /// Those of opening the image; `Unsupported` if its format has no options that can be amended;
@@ -52,11 +47,7 @@ impl Amend {
             let text = format!("Format driver '{name}' does not support option amendment");
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let Wanted {
-            options,
-            backing,
-            size,
-        } = self.wanted(specs)?;
+        let (options, size) = self.wanted(specs)?;
         let mut edited = Edited {
             warnings: std::mem::take(&mut open.warnings),
             ..Edited::default()
@@ -64,9 +55,6 @@ impl Amend {
         let mut editor = open.editor()?;
         if !options.given().is_empty() {
             editor.edit(&Edit::Amend(options))?;
-        }
-        if let Some(backing) = backing {
-            editor.edit(&Edit::SetBacking(backing.over(&*editor)))?;
         }
         if let Some(size) = size {
             editor = self.resize(&mut open, editor, size, &mut edited)?;
@@ -90,16 +78,18 @@ impl Amend {
         resize(open, editor, size, Preallocation::Off, behind, edited)
     }
 
-    /// What was asked for: by the format's own options, and by those that other commands have, too.
-    fn wanted(&self, specs: &'static [OptionSpec]) -> Result<Wanted> {
+    /// What was asked for: by the format's own options, and the size.
+    fn wanted(&self, specs: &'static [OptionSpec]) -> Result<(Options, Option<u64>)> {
         let mut own = Vec::new();
-        let mut backing = Backing::default();
         let mut size = None;
-        for (key, value) in registry::named(&self.options) {
-            match key {
-                key if specs.iter().any(|spec| spec.name == key) => own.push((key, value)),
-                "backing_file" => backing.name = Some(value.to_owned()),
-                "backing_fmt" => backing.format = Some(value.to_owned()),
+        for (key, value) in &self.options {
+            match &**key {
+                // [qemu] It lists them, too.
+                "backing_file" | "backing_fmt" => {
+                    let text = "Cannot amend the backing file; rebase the image instead";
+                    return Err(Error::usage(text));
+                }
+                key if specs.iter().any(|spec| spec.name == key) => own.push((key, &**value)),
                 "size" => {
                     let bytes = goldsmith_block::parse_size(value).ok_or_else(|| {
                         Error::usage(format!("option size is a size, which '{value}' is not"))
@@ -109,36 +99,7 @@ impl Amend {
                 key => own.push((key, value)),
             }
         }
-        Ok(Wanted {
-            options: self.subject.opener.secrets().parse(specs, own)?,
-            backing: Some(backing).filter(|backing| *backing != Backing::default()),
-            size,
-        })
-    }
-}
-
-struct Wanted {
-    options: Options,
-    backing: Option<Backing>,
-    size: Option<u64>,
-}
-
-/// The parts of a backing file's name that are to change.
-#[derive(Default, PartialEq, Eq)]
-struct Backing {
-    name: Option<String>,
-    format: Option<String>,
-}
-
-impl Backing {
-    /// The new reference of `editor`'s image: what is not given stays.
-    fn over(self, editor: &dyn Editor) -> Option<BackingReference> {
-        let now = editor.layer().info().backing.clone().unwrap_or_default();
-        let name = self.name.unwrap_or(now.name);
-        (!name.is_empty()).then(|| BackingReference {
-            name,
-            format: self.format.or(now.format),
-            ..BackingReference::default()
-        })
+        let options = self.subject.opener.secrets().parse(specs, own)?;
+        Ok((options, size))
     }
 }

@@ -10,7 +10,7 @@ use goldsmith_storage::FileStorage;
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::reference::{beside, directory_of, reference};
-use crate::resize::resize;
+use crate::resize::{keep_unit, resize};
 
 /// A commit, to be described and then [`run`](Self::run).
 #[derive(Clone)]
@@ -88,8 +88,16 @@ impl<'a> Commit<'a> {
             editor = resize(&mut base, editor, size, off, below, &mut edited)?;
         }
         edited.add(&base.path, &*editor);
-        let layer = editor.layer();
-        let behind = Chain::new(layer, below.iter().cloned());
+        let mut behind = Chain::new(editor.layer(), below.iter().cloned());
+        if size < behind.virtual_size() && !below.is_empty() {
+            let sink = editor.into_sink(behind.virtual_size())?;
+            if let Some(len) = keep_unit(&behind, &*sink, size)? {
+                sink.commit()?;
+                edited.copied += len;
+            }
+            editor = base.editor()?;
+            behind = Chain::new(editor.layer(), below.iter().cloned());
+        }
         let mut whole = above.iter().chain(behind.layers()).cloned();
         let Some(top) = whole.next() else {
             return Err(self.refuse("Image does not have a backing file"));

@@ -139,7 +139,7 @@ pub(crate) fn resize(
         let chain = Chain::new(layer, behind.iter().cloned());
         edited.add(&open.path, &*editor);
         let sink = editor.into_sink(now)?;
-        if let Some(len) = keep_end(&chain, &*sink)? {
+        if let Some(len) = keep_unit(&chain, &*sink, now)? {
             sink.commit()?;
             edited.copied += len;
         }
@@ -153,16 +153,17 @@ pub(crate) fn resize(
     Ok(editor)
 }
 
-/// Puts what the guest sees in the last unit of the disk into the image itself, if the disk ends
-/// inside it and the image has nothing there: behind that end the unit would show what it hid.
-fn keep_end(chain: &Chain, sink: &dyn Sink) -> Result<Option<u64>> {
-    let end = chain.virtual_size();
-    let start = align_down(end, sink.profile().grain);
-    if start == end || is_own(chain, start)? {
+/// Puts what the guest sees in the unit of the image that `end` cuts into the image itself, if it
+/// has none of it: part of it is about to become something else. Gives its length.
+pub(crate) fn keep_unit(chain: &Chain, sink: &dyn Sink, end: u64) -> Result<Option<u64>> {
+    let grain = sink.profile().grain;
+    let start = align_down(end, grain);
+    let limit = start.saturating_add(grain).min(chain.virtual_size());
+    if start == end || is_own(chain, start, limit)? {
         return Ok(None);
     }
-    let range = GuestRange::new(start, end);
-    // Shorter than a unit, which fits in memory.
+    let range = GuestRange::new(start, limit);
+    // A unit fits in memory.
     let mut bytes = vec![0; range.len() as usize];
     chain.read_at(start, &mut bytes)?;
     let demand = Demand {
@@ -178,11 +179,10 @@ fn keep_end(chain: &Chain, sink: &dyn Sink) -> Result<Option<u64>> {
     Ok(Some(range.len()))
 }
 
-/// Whether the topmost layer itself says what stands from `start` on.
-fn is_own(chain: &Chain, start: u64) -> Result<bool> {
-    let mut at = start;
-    while at < chain.virtual_size() {
-        let extent = chain.top().extent_at(at, chain.virtual_size())?;
+/// Whether the topmost layer itself says what stands from `at` to `limit`.
+fn is_own(chain: &Chain, mut at: u64, limit: u64) -> Result<bool> {
+    while at < limit {
+        let extent = chain.top().extent_at(at, limit)?;
         if extent.kind == ExtentKind::Unallocated {
             return Ok(false);
         }
