@@ -72,6 +72,11 @@ impl Opening {
         }
     }
 
+    /// The format of backing files that nobody else states.
+    pub(crate) fn backing_format(&self) -> Option<&str> {
+        self.backing_format.as_deref()
+    }
+
     /// The passphrases.
     pub(crate) fn secrets(&self) -> &[Secret] {
         &self.secrets
@@ -231,6 +236,10 @@ impl Editing {
         let opener = subject.opener.clone();
         let layer = opener.open_alone(&subject.path, subject.format.as_deref())?;
         Ok(goldsmith::format_named(layer.info().format)?)
+    }
+
+    pub(crate) fn opening(&self) -> &Opening {
+        &self.opening
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

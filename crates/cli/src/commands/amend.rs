@@ -17,8 +17,8 @@ use crate::output::human;
     after_long_help = "\
 Examples:
   goldsmith amend -f qcow2 -o compat=1.1,lazy_refcounts=on disk.qcow2
-  Another name for the backing file, which is not looked at:
-    goldsmith amend -f qcow2 -o backing_file=golden.qcow2,backing_fmt=qcow2 disk.qcow2
+  Wider counts, for more snapshots of the same data:
+    goldsmith amend -f qcow2 -o refcount_bits=32 disk.qcow2
   What -o takes:
     goldsmith amend -f qcow2 -o help"
 )]

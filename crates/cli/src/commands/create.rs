@@ -90,13 +90,14 @@ impl Create {
             return Err(Failure::with_status(1, "create takes the name of an image"));
         };
         let mut pairs = pairs(&self.options)?;
-        let named = [
-            ("backing_file", &self.backing),
-            ("backing_fmt", &self.backing_fmt),
-        ];
-        for (key, value) in named {
-            let value = value.iter().cloned();
-            pairs.extend(value.map(|value| (key.to_owned(), value)));
+        // qemu-img's long name for -F is one that all commands here have.
+        let format_behind = self.backing_fmt.as_deref();
+        let format_behind = format_behind.or(self.opening.backing_format());
+        for (key, value) in [
+            ("backing_file", self.backing.as_deref()),
+            ("backing_fmt", format_behind),
+        ] {
+            pairs.extend(value.map(|value| (key.to_owned(), value.to_owned())));
         }
         let size = size(self.size.as_deref(), &mut pairs)?;
 

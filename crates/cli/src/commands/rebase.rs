@@ -39,6 +39,10 @@ pub(crate) struct Rebase {
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
 
+    /// Compress what is copied: not done yet, and refused
+    #[arg(short = 'c', long)]
+    compress: bool,
+
     /// Show progress
     #[arg(short = 'p', long)]
     progress: bool,
@@ -72,6 +76,10 @@ pub(crate) struct Rebase {
 
 impl Rebase {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        if self.compress {
+            let text = "what is copied cannot be compressed yet; leave out -c";
+            return Err(Failure::with_status(1, text));
+        }
         let subject = self.editing.subject(&self.image)?;
         let watch = Watch::new(self.progress && !self.editing.is_quiet());
         let listener = |progress| watch.show(progress);
@@ -81,7 +89,10 @@ impl Rebase {
             .cancel(watch.cancel());
         match &self.backing {
             Some(name) if !name.is_empty() => {
-                rebase = rebase.onto(name, self.backing_fmt.as_deref());
+                // qemu-img's long name for -F is one that all commands here have.
+                let format = self.backing_fmt.as_deref();
+                let format = format.or(self.editing.opening().backing_format());
+                rebase = rebase.onto(name, format);
             }
             None if !self.backing_unsafe => {
                 let text = "Must specify backing file (-b) or use unsafe mode (-u)";

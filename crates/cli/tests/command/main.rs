@@ -1,14 +1,22 @@
 //! The command as a shell sees it: exit status, standard output, standard error.
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
+mod amend;
+mod bitmap;
 mod check;
+mod commit;
 mod compare;
 mod convert;
+mod create;
 mod errors;
 mod info;
 mod lint;
 mod map;
 mod measure;
+mod rebase;
+mod resize;
+mod snapshot;
+mod twins;
 
 use std::path::PathBuf;
 use std::process::Command;

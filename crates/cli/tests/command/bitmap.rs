@@ -1,0 +1,125 @@
+//! `goldsmith bitmap`
+
+use serde_json::Value;
+
+use crate::twins::Twins;
+
+/// An image whose bitmaps have seen writes, and another of the same disk.
+fn image() -> Twins {
+    Twins::new(|folder| {
+        for name in ["disk.qcow2", "old.qcow2"] {
+            folder.qemu_img_ok(&format!("create -q -f qcow2 {name} 10M"));
+            folder.qemu_img_ok(&format!("bitmap --add {name} seen"));
+            folder.qemu_img_ok(&format!("bitmap --add -g 32k {name} fine"));
+        }
+        folder.qemu_io("disk.qcow2", &["write -P 1 1M 100k", "write -P 2 9M 1M"]);
+        folder.qemu_io("old.qcow2", &["write -P 1 5M 10k"]);
+        folder.qemu_img_ok("create -q -f raw disk.raw 1M");
+        folder.qemu_img_ok("create -q -f vpc disk.vhd 1M");
+        folder.qemu_img_ok("create -q -f qcow2 large.qcow2 20M");
+        folder.qemu_img_ok("bitmap --add large.qcow2 seen");
+    })
+}
+
+/// What a bitmap holds, as QEMU tells it over NBD.
+fn dirty(twins: &Twins, ours: bool, name: &str) -> Value {
+    let folder = if ours { &twins.ours } else { &twins.theirs };
+    let socket = folder.path("socket");
+    let line = format!(
+        "qemu-nbd -r -f qcow2 -B {name} -k {socket} --pid-file pid --fork disk.qcow2 && \
+         qemu-img map --output=json --image-opts driver=nbd,server.type=unix,\
+         server.path={socket},x-dirty-bitmap=qemu:dirty-bitmap:{name} && \
+         while [ -e /proc/$(cat pid) ]; do sleep 0.01; done",
+        socket = socket.display()
+    );
+    let done = folder.run(std::process::Command::new("sh").args(["-c", &line]));
+    assert_eq!(done.status, 0, "{done:?}");
+    let mut map: Value = serde_json::from_str(&done.stdout).unwrap();
+    for extent in map.as_array_mut().unwrap() {
+        extent.as_object_mut().unwrap().remove("offset");
+    }
+    map
+}
+
+#[test]
+fn bitmaps_change_as_with_qemu_img() {
+    let twins = image();
+    for line in [
+        "bitmap --add disk.qcow2 new",
+        "bitmap --add -g 512 disk.qcow2 finest",
+        "bitmap -g 2M --add -f qcow2 disk.qcow2 coarse",
+        "bitmap --merge seen disk.qcow2 new",
+        "bitmap --merge seen --merge fine disk.qcow2 coarse",
+        "bitmap --disable --clear --enable disk.qcow2 fine",
+        "bitmap --add --disable disk.qcow2 off",
+        "bitmap --merge seen -b old.qcow2 -F qcow2 disk.qcow2 fine",
+        "bitmap --merge seen disk.qcow2 seen",
+        "bitmap --remove disk.qcow2 finest",
+        "bitmap --remove --add disk.qcow2 off",
+    ] {
+        twins.both(line);
+        twins.same("disk.qcow2", "qcow2");
+        let name = line.rsplit(' ').next().unwrap();
+        if name != "finest" {
+            assert_eq!(
+                dirty(&twins, true, name),
+                dirty(&twins, false, name),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_sense_changes_nothing() {
+    let twins = image();
+    let fail = "Operation";
+    for (line, hint) in [
+        ("bitmap disk.qcow2 seen", "Need at least one of --add"),
+        ("bitmap --add disk.qcow2", "BITMAP"),
+        (
+            "bitmap --add disk.qcow2 seen",
+            "Operation add on bitmap seen failed",
+        ),
+        ("bitmap --add --add disk.qcow2 seen", fail),
+        (
+            "bitmap --remove disk.qcow2 none",
+            "Operation remove on bitmap none failed",
+        ),
+        (
+            "bitmap --merge none disk.qcow2 seen",
+            "Operation merge on bitmap seen failed: Dirty bitmap 'none' not found",
+        ),
+        ("bitmap --enable -g 64k disk.qcow2 seen", "--add"),
+        (
+            "bitmap --add -b old.qcow2 -F qcow2 disk.qcow2 new",
+            "--merge",
+        ),
+        (
+            "bitmap --merge seen -F qcow2 disk.qcow2 seen",
+            "--source-file",
+        ),
+        ("bitmap --add -g 5 disk.qcow2 new", fail),
+        ("bitmap --add -g 4G disk.qcow2 new", fail),
+        ("bitmap --add disk.qcow2 ", fail),
+        (
+            "bitmap --add -f raw disk.raw new",
+            "raw images have no bitmaps",
+        ),
+        ("bitmap --add disk.vhd new", "vpc images"),
+        (
+            "bitmap --merge seen -b large.qcow2 -F qcow2 disk.qcow2 seen",
+            "Bitmaps are of different sizes (destination size is 10485760, source size is 20971520)",
+        ),
+    ] {
+        twins.neither(line, hint);
+        twins.same("disk.qcow2", "qcow2");
+    }
+}
+
+#[test]
+fn rehearsal_says_what_would_be_done_and_does_nothing() {
+    let twins = image();
+    let said = twins.rehearsed("bitmap --add --merge seen disk.qcow2 new");
+    assert!(said.contains("disk.qcow2: write the header"), "{said}");
+}
