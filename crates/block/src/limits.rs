@@ -12,6 +12,8 @@ pub struct Limits {
     pub metadata_bytes: u64,
     /// Images in one chain, the topmost included. Default: 200.
     pub chain_depth: usize,
+    /// Bytes of temporary files for what has to be unpacked as a whole. Default: 64 GiB.
+    pub unpacked_bytes: u64,
 }
 
 impl Default for Limits {
@@ -19,6 +21,7 @@ impl Default for Limits {
         Self {
             metadata_bytes: 256 << 20,
             chain_depth: 200,
+            unpacked_bytes: 64 << 30,
         }
     }
 }
@@ -28,33 +31,24 @@ impl Default for Limits {
 /// Every allocation whose size a file decides goes through here first.
 #[derive(Debug)]
 pub struct Budget {
+    memory: Purse,
+    files: Purse,
+}
+
+/// What there was to spend, and what is left of it, in bytes.
+#[derive(Debug)]
+struct Purse {
     total: u64,
     left: AtomicU64,
 }
 
-impl Budget {
-    /// The whole of `limits`, unspent.
-    pub fn new(limits: &Limits) -> Self {
-        Self {
-            total: limits.metadata_bytes,
-            left: AtomicU64::new(limits.metadata_bytes),
-        }
+impl Purse {
+    fn new(total: u64) -> Self {
+        let left = AtomicU64::new(total);
+        Self { total, left }
     }
 
-    /// The same budget, unspent.
-    #[must_use]
-    pub fn afresh(&self) -> Self {
-        Self {
-            total: self.total,
-            left: AtomicU64::new(self.total),
-        }
-    }
-
-    /// Takes `bytes` for `what`, which reads well after "the" ("block table").
-    ///
-    /// # Errors
-    /// `Limit` if less is left; nothing is taken then.
-    pub fn reserve(&self, bytes: u64, what: &'static str) -> Result<()> {
+    fn take(&self, bytes: u64, what: &'static str, of_what: &'static str) -> Result<()> {
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(bytes)
@@ -65,11 +59,47 @@ impl Budget {
                 let over = OverBudget {
                     what,
                     bytes,
+                    of_what,
                     left,
                     total,
                 };
                 Error::new(ErrorKind::Limit, over)
             })
+    }
+}
+
+impl Budget {
+    /// The whole of `limits`, unspent.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            memory: Purse::new(limits.metadata_bytes),
+            files: Purse::new(limits.unpacked_bytes),
+        }
+    }
+
+    /// The same budget, unspent.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            memory: Purse::new(self.memory.total),
+            files: Purse::new(self.files.total),
+        }
+    }
+
+    /// Takes `bytes` of memory for `what`, which reads well after "the" ("block table").
+    ///
+    /// # Errors
+    /// `Limit` if less is left; nothing is taken then.
+    pub fn reserve(&self, bytes: u64, what: &'static str) -> Result<()> {
+        self.memory.take(bytes, what, "memory")
+    }
+
+    /// As [`reserve`](Self::reserve), but `bytes` of temporary files.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn unpack(&self, bytes: u64, what: &'static str) -> Result<()> {
+        self.files.take(bytes, what, "temporary files")
     }
 
     /// `len` zeroed elements for `what`, paid for.
@@ -91,10 +121,11 @@ impl Budget {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the {what} takes {bytes} bytes of memory; {left} of the {total} allowed are left")]
+#[error("the {what} takes {bytes} bytes of {of_what}; {left} of the {total} allowed are left")]
 struct OverBudget {
     what: &'static str,
     bytes: u64,
+    of_what: &'static str,
     left: u64,
     total: u64,
 }
@@ -121,6 +152,19 @@ mod tests {
             "over a limit: the L1 table takes 41 bytes of memory; 40 of the 100 allowed are left"
         );
         budget.reserve(40, "L1 table").unwrap();
+    }
+
+    #[test]
+    fn temporary_files_are_paid_for_apart_from_memory() {
+        let budget = budget(100);
+        budget.unpack(64 << 30, "tarball").unwrap();
+        budget.reserve(100, "block table").unwrap();
+        let report = budget.unpack(1, "tarball").unwrap_err().report();
+        assert_eq!(
+            report,
+            "over a limit: the tarball takes 1 bytes of temporary files; 0 of the 68719476736 \
+             allowed are left"
+        );
     }
 
     #[test]

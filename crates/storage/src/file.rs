@@ -39,6 +39,8 @@ pub struct FileStorage {
     /// In bytes.
     len: AtomicU64,
     blank: bool,
+    /// Whether what is written shall be there after a power cut.
+    lasting: bool,
     /// Held while a file is written. The kernel lets one write at a time into a file whoever asks,
     /// and those that wait in it do so busily: two threads take no less time than one and nearly
     /// twice the CPU. Here they sleep.
@@ -94,8 +96,28 @@ impl FileStorage {
             file,
             len: AtomicU64::new(len),
             blank: false,
+            lasting: true,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
+        })
+    }
+
+    /// An empty file without a name, which is gone with this process at the latest, in the directory
+    /// that `TMPDIR` names, or else in `/var/tmp`, because it may get large. Messages call it `name`.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be created.
+    pub fn scratch(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        // [qemu] The same choice.
+        let directory = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let file = tempfile::tempfile_in(&directory).map_err(|source| {
+            let error = named(E::Create { source }, &directory.to_string_lossy());
+            error.in_file(&*name)
+        })?;
+        Ok(Self {
+            lasting: false,
+            ..Self::created(file, name)?
         })
     }
 
@@ -112,6 +134,7 @@ impl FileStorage {
             file,
             len: AtomicU64::new(0),
             blank: true,
+            lasting: true,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
         })
@@ -346,6 +369,9 @@ impl StorageMut for FileStorage {
     }
 
     fn flush(&self) -> Result<()> {
+        if !self.lasting {
+            return Ok(());
+        }
         self.file
             .sync_data()
             .map_err(|source| self.error(E::Flush { source }))

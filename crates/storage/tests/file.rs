@@ -279,3 +279,16 @@ fn edited_file_is_not_blank_and_keeps_what_it_held() {
     storage.set_len(8).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"lead and");
 }
+
+#[test]
+fn scratch_file_is_blank_and_nowhere_to_be_found() {
+    let scratch = FileStorage::scratch("what it is for").unwrap();
+    assert_eq!((scratch.name(), scratch.len()), ("what it is for", 0));
+    assert!(scratch.is_blank() && scratch.fixed_len().is_none());
+    scratch.write_at(5, b"gold").unwrap();
+    scratch.flush().unwrap();
+    let mut bytes = [1; 9];
+    scratch.read_at(0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"\0\0\0\0\0gold");
+    assert_eq!(scratch.file().unwrap().metadata().unwrap().nlink(), 0);
+}
