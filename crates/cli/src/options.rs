@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
-use goldsmith::{Edited, Format, Opener, References, SnapshotName};
+use goldsmith::{Edited, Format, Limits, Opener, References, SnapshotName};
 
 use crate::exit::{self, Failure};
 use crate::output::human;
@@ -26,6 +26,11 @@ pub(crate) struct Opening {
     /// Format of backing files for images that do not say it themselves
     #[arg(long, value_name = "FMT")]
     backing_format: Option<String>,
+
+    /// Space for temporary files (in TMPDIR, or else /var/tmp), for images that have to be unpacked as
+    /// a whole
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
+    unpack_limit: u64,
 
     /// A passphrase, which options such as encrypt.key-secret=ID name by its id; in a file, because
     /// everybody can see the words of a command
@@ -57,11 +62,15 @@ enum Policy {
 impl Opening {
     /// The opener that does as the user said.
     pub(crate) fn opener(&self) -> Opener {
-        let opener = Opener::new().references(match self.references {
-            Policy::Deny => References::Deny,
-            Policy::SameDirectory => References::SameDirectory,
-            Policy::Allow => References::Allow,
-        });
+        let mut limits = Limits::default();
+        limits.unpacked_bytes = self.unpack_limit;
+        let opener = Opener::new()
+            .limits(limits)
+            .references(match self.references {
+                Policy::Deny => References::Deny,
+                Policy::SameDirectory => References::SameDirectory,
+                Policy::Allow => References::Allow,
+            });
         let secrets = self.secrets.iter();
         let opener = secrets.fold(opener, |opener, Secret { id, text }| {
             opener.secret(id, text)

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use goldsmith_block::{Error, Result};
 
+use crate::ovf;
+
 /// A place where images run, and what it wants of them.
 #[derive(Debug)]
 pub struct Cloud {
@@ -119,45 +121,33 @@ pub static CLOUDS: &[Cloud] = &[
                     &["dynamic"],
                     "XenServer imports dynamic VHDs, whose blocks it chains",
                 ),
-                rule(
-                    "block-size",
-                    Must::Count(&[2 * MIB]),
-                    "XenServer's tools count every VHD in blocks of 2 MiB",
+            ],
+            XENSERVER,
+            VHD,
+            VHD_IDENTITY,
+            STANDALONE,
+        ],
+    },
+    Cloud {
+        name: "xenserver-ovf",
+        summary: "that VHD in a gzip'ed tar, as Glance stores it (container_format ovf)",
+        format: ovf::NAME,
+        options: &[("block_size", "2M"), ("batmap", "on")],
+        rules: &[
+            &[
+                must_be(
+                    "format",
+                    &[ovf::NAME],
+                    "XenServer's plugins for OpenStack unpack a gzip'ed tar of 0.vhd, 1.vhd and so \
+                     on, whatever Glance calls it",
                 ),
-                rule(
-                    "virtual-size",
-                    Must::MultipleOf(2 * MIB),
-                    "XenServer's tools count whole blocks of 2 MiB, so a rest would be cut off",
-                ),
-                too_large(2040 * GIB, "a dynamic VHD ends at 2040 GiB"),
-                rule(
-                    "geometry-too-large",
-                    Must::Hold(false),
-                    "vhd-util check refuses a geometry larger than the specification gives for \
-                     the size (\"geometry too large\")",
-                ),
-                rule(
-                    "reserved-features",
-                    Must::Hold(false),
-                    "vhd-util check refuses feature bits that the specification does not know, \
-                     and wants the reserved one set",
-                ),
-                rule(
-                    "reserved-bytes",
-                    Must::Hold(false),
-                    "vhd-util check refuses a footer whose reserved bytes are not zero",
-                ),
-                rule(
-                    "timestamp",
-                    Must::HaveCome,
-                    "vhd-util check refuses images from the future (\"creation time in future\")",
-                ),
-                rule(
-                    "hidden",
-                    Must::Hold(false),
-                    "XenServer shows no hidden image: others depend on it, or it is to be deleted",
+                must_be(
+                    "subformat",
+                    &["dynamic", "differencing"],
+                    "XenServer imports dynamic VHDs, whose blocks it chains",
                 ),
             ],
+            XENSERVER,
             VHD,
             VHD_IDENTITY,
             STANDALONE,
@@ -229,6 +219,48 @@ pub static CLOUDS: &[Cloud] = &[
             SECTORS,
         ],
     },
+];
+
+/// For VHDs that XenServer runs.
+const XENSERVER: &[Rule] = &[
+    rule(
+        "block-size",
+        Must::Count(&[2 * MIB]),
+        "XenServer's tools count every VHD in blocks of 2 MiB",
+    ),
+    rule(
+        "virtual-size",
+        Must::MultipleOf(2 * MIB),
+        "XenServer's tools count whole blocks of 2 MiB, so a rest would be cut off",
+    ),
+    too_large(2040 * GIB, "a dynamic VHD ends at 2040 GiB"),
+    rule(
+        "geometry-too-large",
+        Must::Hold(false),
+        "vhd-util check refuses a geometry larger than the specification gives for \
+         the size (\"geometry too large\")",
+    ),
+    rule(
+        "reserved-features",
+        Must::Hold(false),
+        "vhd-util check refuses feature bits that the specification does not know, \
+         and wants the reserved one set",
+    ),
+    rule(
+        "reserved-bytes",
+        Must::Hold(false),
+        "vhd-util check refuses a footer whose reserved bytes are not zero",
+    ),
+    rule(
+        "timestamp",
+        Must::HaveCome,
+        "vhd-util check refuses images from the future (\"creation time in future\")",
+    ),
+    rule(
+        "hidden",
+        Must::Hold(false),
+        "XenServer shows no hidden image: others depend on it, or it is to be deleted",
+    ),
 ];
 
 /// For every cloud that takes VHDs.

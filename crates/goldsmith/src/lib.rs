@@ -47,6 +47,7 @@ mod lint;
 mod map;
 mod measure;
 mod open;
+mod ovf;
 mod rebase;
 mod reference;
 mod registry;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Chain, Content, Detail, GuestRange, Measured, Result, Sink};
+use goldsmith_block::{Chain, Content, CreateSpec, Detail, Format, GuestRange, Measured, Result};
 use goldsmith_engine::{Cancel, Progress, data_ranges, lay_out};
 use goldsmith_storage::VoidStorage;
 
@@ -161,7 +161,10 @@ impl<'a> Measure<'a> {
         let sink = || format.create(void(), &spec);
         let measured = match measured {
             Some(measured) => measured,
-            None => reckon(&sink, source, behind.is_some())?,
+            None => match source {
+                Some(source) => reckon(format, &spec, Some(&mut data_ranges(source)))?,
+                None => reckon(format, &spec, None)?,
+            },
         };
         let exact = match source {
             _ if !self.exact => None,
@@ -176,21 +179,22 @@ impl<'a> Measure<'a> {
     }
 }
 
-/// Measures for a format that does not do so itself, by laying images out: with the data of `source`,
-/// if there is one, in which something else shows through if it `covers`.
-fn reckon(
-    sink: &dyn Fn() -> Result<Box<dyn Sink>>,
-    source: Option<&Chain>,
-    covers: bool,
+/// Measures for a format that does not do so itself, by laying images out: with the parts of the disk
+/// in `data`, if it is not to be an empty one.
+pub(crate) fn reckon(
+    format: &dyn Format,
+    spec: &CreateSpec,
+    data: Option<&mut dyn Iterator<Item = Result<GuestRange>>>,
 ) -> Result<Measured> {
+    let sink = || format.create(void(), spec);
     let whole = GuestRange::new(0, u64::MAX);
     let fully_allocated = lay_out(sink()?, [Ok(whole)])?.file_len;
     Ok(Measured {
-        required: match source {
+        required: match data {
             None => lay_out(sink()?, [])?.file_len,
             // How much shows through cannot be known without a look.
-            Some(_) if covers => fully_allocated,
-            Some(source) => lay_out(sink()?, data_ranges(source))?.file_len,
+            Some(_) if spec.backing.is_some() => fully_allocated,
+            Some(data) => lay_out(sink()?, data)?.file_len,
         },
         fully_allocated,
         bitmaps: None,

@@ -2,11 +2,14 @@
 
 use goldsmith_block::{Error, Format, Match, Probe, Result, Storage};
 
+use crate::ovf::OVF;
+
 /// Every format, in the order to list them.
 pub static FORMATS: &[&dyn Format] = &[
     &goldsmith_raw::RAW,
     &goldsmith_qcow2::QCOW2,
     &goldsmith_vhd::VHD,
+    &OVF,
 ];
 
 /// Marks of formats that are not read here, by name, byte offset and bytes. Whoever leaves the
@@ -73,7 +76,9 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
 
     let foreign = FOREIGN
         .iter()
-        .find(|(_, at, mark)| head.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)));
+        .find(|(_, at, mark)| head.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)))
+        // One format that is read here is gzip'ed.
+        .filter(|_| OVF.probe(&probe) != Match::Marked);
     if let Some((name, ..)) = foreign {
         let text = format!(
             "the file looks like {name}; if it is a raw disk all the same, say so with the format \

@@ -319,6 +319,20 @@ fn cases() -> Vec<Case> {
             NOTHING,
             &["null-uuid"],
         ),
+        (
+            "xenserver-ovf",
+            "vpc",
+            vhd(dynamic(20)),
+            NOTHING,
+            &["format"],
+        ),
+        (
+            "xenserver-ovf",
+            "vpc",
+            vhd(fixed(20)),
+            NOTHING,
+            &["format", "subformat"],
+        ),
         ("hyperv", "vpc", vhd(dynamic(20)), NOTHING, &[]),
         ("hyperv", "vpc", vhd(fixed(20)), NOTHING, &[]),
         (

@@ -28,6 +28,8 @@ Examples:
   The same disk for XenServer and for Azure:
     goldsmith convert --for xenserver golden.raw disk.vhd
     goldsmith convert --for azure golden.raw azure.vhd
+  And for Glance, which keeps XenServer's disks in a tar.gz (container_format ovf):
+    goldsmith convert --for xenserver-ovf golden.raw disk.tgz
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   Only what differs from another image, which the new one then needs:
@@ -40,12 +42,12 @@ pub(crate) struct Convert {
     #[arg(short = 'f', long, value_name = "FMT", visible_alias = "format")]
     source_format: Option<String>,
 
-    /// Format of the target: raw, qcow2 or vpc (also called vhd)
+    /// Format of the target: raw, qcow2, vpc (also called vhd) or xenserver-ovf (VHDs in a tar.gz)
     #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
     target_format: String,
 
-    /// Make what a cloud takes: azure, xenserver, hyperv, kvm or openstack-raw. Sets format, options
-    /// and alignment; 'goldsmith lint' tells of any image what a cloud would refuse
+    /// Make what a cloud takes: azure, xenserver, xenserver-ovf, hyperv, kvm or openstack-raw. Sets
+    /// format, options and alignment; 'goldsmith lint' tells of any image what a cloud would refuse
     #[arg(
         long = "for",
         value_name = "CLOUD",

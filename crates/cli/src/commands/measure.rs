@@ -29,7 +29,7 @@ pub(crate) struct Measure {
     #[arg(short = 'f', long, value_name = "FMT")]
     format: Option<String>,
 
-    /// Format of the target: raw, qcow2 or vpc (also called vhd)
+    /// Format of the target: raw, qcow2, vpc (also called vhd) or xenserver-ovf (VHDs in a tar.gz)
     #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
     target_format: String,
 

@@ -50,7 +50,7 @@ fn wrong_words_exit_with_1_and_say_what_is_right() {
     for (line, hint) in [
         (
             "convert -O qcow3 disk.raw out",
-            "unknown format 'qcow3'; there are: raw, qcow2, vpc",
+            "unknown format 'qcow3'; there are: raw, qcow2, vpc, xenserver-ovf",
         ),
         (
             "convert -O qcow2 -o clustersize=4k disk.raw out",

@@ -76,7 +76,7 @@ fn unknown_cloud_and_two_formats_are_refused() {
     let done = folder.goldsmith("lint --for mars disk.raw");
     assert!(
         done.stderr
-            .contains("there are: azure, xenserver, hyperv, kvm"),
+            .contains("there are: azure, xenserver, xenserver-ovf, hyperv, kvm"),
         "{done:?}"
     );
 }
@@ -93,4 +93,36 @@ fn options_of_a_cloud_give_way_to_those_of_the_user() {
     assert_eq!(image[28..32], *b"tap\0");
     let help = folder.goldsmith_ok("convert --for xenserver -o help");
     assert!(help.contains("batmap=<on|off>"), "{help}");
+}
+
+#[test]
+fn container_of_xenserver_is_made_told_and_found_good() {
+    let folder = Folder::new();
+    folder.write("golden.raw", &disk("1M:A 3M:- 2M:b"));
+    folder.goldsmith_ok("convert --for xenserver-ovf golden.raw disk.tgz");
+    let info = folder.goldsmith_ok("info disk.tgz");
+    for line in [
+        "file format: xenserver-ovf\n",
+        "virtual size: 6 MiB (6291456 bytes)\n",
+        "            name: 0.vhd\n",
+    ] {
+        assert!(info.contains(line), "{info}");
+    }
+    assert_eq!(
+        folder.goldsmith_ok("lint --for xenserver-ovf disk.tgz"),
+        "disk.tgz: nothing that xenserver-ovf would refuse\n"
+    );
+    folder.goldsmith_ok("convert -O vpc disk.tgz disk.vhd");
+    let done = folder.goldsmith("lint --for xenserver-ovf disk.vhd");
+    assert_eq!(done.status, 1);
+    assert!(
+        done.stdout
+            .contains("format is vpc; it must be xenserver-ovf"),
+        "{done:?}"
+    );
+    folder.goldsmith_ok("convert -f xenserver-ovf -O raw disk.tgz back.raw");
+    folder.qemu_img_ok("compare -f raw -F raw golden.raw back.raw");
+    let done = folder.goldsmith("convert --unpack-limit 1M -O raw disk.tgz back.raw");
+    assert_eq!(done.status, 1);
+    assert!(done.stderr.contains("1048576 allowed are left"), "{done:?}");
 }
