@@ -1,6 +1,6 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
-use goldsmith_block::{Detail, Result, SECTOR, Storage, is_zero};
+use goldsmith_block::{Detail, Result, SECTOR, Storage, align_down, is_zero};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
@@ -42,7 +42,7 @@ pub(crate) struct Found {
     pub(crate) raw: RawFooter,
     /// Where the data ends: where the footer begins, or the end of a file that lost it.
     pub(crate) data_end: u64,
-    /// Whether only the copy at the start was left.
+    /// Whether the footer does not stand at the end of the file.
     pub(crate) recovered: bool,
     /// What is wrong with either footer.
     pub(crate) warnings: Vec<String>,
@@ -98,9 +98,77 @@ impl Found {
                     "{lost}; its copy at the start is intact and was used"
                 )],
             }),
-            _ => Err(lost.into()),
+            _ => match before_zeros(storage, &tail, rule)? {
+                Some((footer, raw, data_end)) => Ok(Self {
+                    footer,
+                    raw,
+                    data_end,
+                    recovered: true,
+                    warnings: vec![format!(
+                        "{lost}; behind the one at {data_end:#x}, which was used, are only zeros"
+                    )],
+                }),
+                None => Err(lost.into()),
+            },
         }
     }
+}
+
+/// The footer of a fixed image whose file became longer while nothing else did: the last sector
+/// that holds anything, right behind the disk. Gives its offset, too.
+///
+/// [ours] File systems may store the new length of a file before the bytes that made it longer, so
+/// a power cut while the disk grows may leave this, and a fixed image has no copy of its footer.
+fn before_zeros(
+    storage: &dyn Storage,
+    tail: &[u8],
+    rule: SizeRule,
+) -> Result<Option<(Footer, RawFooter, u64)>> {
+    if !is_zero(tail) {
+        return Ok(None);
+    }
+    let Some(last) = last_byte(storage)? else {
+        return Ok(None);
+    };
+    let offset = align_down(last, SECTOR);
+    let mut raw = RawFooter::new_zeroed();
+    storage.read_at(offset, raw.as_mut_bytes())?;
+    let footer = is_cookie(&raw.cookie).then(|| Footer::parse(&raw, rule));
+    Ok(match footer {
+        Some(Ok(footer)) if footer.disk == Disk::Fixed && footer.virtual_size == offset => {
+            Some((footer, raw, offset))
+        }
+        _ => None,
+    })
+}
+
+/// Offset of the last byte that is not zero, if there is one before zeros that take too long to
+/// read.
+fn last_byte(storage: &dyn Storage) -> Result<Option<u64>> {
+    const PIECE: u64 = 64 << 10;
+    /// Of zeros that are no hole. [ours]
+    const MOST: u64 = 64 << 20;
+    let mut end = storage.len();
+    let (mut step, mut seen) = (PIECE, 0);
+    let mut piece = vec![0; PIECE as usize];
+    while end > 0 && seen < MOST {
+        let start = end.saturating_sub(step);
+        let span = storage.span_at(start, end)?;
+        if span.hole && span.len == end - start {
+            (end, step) = (start, step.saturating_mul(2));
+            continue;
+        }
+        step = PIECE;
+        let start = end.saturating_sub(step);
+        let piece = &mut piece[..(end - start) as usize];
+        storage.read_at(start, piece)?;
+        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+            return Ok(Some(start + last as u64));
+        }
+        seen += end - start;
+        end = start;
+    }
+    Ok(None)
 }
 
 impl RawFooter {
@@ -131,7 +199,7 @@ impl RawFooter {
         ]
     }
 
-    fn chs(&self) -> Chs {
+    pub(crate) fn chs(&self) -> Chs {
         Chs {
             cylinders: self.cylinders.get(),
             heads: self.heads,
@@ -159,7 +227,7 @@ fn copy_warning(raw: &RawFooter, copy: &RawFooter, len: u64) -> Option<String> {
 }
 
 /// [libvhd] "early td-util did not re-calculate checksum when marking vhds 'hidden'".
-fn keeps_hidden_in_copy(raw: &RawFooter) -> bool {
+pub(crate) fn keeps_hidden_in_copy(raw: &RawFooter) -> bool {
     let version = raw.creator_version.get();
     raw.creator == CREATOR_TAPDISK && [TAPDISK_0_1, TAPDISK_1_1].contains(&version)
 }

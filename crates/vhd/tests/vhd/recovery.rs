@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Detail, Format, Layer, Limits, Options};
+use goldsmith_block::{Budget, Detail, ErrorKind, Format, Layer, Limits, Options, StorageMut};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::hostile::walk;
+use goldsmith_testkit::sparse::SparseStorage;
+use goldsmith_testkit::trace::TraceStorage;
 use goldsmith_testkit::{image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
@@ -98,6 +100,62 @@ fn copy_never_speaks_for_a_fixed_image() {
     let fixed = Forge::new(128 * KIB, 0).fixed(&disk);
     let headed = [&fixed[fixed.len() - 512..], &disk].concat();
     assert!(image::open(&VHD, headed).is_err());
+}
+
+/// The file became longer, but nothing else was stored: [ours] file systems may do that.
+#[test]
+fn footer_of_a_fixed_image_is_found_before_zeros() {
+    let disk = pattern::disk("3k:a 2k:- 5k:B");
+    let image = Forge::new(disk.len(), 0).fixed(disk.bytes());
+    for more in [512, 700, 4096, 300_000] {
+        let mut longer = image.clone();
+        longer.resize(image.len() + more, 0);
+        let layer = open(&longer);
+        assert_eq!(
+            layer.info().details,
+            [("footer-recovered", Detail::Flag(true))]
+        );
+        let warning = warning(&*layer);
+        assert!(
+            warning.ends_with("; behind the one at 0x2800, which was used, are only zeros"),
+            "{warning}"
+        );
+        assert!(read(&longer) == disk.bytes());
+    }
+}
+
+/// What a guest keeps on its disk is no footer of that, and a broken one is none at all.
+#[test]
+fn only_the_footer_right_behind_the_whole_disk_counts_before_zeros() {
+    let image = Forge::new(1024, 0).fixed(&[1; 1024]);
+    let mut broken = image.clone();
+    broken[1024 + 50] ^= 1;
+    let (forge, _) = forge();
+    let mut dynamic = forge.dynamic();
+    dynamic[50] ^= 1;
+    for bytes in [[&[1; 512], &image[..]].concat(), broken, dynamic] {
+        let longer = [&bytes[..], &[0; 8192]].concat();
+        let refused = image::open(&VHD, longer).map(|_| ());
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+/// However far away it is behind a hole, and however many zeros somebody wrote.
+#[test]
+fn footer_before_zeros_is_looked_for_within_limits() {
+    let image = Forge::new(1024, 0).fixed(&[1; 1024]);
+    let storage = Arc::new(SparseStorage::new());
+    storage.write_at(0, &image).unwrap();
+    storage.set_len(1 << 40).unwrap();
+    let traced = Arc::new(TraceStorage::new(storage));
+    let budget = Budget::new(&Limits::default());
+    let layer = VHD.open(traced.clone(), &budget).unwrap();
+    assert_eq!(layer.info().virtual_size, 1024);
+    assert!(traced.calls().len() < 60, "{}", traced.calls().len());
+
+    let zeros = |len: usize| [&image[..], &vec![0; len]].concat();
+    assert!(image::open(&VHD, zeros(63 << 20)).is_ok());
+    assert!(image::open(&VHD, zeros(65 << 20)).is_err());
 }
 
 #[test]
