@@ -1,6 +1,7 @@
 //! XenServer's batmap: which blocks are full, so that nobody needs their sector bitmaps.
 
-use goldsmith_block::{Budget, HostRange, Result, SECTOR, Storage};
+use goldsmith_block::{Budget, HostRange, Result, SECTOR, Storage, align_up};
+use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
@@ -11,7 +12,9 @@ use crate::ondisk::{BATMAP_1_1, BATMAP_1_2, BATMAP_COOKIE, RawBatmap};
 /// One bit per block, highest bit first.
 #[derive(Debug)]
 pub(crate) struct Batmap {
-    map: Vec<u8>,
+    pub(crate) map: Vec<u8>,
+    /// [`BATMAP_1_1`] or [`BATMAP_1_2`].
+    pub(crate) version: u32,
     /// Where its header and all of the map stand.
     pub(crate) places: [HostRange; 2],
 }
@@ -70,6 +73,7 @@ impl Batmap {
         let whole = u64::from(raw.map_sectors.get()) * SECTOR;
         Ok(Ok(Some(Self {
             map,
+            version: raw.version.get(),
             places: [
                 HostRange::new(offset, SECTOR),
                 HostRange::new(place.offset, whole),
@@ -103,6 +107,38 @@ fn place(raw: &RawBatmap, geometry: &Dynamic) -> std::result::Result<HostRange, 
     }
     let needed = u64::from(geometry.bat_entries).div_ceil(8 * SECTOR) * SECTOR;
     Ok(HostRange::new(offset, len.min(needed)))
+}
+
+/// Length of the map of so many blocks, in bytes: whole sectors, at least one.
+pub(crate) fn map_len(blocks: u32) -> u64 {
+    u64::from(blocks).div_ceil(8 * SECTOR).max(1) * SECTOR
+}
+
+/// How many bytes of the map say something. [libvhd] It reads and sums so many; bits behind them
+/// would spoil its sum.
+pub(crate) fn summed(virtual_size: u64) -> u64 {
+    align_up((virtual_size >> 24).max(1), SECTOR).unwrap_or(SECTOR)
+}
+
+/// A batmap of the bits `full` as it stands at `offset` in the file of a disk of `virtual_size`
+/// bytes and so many blocks.
+pub(crate) fn build(
+    full: &[u8],
+    blocks: u32,
+    virtual_size: u64,
+    offset: u64,
+    version: u32,
+) -> Vec<u8> {
+    let mut map = vec![0; map_len(blocks) as usize];
+    let known = full.len().min(map.len()).min(summed(virtual_size) as usize);
+    map[..known].copy_from_slice(&full[..known]);
+    let mut raw = RawBatmap::new_zeroed();
+    raw.cookie = BATMAP_COOKIE;
+    raw.map_offset = U64::new(offset + SECTOR);
+    raw.map_sectors = U32::new((map.len() as u64 / SECTOR) as u32);
+    raw.version = U32::new(version);
+    raw.checksum = U32::new(checksum(&map, version));
+    [raw.as_bytes(), &map].concat()
 }
 
 /// What the header's checksum of `map` should be. [libvhd] Version 1.1 sums signed bytes.

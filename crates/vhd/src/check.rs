@@ -39,15 +39,15 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
 }
 
 /// What stands in a part of the file.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Place {
-    start: u64,
-    end: u64,
-    owner: Owner,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) owner: Owner,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Owner {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Owner {
     #[default]
     Copy,
     Header,
@@ -71,7 +71,7 @@ impl std::fmt::Display for Owner {
 }
 
 /// Every block inside the file, none on another or on a table, and none that is full and not there.
-fn check_blocks(
+pub(crate) fn check_blocks(
     layer: &DynamicLayer,
     header: &RawHeader,
     budget: &Budget,
@@ -79,16 +79,13 @@ fn check_blocks(
 ) -> Result<()> {
     let geometry = &layer.geometry;
     let allocated = layer.bat.iter().filter(|entry| **entry != UNUSED).count() as u64;
-    let tables = tables(layer, header);
     budget.reserve(
         allocated * size_of::<Place>() as u64,
         "places of the blocks",
     )?;
-    let mut places: Vec<_> = tables.collect();
+    let mut places = tables(layer, header);
     places.reserve_exact(allocated as usize);
-    // Bitmap and data; at most 64 KiB and 256 MiB.
-    let bitmap_len = align_up(geometry.bitmap_bytes(), SECTOR).unwrap_or(SECTOR);
-    let block_len = bitmap_len + geometry.block_size();
+    let block_len = geometry.block_len();
     (checked.units, checked.allocated) = (geometry.blocks, allocated);
 
     let mut expected = None;
@@ -125,13 +122,13 @@ fn check_blocks(
 }
 
 /// What is in the file besides blocks.
-fn tables(layer: &DynamicLayer, header: &RawHeader) -> impl Iterator<Item = Place> {
+pub(crate) fn tables(layer: &DynamicLayer, header: &RawHeader) -> Vec<Place> {
     let geometry = &layer.geometry;
     let table = HostRange::new(geometry.bat.offset, u64::from(geometry.bat_entries) * 4);
     let batmap = layer.batmap.iter().flat_map(|batmap| batmap.places);
     let batmap = batmap.map(|place| (place, Owner::Batmap));
     let data_end = geometry.data_end;
-    let names = header.parent_locators.iter().filter_map(move |locator| {
+    let names = header.parent_locators.iter().filter_map(|locator| {
         let (offset, len) = (locator.offset.get(), u64::from(locator.len.get()));
         // What lies elsewhere was told when the image was opened.
         let inside = offset.checked_add(len).is_some_and(|end| end <= data_end);
@@ -150,6 +147,7 @@ fn tables(layer: &DynamicLayer, header: &RawHeader) -> impl Iterator<Item = Plac
         end: place.end(),
         owner,
     })
+    .collect()
 }
 
 fn find_overlaps_and_gaps(
@@ -192,7 +190,7 @@ fn leak(from: u64, to: u64, block_len: u64, checked: &mut Checked) {
 }
 
 /// Entries behind the end of the disk say nothing, and should say so.
-fn check_spare_entries(layer: &DynamicLayer, checked: &mut Checked) -> Result<()> {
+pub(crate) fn check_spare_entries(layer: &DynamicLayer, checked: &mut Checked) -> Result<()> {
     let geometry = &layer.geometry;
     let end = geometry.bat.offset + u64::from(geometry.bat_entries) * 4;
     let mut at = geometry.bat.end();

@@ -282,6 +282,54 @@ pub enum VhdError {
         /// Length of the device.
         len: u64,
     },
+    /// A structure stands where a sector ends in the middle of it, so that it could be half written.
+    #[error(
+        "the {what} stands at {offset:#x}, which is no multiple of 512: such an image can be read, \
+         but not changed safely"
+    )]
+    Unaligned {
+        /// The structure.
+        what: &'static str,
+        /// Where it stands.
+        offset: u64,
+    },
+    /// The disk would have more blocks than we count.
+    #[error(
+        "the disk would need {entries} blocks of {block_size} bytes; 4194304 are the most that a \
+         larger disk gets"
+    )]
+    TableTooLong {
+        /// Blocks in the disk.
+        entries: u64,
+        /// Bytes per block.
+        block_size: u64,
+    },
+    /// The disk ends in the middle of a sector.
+    #[error(
+        "disk size is {virtual_size} bytes, no multiple of 512: such an image can be read, but not \
+         changed"
+    )]
+    OddDisk {
+        /// Size of the disk.
+        virtual_size: u64,
+    },
+    /// Something is wrong already.
+    #[error("the image is damaged, and a change could make that worse: {what}")]
+    Damaged {
+        /// What a check finds first.
+        what: String,
+    },
+    /// The disk's size is not the one that the image means.
+    #[error("force_size_calc overrides the size of the disk, so that cannot be changed")]
+    ResizeByRule,
+    /// More is to be written than there is.
+    #[error("{len} bytes are to be written over a disk of {virtual_size}")]
+    SinkTooLong {
+        /// Bytes to write.
+        len: u64,
+        /// Size of the disk.
+        virtual_size: u64,
+    },
     /// The next block would start where no entry can point to.
     #[error("block {block} would start at sector {sector}; the block table counts to 4294967294")]
     OutOfReach {
@@ -296,7 +344,10 @@ impl From<VhdError> for Error {
     fn from(error: VhdError) -> Self {
         use VhdError as E;
         let kind = match error {
-            E::FooterVersion { .. } | E::HeaderVersion { .. } => ErrorKind::Unsupported,
+            E::FooterVersion { .. }
+            | E::HeaderVersion { .. }
+            | E::Unaligned { .. }
+            | E::OddDisk { .. } => ErrorKind::Unsupported,
             E::SizeNotSectors { .. }
             | E::SizeOverDynamic { .. }
             | E::BlockSizeOption { .. }
@@ -308,8 +359,10 @@ impl From<VhdError> for Error {
             | E::ParentMissing
             | E::Compressed
             | E::NullUuid
+            | E::ResizeByRule
+            | E::SinkTooLong { .. }
             | E::FixedLength { .. } => ErrorKind::Usage,
-            E::OutOfReach { .. } => ErrorKind::Limit,
+            E::OutOfReach { .. } | E::TableTooLong { .. } => ErrorKind::Limit,
             _ => ErrorKind::Corrupt,
         };
         Self::new(kind, error)

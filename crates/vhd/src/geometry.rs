@@ -166,13 +166,23 @@ impl Dynamic {
         self.block_size() / SECTOR / 8
     }
 
+    /// Bytes that the sector bitmap of a block takes.
+    pub(crate) fn bitmap_len(&self) -> u64 {
+        // [spec] "The bitmap is padded to a 512-byte sector boundary." At most 64 KiB.
+        align_up(self.bitmap_bytes(), SECTOR).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes that a block takes with its bitmap, at most 64 KiB and 256 MiB.
+    pub(crate) fn block_len(&self) -> u64 {
+        self.bitmap_len() + self.block_size()
+    }
+
     /// Where the sector bitmap and the data of `block` stand, `entry` being its BAT entry.
     ///
     /// Of the data only what the disk needs must be in the file. [spec] Each block has its full
     /// length, but a guest never sees what the last one holds past the end of the disk.
     pub(crate) fn block(&self, block: u64, entry: u32) -> Result<Block, VhdError> {
-        // [spec] "The bitmap is padded to a 512-byte sector boundary." At most 64 KiB.
-        let bitmap_len = align_up(self.bitmap_bytes(), SECTOR).unwrap_or(u64::MAX);
+        let bitmap_len = self.bitmap_len();
         let needed = self
             .block_size()
             .min(self.virtual_size - (block << self.block_bits));

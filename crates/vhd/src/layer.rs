@@ -39,15 +39,19 @@ pub(crate) fn open(
     budget: &Budget,
     options: &Options,
 ) -> Result<Arc<dyn Layer>> {
-    let rule = match options.choice("force_size_calc") {
-        "chs" => SizeRule::Geometry,
-        "current_size" => SizeRule::CurrentSize,
-        _ => SizeRule::Creator,
-    };
-    Ok(match Opened::open(storage, budget, rule)? {
+    Ok(match Opened::open(storage, budget, size_rule(options))? {
         Opened::Fixed(layer) => layer,
         Opened::Dynamic(layer, _) => layer,
     })
+}
+
+/// What the option `force_size_calc` says.
+pub(crate) fn size_rule(options: &Options) -> SizeRule {
+    match options.choice("force_size_calc") {
+        "chs" => SizeRule::Geometry,
+        "current_size" => SizeRule::CurrentSize,
+        _ => SizeRule::Creator,
+    }
 }
 
 /// An open image of either kind.
@@ -197,8 +201,10 @@ pub(crate) struct DynamicLayer {
     /// What a block without a place and a sector whose bit is clear are.
     absent: ExtentKind,
     pub(crate) poisoned: bool,
-    low_bit_first: bool,
+    pub(crate) low_bit_first: bool,
     pub(crate) batmap: Option<Batmap>,
+    /// Whether there should be a batmap, but none that can be used is there.
+    pub(crate) batmap_is_lost: bool,
     /// One entry per block of the disk.
     pub(crate) bat: Vec<u32>,
     bitmaps: BitmapCache,
@@ -219,13 +225,10 @@ impl DynamicLayer {
             BitmapCache::SLOTS as u64 * geometry.bitmap_bytes(),
             "sector bitmaps",
         )?;
-        let batmap = match Batmap::read(&*storage, &geometry, footer.batmap, budget)? {
-            Ok(batmap) => batmap,
-            Err(error) => {
-                info.warnings.push(format!("{error}; it was not used"));
-                None
-            }
-        };
+        let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget)?;
+        if let Err(error) = &batmap {
+            info.warnings.push(format!("{error}; it was not used"));
+        }
         Ok(Self {
             storage,
             info,
@@ -236,7 +239,8 @@ impl DynamicLayer {
             },
             poisoned: footer.poisoned,
             low_bit_first: footer.low_bit_first,
-            batmap,
+            batmap_is_lost: batmap.is_err(),
+            batmap: batmap.unwrap_or_default(),
             bat,
             bitmaps: BitmapCache::new(),
         })
@@ -249,7 +253,8 @@ impl DynamicLayer {
         entries.iter().take_while(|entry| **entry == UNUSED).count() as u64
     }
 
-    fn bitmap(&self, index: u64, block: Block) -> Result<Arc<Bitmap>> {
+    /// Which sectors of block `index`, which stands at `block`, hold data.
+    pub(crate) fn bitmap(&self, index: u64, block: Block) -> Result<Arc<Bitmap>> {
         if self
             .batmap
             .as_ref()

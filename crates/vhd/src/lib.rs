@@ -55,6 +55,8 @@
 //! - The data of an image that XenServer's tools marked `v_poison` while they changed it.
 //! - Writing to a block device: the footer stands at the end of the file, and a device has its end
 //!   elsewhere.
+//! - Changing images whose header or block table does not stand at a multiple of 512: no known
+//!   writer makes them, and a cut could leave half an entry.
 #![doc = ""]
 #![doc = include_str!("../FORMAT.md")]
 #![forbid(unsafe_code)]
@@ -62,6 +64,7 @@
 mod batmap;
 mod bitmap;
 mod check;
+mod editor;
 mod error;
 mod footer;
 mod geometry;
@@ -74,8 +77,8 @@ use std::sync::Arc;
 
 use footer::{Footer, SizeRule};
 use goldsmith_block::{
-    Budget, Checked, CreateSpec, Format, Layer, Match, OptionSpec, Options, Probe, Result, SECTOR,
-    Sink, Storage, StorageMut,
+    Budget, Checked, CreateSpec, Editor, Format, Layer, Match, OptionSpec, Options, Probe, Result,
+    SECTOR, Sink, Storage, StorageMut,
 };
 
 pub use error::VhdError;
@@ -143,5 +146,14 @@ impl Format for Vhd {
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
         sink::create(storage, spec)
+    }
+
+    fn edit(
+        &self,
+        storage: Arc<dyn StorageMut>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Box<dyn Editor>> {
+        editor::edit(storage, budget, options)
     }
 }

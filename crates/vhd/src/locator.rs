@@ -1,6 +1,6 @@
 //! The names by which a differencing image knows its parent.
 
-use goldsmith_block::{BackingReference, Detail, Result, SECTOR, Storage};
+use goldsmith_block::{BackingReference, Detail, HostRange, Result, SECTOR, Storage};
 use uuid::Uuid;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 
@@ -159,26 +159,77 @@ impl NewParent {
     /// Puts everything into `header`; gives the bytes of the names, which are to stand at `offset`,
     /// in whole sectors.
     pub(crate) fn place(&self, header: &mut RawHeader, offset: u64) -> Vec<u8> {
+        self.describe(header);
+        place(header, self.names(), offset)
+    }
+
+    /// Puts everything into `header` but where the names stand.
+    pub(crate) fn describe(&self, header: &mut RawHeader) {
         header.parent_uuid = self.uuid;
         header.parent_timestamp = self.timestamp;
         header.parent_name = self.name;
-        let mut bytes = Vec::new();
-        for (entry, (code, name)) in header.parent_locators.iter_mut().zip(&self.locators) {
-            let start = bytes.len();
-            bytes.extend(name);
-            bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
-            *entry = RawLocator {
-                code: *code,
-                // Names are at most 64 KiB. The room is in bytes, as Microsoft's tools and libvhd
-                // write it, and not in sectors, as the specification has it.
-                space: U32::new((bytes.len() - start) as u32),
-                len: U32::new(name.len() as u32),
-                reserved: U32::ZERO,
-                offset: U64::new(offset + start as u64),
-            };
+        for (entry, (code, _)) in header.parent_locators.iter_mut().zip(&self.locators) {
+            entry.code = *code;
         }
-        bytes
     }
+
+    /// The names alone, as they will stand in the file.
+    pub(crate) fn names(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        self.locators.iter().map(|(_, name)| Some(&**name))
+    }
+}
+
+impl RawLocator {
+    /// An entry that is not used.
+    pub(crate) const NONE: Self = Self {
+        code: LOCATOR_NONE,
+        space: U32::ZERO,
+        len: U32::ZERO,
+        reserved: U32::ZERO,
+        offset: U64::ZERO,
+    };
+}
+
+/// Lets the locators of `header` point to `names`, in the same order, which are to stand at
+/// `offset`, each in whole sectors; gives their bytes. A locator without a name stays as it is.
+pub(crate) fn place<'a>(
+    header: &mut RawHeader,
+    names: impl Iterator<Item = Option<&'a [u8]>>,
+    offset: u64,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (entry, name) in header.parent_locators.iter_mut().zip(names) {
+        let Some(name) = name else {
+            continue;
+        };
+        let start = bytes.len();
+        bytes.extend(name);
+        bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
+        // Names are at most 64 KiB. The room is in bytes, as Microsoft's tools and libvhd write it,
+        // and not in sectors, as the specification has it.
+        entry.space = U32::new((bytes.len() - start) as u32);
+        entry.len = U32::new(name.len() as u32);
+        entry.offset = U64::new(offset + start as u64);
+    }
+    bytes
+}
+
+/// The names that the locators of `header` point to, whatever they mean; `None` for one that is not
+/// used, or whose name is not in the file.
+pub(crate) fn names(
+    storage: &dyn Storage,
+    header: &RawHeader,
+    data_end: u64,
+) -> Result<Vec<Option<Vec<u8>>>> {
+    let read = |locator: &RawLocator| match range(locator, data_end) {
+        Ok(range) if locator.code != LOCATOR_NONE => {
+            let mut bytes = vec![0; range.len as usize];
+            storage.read_at(range.offset, &mut bytes)?;
+            Ok(Some(bytes))
+        }
+        _ => Ok(None),
+    };
+    header.parent_locators.iter().map(read).collect()
 }
 
 /// A path of this system as one of Windows; libvhd turns it back. A relative one begins with a dot:
@@ -202,26 +253,12 @@ fn name(
     locator: &RawLocator,
     data_end: u64,
 ) -> Result<std::result::Result<String, VhdError>> {
-    let (len, offset) = (locator.len.get(), locator.offset.get());
-    let code = locator.code.escape_ascii().to_string();
-    // The room that the name has is not looked at: writers disagree on its unit, and the name
-    // counts only as far as its own length says.
-    if len == 0 || len > NAME_LEN {
-        return Ok(Err(VhdError::LocatorLength { code, len }));
-    }
-    if offset
-        .checked_add(len.into())
-        .is_none_or(|end| end > data_end)
-    {
-        return Ok(Err(VhdError::LocatorOutside {
-            code,
-            offset,
-            len,
-            data_end,
-        }));
-    }
-    let mut bytes = vec![0; len as usize];
-    storage.read_at(offset, &mut bytes)?;
+    let range = match range(locator, data_end) {
+        Ok(range) => range,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut bytes = vec![0; range.len as usize];
+    storage.read_at(range.offset, &mut bytes)?;
     let name = match locator.code {
         LOCATOR_W2RU | LOCATOR_W2KU => from_utf16(&bytes),
         LOCATOR_MACX => from_utf8(&bytes).map(|url| from_url(&url)),
@@ -231,7 +268,29 @@ fn name(
     };
     Ok(name
         .filter(|name| !name.is_empty())
-        .ok_or(VhdError::LocatorText { code }))
+        .ok_or_else(|| VhdError::LocatorText {
+            code: locator.code.escape_ascii().to_string(),
+        }))
+}
+
+/// Where the name of `locator` stands; at most 64 KiB that end at or before `data_end`.
+fn range(locator: &RawLocator, data_end: u64) -> std::result::Result<HostRange, VhdError> {
+    let (len, offset) = (locator.len.get(), locator.offset.get());
+    let code = || locator.code.escape_ascii().to_string();
+    // The room that the name has is not looked at: writers disagree on its unit, and the name
+    // counts only as far as its own length says.
+    if len == 0 || len > NAME_LEN {
+        return Err(VhdError::LocatorLength { code: code(), len });
+    }
+    match offset.checked_add(len.into()) {
+        Some(end) if end <= data_end => Ok(HostRange::new(offset, len.into())),
+        _ => Err(VhdError::LocatorOutside {
+            code: code(),
+            offset,
+            len,
+            data_end,
+        }),
+    }
 }
 
 /// UTF-16 in the order of bytes that makes it a path: little-endian from nearly all writers,

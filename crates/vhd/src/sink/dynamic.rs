@@ -15,8 +15,8 @@ use crate::batmap;
 use crate::error::VhdError;
 use crate::locator::NewParent;
 use crate::ondisk::{
-    BATMAP_1_2, BATMAP_COOKIE, DIFFERENCING, DYNAMIC, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN,
-    MAX_DYNAMIC_SIZE, NO_OFFSET, RawBatmap, RawFooter, RawHeader, UNUSED, VERSION,
+    BATMAP_1_2, DIFFERENCING, DYNAMIC, FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE,
+    NO_OFFSET, RawFooter, RawHeader, UNUSED, VERSION,
 };
 
 /// Smallest and largest block we write, in bytes. [spec] "Only been tested with 512K and 2 MB
@@ -82,7 +82,7 @@ impl DynamicSink {
         header.block_size = U32::new(block_size as u32);
         let mut end = BAT_OFFSET + size_of_val(bat.as_slice()) as u64;
         if wanted.batmap {
-            end = batmap::header_offset(BAT_OFFSET, blocks) + SECTOR + batmap_len(blocks);
+            end = batmap::header_offset(BAT_OFFSET, blocks) + SECTOR + batmap::map_len(blocks);
         }
         let parent = wanted.spec.backing.as_ref();
         let parent = parent.map(NewParent::new).transpose()?;
@@ -189,25 +189,10 @@ impl DynamicSink {
         }
         let blocks = self.header.max_table_entries.get();
         let offset = batmap::header_offset(BAT_OFFSET, blocks);
-        let mut map = vec![0; batmap_len(blocks) as usize];
-        // [libvhd] It reads and sums this many bytes; bits behind them would spoil its sum.
-        let read = align_up((self.profile.virtual_size >> 24).max(1), SECTOR).unwrap_or(SECTOR);
-        let known = full.len().min(map.len()).min(read as usize);
-        map[..known].copy_from_slice(&full[..known]);
-        let mut raw = RawBatmap::new_zeroed();
-        raw.cookie = BATMAP_COOKIE;
-        raw.map_offset = U64::new(offset + SECTOR);
-        raw.map_sectors = U32::new((map.len() as u64 / SECTOR) as u32);
-        raw.version = U32::new(BATMAP_1_2);
-        raw.checksum = U32::new(batmap::checksum(&map, BATMAP_1_2));
-        self.storage
-            .write_at(offset, &[raw.as_bytes(), &map].concat())
+        let size = self.profile.virtual_size;
+        let batmap = batmap::build(full, blocks, size, offset, BATMAP_1_2);
+        self.storage.write_at(offset, &batmap)
     }
-}
-
-/// Length of the batmap of so many blocks, in bytes: whole sectors, at least one.
-fn batmap_len(blocks: u32) -> u64 {
-    u64::from(blocks).div_ceil(8 * SECTOR).max(1) * SECTOR
 }
 
 impl Map {

@@ -268,7 +268,7 @@ fn seven_zip_sees_a_child_over_its_parent_as_we_do() {
 
 /// What `vhd-util check` demands of an image without parent, rule by rule. [blktap
 /// vhd-util-check.c]
-fn assert_pleases_vhd_util(image: &[u8], subformat: &str, now: u32) {
+pub(crate) fn assert_pleases_vhd_util(image: &[u8], subformat: &str, now: u32) {
     let be32 = |at: usize| u32::from_be_bytes(image[at..at + 4].try_into().unwrap());
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
     let sum = |range: std::ops::Range<usize>, field: usize| {

@@ -3,6 +3,7 @@
 
 mod check;
 mod child;
+mod edit;
 mod forge;
 
 mod golden;

@@ -1,0 +1,68 @@
+//! Another parent, or none.
+
+use goldsmith_block::{BackingReference, Result};
+use uuid::Uuid;
+use zerocopy::byteorder::big_endian::{U16, U32};
+
+use super::head::Head;
+use super::image::Image;
+use crate::locator::NewParent;
+use crate::ondisk::{DIFFERENCING, DYNAMIC, RawLocator};
+
+impl Image {
+    /// Makes `parent` the one that shows where this image holds nothing; zeros do if it is `None`.
+    pub(super) fn set_backing(&mut self, parent: Option<&BackingReference>) -> Result<()> {
+        let parent = parent.map(NewParent::new).transpose()?;
+        let was_differencing = self.is_differencing()?;
+        if parent.is_none() && !was_differencing {
+            return Ok(());
+        }
+        let mut head = Head::of(self)?;
+        head.header.parent_locators = [RawLocator::NONE; 8];
+        head.header.parent_uuid = Uuid::nil().into_bytes();
+        head.header.parent_timestamp = U32::ZERO;
+        head.header.parent_name = [U16::ZERO; 256];
+        head.names.clear();
+        if let Some(parent) = &parent {
+            parent.describe(&mut head.header);
+            head.names = parent
+                .names()
+                .map(|name| name.map(<[u8]>::to_vec))
+                .collect();
+        }
+        // Sectors without data are zeros in one kind of image and the parent's in the other.
+        if was_differencing != parent.is_some() {
+            self.clear_absent_sectors()?;
+        }
+        if !was_differencing {
+            self.scribe.barrier()?;
+            self.set_all_bits()?;
+        }
+        let mut footer = self.footer.clone();
+        let disk_type = if parent.is_some() {
+            DIFFERENCING
+        } else {
+            DYNAMIC
+        };
+        footer.disk_type = U32::new(disk_type);
+        self.switch(head, footer)?;
+        match parent {
+            Some(_) => Ok(()),
+            None => {
+                self.set_all_bits()?;
+                self.scribe.barrier()
+            }
+        }
+    }
+
+    /// Gives up all blocks.
+    pub(super) fn empty(&mut self) -> Result<()> {
+        let mut head = Head::of(self)?;
+        let blocks = self.bat.len();
+        head.set_blocks(blocks, 0);
+        head.set_blocks(0, blocks);
+        let footer = self.footer.clone();
+        self.switch(head, footer)?;
+        self.reclaim()
+    }
+}

@@ -1,0 +1,146 @@
+//! Mending what can be mended without guessing at what the guest wrote.
+
+use goldsmith_block::{Checked, Repair, Result, SECTOR, align_up};
+
+use super::head::Head;
+use super::image::{Image, unlimited};
+use crate::check::{Owner, Place, check_blocks, check_spare_entries};
+use crate::footer::Found;
+use crate::locator;
+use crate::ondisk::{LOCATOR_NONE, RawLocator, UNUSED};
+
+impl Image {
+    /// Mends the image as far as `repair` says and as it can be.
+    ///
+    /// A block that lies outside the file or on a table is lost, and a guess at where it was would
+    /// be worse: the table is left as it is, and so is the file behind it, so that no such block
+    /// comes to point at something else.
+    pub(super) fn repair(&mut self, repair: Repair) -> Result<()> {
+        if repair == Repair::Leaks {
+            self.prepare()?;
+            return self.give_back();
+        }
+        self.check_shape()?;
+        self.restore_footers()?;
+        if self.has_lost_blocks() {
+            return self.refresh();
+        }
+        self.damage = Checked::default();
+        self.prepare()?;
+        self.part_blocks()?;
+        self.refresh()?;
+        if self.is_head_broken()? {
+            self.rebuild_head()?;
+        }
+        self.give_back()
+    }
+
+    /// Gives back the space that nothing points to.
+    fn give_back(&mut self) -> Result<()> {
+        self.reclaim()?;
+        let mut checked = Checked::default();
+        check_blocks(&self.layer, &self.header, &unlimited(), &mut checked)?;
+        if checked.leaks == 0 {
+            return Ok(());
+        }
+        // Tables stand behind the gap; at their place at the start they keep nothing from moving.
+        let head = Head::of(self)?;
+        let footer = self.footer.clone();
+        self.switch(head, footer)?;
+        self.reclaim()
+    }
+
+    /// Makes the footer at the end and its copy at the start the one that holds.
+    fn restore_footers(&mut self) -> Result<()> {
+        let found = Found::read(&*self.scribe.read(), self.rule)?;
+        if found.warnings.is_empty() {
+            return Ok(());
+        }
+        // Where the data ends, be it the end of a file that lost its footer.
+        self.end = align_up(found.data_end, SECTOR).unwrap_or(found.data_end);
+        // One of the two stays as it is.
+        self.set_footers(self.footer.clone())
+    }
+
+    /// Whether the table names a place where no block can be.
+    fn has_lost_blocks(&self) -> bool {
+        let geometry = &self.layer.geometry;
+        let mut used = (0..).zip(&self.bat).filter(|(_, entry)| **entry != UNUSED);
+        used.any(|(index, entry)| geometry.block(index, *entry).is_err())
+    }
+
+    /// Gives blocks that stand on others, or on tables, places of their own. The guest sees the same
+    /// as before, but from now on a write to one block does not change another.
+    fn part_blocks(&mut self) -> Result<()> {
+        let mut moves = Vec::new();
+        let mut behind = self.end;
+        let mut last = Place::default();
+        for place in self.places() {
+            let owners = [place.owner, last.owner];
+            let block = owners.into_iter().find_map(|owner| match owner {
+                Owner::Block(index) => Some(index as usize),
+                _ => None,
+            });
+            if place.start < last.end
+                && let Some(index) = block
+            {
+                let (to, next) = self.place_behind(index, behind)?;
+                moves.push((index, to));
+                behind = next;
+                if place.owner == Owner::Block(index as u64) {
+                    continue;
+                }
+            }
+            if place.end > last.end {
+                last = place;
+            }
+        }
+        moves.sort_unstable();
+        moves.dedup_by_key(|(index, _)| *index);
+        self.grow_to(behind)?;
+        self.move_blocks(&moves)
+    }
+
+    /// Whether the batmap, the table behind the disk or the names of the parent are not what they
+    /// should be.
+    fn is_head_broken(&self) -> Result<bool> {
+        let layer = &self.layer;
+        let batmap = layer.batmap.as_ref();
+        let full_but_absent = batmap.is_some_and(|batmap| {
+            let mut blocks = (0..).zip(&self.bat);
+            blocks.any(|(index, entry)| *entry == UNUSED && batmap.is_full(index))
+        });
+        let mut spare = Checked::default();
+        check_spare_entries(layer, &mut spare)?;
+        Ok(layer.batmap_is_lost
+            || full_but_absent
+            || !spare.flaws.is_empty()
+            || self.broken_locators()?.contains(&true))
+    }
+
+    /// Which locators are in use, but point to nothing in the file.
+    fn broken_locators(&self) -> Result<Vec<bool>> {
+        let data_end = self.layer.geometry.data_end;
+        let names = locator::names(&*self.scribe.read(), &self.header, data_end)?;
+        let locators = self.header.parent_locators.iter().zip(names);
+        let broken = locators.map(|(entry, name)| entry.code != LOCATOR_NONE && name.is_none());
+        Ok(broken.collect())
+    }
+
+    fn rebuild_head(&mut self) -> Result<()> {
+        let mut head = Head::of(self)?;
+        for (index, entry) in self.bat.iter().enumerate() {
+            if *entry == UNUSED {
+                head.set_full(index, false);
+            }
+        }
+        let broken = self.broken_locators()?;
+        for (entry, broken) in head.header.parent_locators.iter_mut().zip(broken) {
+            if broken {
+                *entry = RawLocator::NONE;
+            }
+        }
+        let footer = self.footer.clone();
+        self.switch(head, footer)
+    }
+}
