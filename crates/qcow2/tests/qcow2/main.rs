@@ -16,6 +16,7 @@ mod hostile;
 mod judges;
 mod overlooked;
 mod reading;
+mod tangled;
 mod writing;
 
 goldsmith_testkit::conformance!(
