@@ -8,6 +8,7 @@ use goldsmith_block::{
 };
 use goldsmith_storage::{FileStorage, Rehearsal};
 
+use crate::open::refuse_itself;
 use crate::{Opener, registry};
 
 /// What an edit did, or would do if it was only rehearsed.
@@ -140,6 +141,7 @@ impl Open {
                 self.data = Some(storage(&path, self.dry_run)?);
             }
             if let Some(data) = &self.data {
+                refuse_itself(&*editor.layer(), &**data).map_err(in_file)?;
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;
             }
         }

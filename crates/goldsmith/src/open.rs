@@ -320,7 +320,11 @@ impl Opener {
     /// Gives `layer`, the image at `path`, the file that holds its data, if it needs one.
     fn with_data(&self, path: &Path, layer: Arc<dyn Layer>) -> Result<Arc<dyn Layer>> {
         match self.data_path(path, &*layer)? {
-            Some(path) => layer.with_data(Arc::new(FileStorage::open(path)?)),
+            Some(path) => {
+                let data = FileStorage::open(path)?;
+                refuse_itself(&*layer, &data)?;
+                layer.with_data(Arc::new(data))
+            }
             None => Ok(layer),
         }
     }
@@ -393,6 +397,15 @@ pub(crate) fn told(error: &Error, words: impl FnOnce(&str) -> String) -> Error {
         Some(path) => told.in_file(path),
         None => told,
     }
+}
+
+/// Whether `data` is another file than that of `layer`, whose data it is said to be.
+pub(crate) fn refuse_itself(layer: &dyn Layer, data: &dyn Storage) -> Result<()> {
+    if data.id() != layer.storage().id() {
+        return Ok(());
+    }
+    let text = format!("the data file '{}' is the image itself", data.name());
+    Err(Error::corrupt(text))
 }
 
 fn absolute(directory: &Path) -> Result<PathBuf> {

@@ -5,7 +5,9 @@ mod support;
 
 use std::path::Path;
 
-use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result, SnapshotName};
+use goldsmith::{
+    Chain, ErrorKind, Limits, NewSize, Opener, References, Resize, Result, SnapshotName,
+};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use support::Folder;
@@ -291,6 +293,93 @@ fn chain_that_bites_its_tail_is_corrupt() {
         "{}",
         error.report()
     );
+}
+
+/// By its own name, by another spelling of it, and by another name of the file.
+#[test]
+fn image_that_stands_behind_itself_is_corrupt() {
+    let folder = Folder::new();
+    let image = folder.path("self.qcow2");
+    let absolute = folder.text("self.qcow2");
+    for name in [
+        "self.qcow2",
+        "./self.qcow2",
+        "file:self.qcow2",
+        &absolute,
+        "hard.qcow2",
+        "soft.qcow2",
+    ] {
+        let _ = std::fs::remove_file(&image);
+        std::fs::rename(overlay_named(&folder, name), &image).unwrap();
+        for other in ["hard.qcow2", "soft.qcow2"] {
+            let _ = std::fs::remove_file(folder.path(other));
+        }
+        std::fs::hard_link(&image, folder.path("hard.qcow2")).unwrap();
+        std::os::unix::fs::symlink("self.qcow2", folder.path("soft.qcow2")).unwrap();
+        let error = open(&image, References::Allow).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}");
+        let report = error.report();
+        assert!(report.contains("is already part of the chain"), "{report}");
+    }
+}
+
+#[test]
+fn image_that_is_its_own_data_file_is_corrupt() {
+    let folder = Folder::new();
+    let (image, data) = (folder.text("image.qcow2"), folder.text("other.qcow2"));
+    let options = format!("data_file={data}");
+    qemu::img_ok(&["create", "-q", "-f", "qcow2", "-o", &options, &image, "1M"]);
+    std::fs::remove_file(&data).unwrap();
+    std::fs::hard_link(&image, &data).unwrap();
+    let error = open(Path::new(&image), References::Allow).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.report().contains("is the image itself"), "{error:?}");
+
+    // And it is not written to as if it were.
+    let before = std::fs::read(&image).unwrap();
+    let opener = Opener::new().references(References::Allow);
+    let resize = Resize::new(&image, NewSize::Exactly(2 << 20)).opener(opener);
+    let error = resize.run().unwrap_err();
+    assert!(error.report().contains("is the image itself"), "{error:?}");
+    assert!(std::fs::read(&image).unwrap() == before);
+}
+
+/// 300 images, each over the next one, of which the last holds the only byte.
+#[test]
+fn chain_of_300_images_is_refused_unless_it_is_asked_for() {
+    let folder = Folder::new();
+    let bottom = folder.write("disk.raw", &disk("512k:- 512:A 523776:- 1M:-"));
+    let name = |depth: u32| format!("{depth:03}.qcow2");
+    support::convert((&bottom, "raw"), (&folder.path(&name(0)), "qcow2"))
+        .run()
+        .unwrap();
+    overlay_of(&folder, &name(1), &name(0), "qcow2");
+    let template = std::fs::read(folder.path(&name(1))).unwrap();
+    let at = template.windows(9).position(|bytes| bytes == b"000.qcow2");
+    let at = at.unwrap();
+    for depth in 2..300 {
+        let mut image = template.clone();
+        image[at..at + 9].copy_from_slice(name(depth - 1).as_bytes());
+        std::fs::write(folder.path(&name(depth)), image).unwrap();
+    }
+    let top = folder.path(&name(299));
+    let error = open(&top, References::SameDirectory).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    let report = error.report();
+    assert!(report.contains("longer than 200 images"), "{report}");
+
+    let mut limits = Limits::default();
+    limits.chain_depth = 300;
+    let opener = Opener::new()
+        .references(References::SameDirectory)
+        .limits(limits);
+    let chain = opener.open(&top, Some("qcow2")).unwrap();
+    assert_eq!(chain.layers().len(), 300);
+    let mut bytes = vec![1; chain.virtual_size() as usize];
+    chain.read_at(0, &mut bytes).unwrap();
+    assert!(bytes == std::fs::read(bottom).unwrap()[..bytes.len()]);
+    let data = goldsmith::map(&chain).find(|entry| entry.as_ref().is_ok_and(|it| it.data));
+    assert_eq!(data.unwrap().unwrap().depth, 299);
 }
 
 #[test]
