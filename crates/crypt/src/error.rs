@@ -74,6 +74,24 @@ pub enum CryptError {
     /// No slot opens.
     #[error("the passphrase opens none of the key slots")]
     Passphrase,
+    /// A slot that there is not.
+    #[error("there is no LUKS key slot {slot}; they are numbered from 0 to 7")]
+    NoSlot {
+        /// Its number.
+        slot: usize,
+    },
+    /// A slot for another passphrase.
+    #[error("LUKS key slot {slot} is taken")]
+    SlotTaken {
+        /// Its number.
+        slot: usize,
+    },
+    /// No place for one more passphrase.
+    #[error("all LUKS key slots are taken")]
+    SlotsTaken,
+    /// Nobody could open the disk any more.
+    #[error("no other LUKS key slot would be left, and with the last one the disk would be lost")]
+    LastSlot,
     /// The machine has no random numbers.
     #[error("the system gives no random numbers")]
     Random,

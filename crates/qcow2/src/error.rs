@@ -544,6 +544,10 @@ impl From<Qcow2Error> for Error {
                 }
                 CryptError::Rounds { .. } => ErrorKind::Limit,
                 CryptError::Passphrase => ErrorKind::Denied,
+                CryptError::NoSlot { .. }
+                | CryptError::SlotTaken { .. }
+                | CryptError::SlotsTaken
+                | CryptError::LastSlot => ErrorKind::Usage,
                 CryptError::Random => ErrorKind::Io,
                 _ => ErrorKind::Corrupt,
             },

@@ -1,11 +1,15 @@
 //! Other options for an image that stands.
 
+use std::time::Duration;
+
 use goldsmith_block::{Error, HostRange, OptionKind, OptionSpec, Options, Result};
+use goldsmith_crypt::CryptError;
 use zerocopy::IntoBytes;
 
 use super::draft::{Draft, offset_of};
+use crate::crypt::read_luks;
 use crate::error::Qcow2Error;
-use crate::geometry::DataPlace;
+use crate::geometry::{DataPlace, Encryption};
 use crate::ondisk::{
     self, COMPRESSED, COPIED, LAZY_REFCOUNTS, RAW_EXTERNAL_DATA, RawSnapshotExtra, ZERO,
 };
@@ -14,7 +18,7 @@ use crate::snapshot::Snapshots;
 
 /// What can be changed; names are QEMU's. [qemu] Of those that are not given nothing changes,
 /// whatever their default is.
-pub(crate) static OPTIONS: [OptionSpec; 7] = [
+pub(crate) static OPTIONS: [OptionSpec; 12] = [
     OptionSpec {
         name: "compat",
         kind: OptionKind::Choice(&["0.10", "1.1", "v2", "v3"]),
@@ -57,14 +61,54 @@ pub(crate) static OPTIONS: [OptionSpec; 7] = [
         default: "off",
         help: "off: the data file is no longer said to be the disk, byte for byte",
     },
+    OptionSpec {
+        name: STATE,
+        kind: OptionKind::Choice(&["active", "inactive"]),
+        default: "active",
+        help: "luks: let a passphrase open the disk, or no longer",
+    },
+    OptionSpec {
+        name: NEW_SECRET,
+        kind: OptionKind::Secret,
+        default: "",
+        help: "luks: the secret that shall open the disk, too",
+    },
+    OptionSpec {
+        name: OLD_SECRET,
+        kind: OptionKind::Secret,
+        default: "",
+        help: "luks: the secret that shall no longer open the disk",
+    },
+    OptionSpec {
+        name: KEY_SLOT,
+        kind: OptionKind::Size,
+        default: "0",
+        help: "luks: number of the key slot meant, from 0 to 7",
+    },
+    OptionSpec {
+        name: "encrypt.iter-time",
+        kind: OptionKind::Size,
+        default: "2000",
+        help: "luks: milliseconds that a guess of the new passphrase takes on this machine",
+    },
 ];
 
+const STATE: &str = "encrypt.state";
+const NEW_SECRET: &str = "encrypt.new-secret";
+const OLD_SECRET: &str = "encrypt.old-secret";
+const KEY_SLOT: &str = "encrypt.keyslot";
+
 impl Draft {
-    /// Sets the options that are given.
+    /// Sets the options that are given. `passphrase` opens the disk as it is.
     ///
     /// # Errors
     /// `Usage` if the image cannot have one of them.
-    pub(super) fn amend(&mut self, snapshots: &Snapshots, options: &Options) -> Result<()> {
+    pub(super) fn amend(
+        &mut self,
+        snapshots: &Snapshots,
+        options: &Options,
+        passphrase: Option<&str>,
+    ) -> Result<()> {
         let mut version = self.geometry.version;
         if options.is_given("compat") {
             version = match options.choice("compat") {
@@ -92,6 +136,13 @@ impl Draft {
             .into();
         }
         self.amend_names(options)?;
+        if options
+            .given()
+            .iter()
+            .any(|name| name.starts_with("encrypt."))
+        {
+            self.amend_keys(options, passphrase)?;
+        }
         if version == 2 && self.geometry.version == 3 {
             self.downgrade(snapshots)?;
         }
@@ -137,6 +188,58 @@ impl Draft {
                 self.header.raw.autoclear_features = (features & !RAW_EXTERNAL_DATA).into();
             }
         }
+        Ok(())
+    }
+
+    /// Lets another passphrase open the disk, or one no longer. The LUKS header gets a new place, like
+    /// everything that changes, and the old one is wiped.
+    fn amend_keys(&mut self, options: &Options, passphrase: Option<&str>) -> Result<()> {
+        let Encryption::Luks { header: place } = self.geometry.encryption else {
+            return conflict(
+                STATE,
+                "only images encrypted with LUKS have several passphrases",
+            );
+        };
+        if !options.is_given(STATE) {
+            return conflict(STATE, "it must be said whether a passphrase comes or goes");
+        }
+        let scribe = self.scribe().read();
+        let mut header = self.budget.zeroed::<u8>(place.len, "LUKS header")?;
+        scribe.read_at(place.offset, &mut header)?;
+        let Some(mut luks) = read_luks(&*scribe, &self.geometry)? else {
+            return Err(Qcow2Error::NoLuksHeader.into());
+        };
+        let slot = options.is_given(KEY_SLOT).then(|| options.size(KEY_SLOT));
+        let slot = slot.map(|slot| usize::try_from(slot).unwrap_or(usize::MAX));
+        let (new, old) = (options.secret(NEW_SECRET), options.secret(OLD_SECRET));
+        let method = "luks";
+        match (options.choice(STATE), new, old) {
+            ("active", Some(new), None) => {
+                let known = passphrase.ok_or(Qcow2Error::Locked { method })?;
+                let time = Duration::from_millis(options.size("encrypt.iter-time"));
+                luks.add_passphrase(&mut header, known.as_bytes(), new.as_bytes(), slot, time)
+            }
+            ("inactive", None, Some(old)) => {
+                luks.slots_of(&mut header, old.as_bytes())
+                    .and_then(|slots| match slot {
+                        Some(slot) if !slots.contains(&slot) => Err(CryptError::Passphrase),
+                        Some(slot) => luks.remove_slots(&mut header, &[slot]),
+                        None => luks.remove_slots(&mut header, &slots),
+                    })
+            }
+            ("inactive", None, None) if slot.is_some() => {
+                luks.remove_slots(&mut header, slot.as_slice())
+            }
+            ("active", ..) => return conflict(STATE, "active goes with encrypt.new-secret"),
+            _ => {
+                let rule = "inactive goes with encrypt.old-secret or encrypt.keyslot";
+                return conflict(STATE, rule);
+            }
+        }
+        .map_err(Qcow2Error::from)?;
+        self.sub(place)?;
+        let offset = self.write_bytes("LUKS header", &header)?;
+        self.header.set_luks(HostRange::new(offset, place.len));
         Ok(())
     }
 

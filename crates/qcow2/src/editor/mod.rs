@@ -139,7 +139,7 @@ impl Editor for Qcow2Editor {
             Edit::DeleteSnapshot(index) => draft.delete_snapshot(snapshots, *index)?,
             Edit::Empty => draft.empty()?,
             Edit::Bitmap { name, change } => draft.change_bitmap(name, change)?,
-            Edit::Amend(options) => draft.amend(snapshots, options)?,
+            Edit::Amend(options) => draft.amend(snapshots, options, self.passphrase.as_deref())?,
             // Not a change of what the image says.
             Edit::Repair(_) => {}
         }

@@ -12,7 +12,7 @@ use goldsmith_testkit::{ModelDisk, hostile, image, pattern, qemu};
 use crate::bench::{Bench, budget};
 use crate::features::assert_same_info;
 
-const SECRET: &str = "a word of more than sixteen bytes";
+pub(crate) const SECRET: &str = "a word of more than sixteen bytes";
 
 const DISK: &str = "4608:A 3584:- 64k:b 512:- 100k:C 1536:0 130k:- 20k:d 70k:E 8k:- 300k:F 512:g";
 
@@ -22,7 +22,7 @@ fn object() -> String {
 }
 
 /// QEMU's words for the image at `path` with its secret.
-fn spec(path: &Path) -> String {
+pub(crate) fn spec(path: &Path) -> String {
     format!(
         "driver=qcow2,encrypt.key-secret=s,file.filename={}",
         path.display()
@@ -30,7 +30,7 @@ fn spec(path: &Path) -> String {
 }
 
 /// An image that QEMU made and wrote `disk` to.
-fn by_qemu(bench: &Bench, disk: &ModelDisk, options: &str) -> std::path::PathBuf {
+pub(crate) fn by_qemu(bench: &Bench, disk: &ModelDisk, options: &str) -> std::path::PathBuf {
     let (path, raw) = (bench.path("image"), bench.text("disk"));
     std::fs::write(&raw, disk.bytes()).unwrap();
     let text = path.to_str().unwrap();

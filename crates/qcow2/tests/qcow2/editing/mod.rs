@@ -3,6 +3,7 @@
 mod amended;
 mod bitmaps;
 mod cuts;
+mod encrypted;
 mod repaired;
 mod sequences;
 mod snapshots;

@@ -8,6 +8,8 @@
 //! Key material is the master key, blown up to 4000 times its length in such a way that all of it
 //! is needed to get the key back, and encrypted with what a passphrase becomes.
 
+mod slots;
+
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -198,17 +200,50 @@ impl Luks {
             .filter(|slot| slot.state.get() == ACTIVE)
         {
             read(u64::from(slot.offset.get()) * SECTOR as u64, &mut material)?;
-            let mut slot_key = vec![0; key_len];
-            let rounds = slot.rounds.get();
-            self.hash
-                .derive(passphrase, &slot.salt, rounds, &mut slot_key);
-            Cipher::new(&self.spec, &slot_key)?.decrypt(0, &mut material);
-            let key = merge(self.hash, &material[..material_len(key_len)], key_len);
-            if self.digest(&key) == self.raw.digest {
+            if let Some(key) = self.open(slot, passphrase, &mut material)? {
                 return Ok(Cipher::new(&self.spec, &key)?);
             }
         }
         Err(CryptError::Passphrase.into())
+    }
+
+    /// The master key, if `passphrase` opens `slot`, whose key material is `material`.
+    fn open(
+        &self,
+        slot: &RawSlot,
+        passphrase: &[u8],
+        material: &mut [u8],
+    ) -> Result<Option<Vec<u8>>, CryptError> {
+        let key_len = self.raw.key_len.get() as usize;
+        let mut slot_key = vec![0; key_len];
+        let rounds = slot.rounds.get();
+        self.hash
+            .derive(passphrase, &slot.salt, rounds, &mut slot_key);
+        Cipher::new(&self.spec, &slot_key)?.decrypt(0, material);
+        let key = merge(self.hash, &material[..material_len(key_len)], key_len);
+        Ok((self.digest(&key) == self.raw.digest).then_some(key))
+    }
+
+    /// Locks `key` up in slot `nth`, which `passphrase` opens after `rounds`; gives its key material.
+    fn lock(
+        &mut self,
+        nth: usize,
+        key: &[u8],
+        passphrase: &[u8],
+        rounds: u32,
+    ) -> Result<Vec<u8>, CryptError> {
+        let slot = &mut self.raw.slots[nth];
+        random(&mut slot.salt)?;
+        slot.state = ACTIVE.into();
+        slot.rounds = rounds.into();
+        slot.stripes = STRIPES.into();
+        let mut material = split(self.hash, key)?;
+        material.resize(material.len().next_multiple_of(SECTOR), 0);
+        let mut slot_key = vec![0; key.len()];
+        self.hash
+            .derive(passphrase, &slot.salt, rounds, &mut slot_key);
+        Cipher::new(&self.spec, &slot_key)?.encrypt(0, &mut material);
+        Ok(material)
     }
 
     fn digest(&self, key: &[u8]) -> [u8; 20] {
@@ -248,10 +283,7 @@ impl Luks {
             slot.stripes = STRIPES.into();
         }
         random(&mut raw.digest_salt)?;
-        random(&mut raw.slots[0].salt)?;
         let rounds = rounds_in(hash, new.time, key_len);
-        raw.slots[0].state = ACTIVE.into();
-        raw.slots[0].rounds = rounds.into();
         // [qemu] The digest takes an eighth of the time.
         raw.digest_rounds = (rounds / 8).max(LEAST_ROUNDS).into();
         let uuid = new.uuid.to_string();
@@ -263,12 +295,7 @@ impl Luks {
         };
         luks.raw.digest = luks.digest(&key);
 
-        let mut material = split(hash, &key)?;
-        material.resize(material.len().next_multiple_of(SECTOR), 0);
-        let mut slot_key = vec![0; key_len];
-        let salt = &luks.raw.slots[0].salt;
-        hash.derive(passphrase, salt, rounds, &mut slot_key);
-        Cipher::new(&spec, &slot_key)?.encrypt(0, &mut material);
+        let material = luks.lock(0, &key, passphrase, rounds)?;
         // Two megabytes.
         let mut header = vec![0; end as usize];
         header[..Self::LEN].copy_from_slice(luks.raw.as_bytes());

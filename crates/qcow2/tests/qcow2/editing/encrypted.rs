@@ -1,0 +1,168 @@
+//! Encrypted images that are changed, and passphrases that come and go.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use goldsmith_block::{Edit, Editor, ErrorKind, Format, Options, Result};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::FileStorage;
+use goldsmith_testkit::{image, pattern, qemu};
+
+use super::{amend, resize, snapshot, write_over};
+use crate::bench::{Bench, budget};
+use crate::encryption::{SECRET, by_qemu, spec};
+
+const OTHER: &str = "another word";
+
+fn editor(path: &Path, secret: &str) -> Result<Box<dyn Editor>> {
+    let pairs = [("encrypt.key-secret", secret)];
+    let options = Options::parse(QCOW2.open_options(), pairs)?;
+    let storage = Arc::new(FileStorage::edit(path).unwrap());
+    QCOW2.edit(storage, &budget(), &options)
+}
+
+fn edit(path: &Path, secret: &str, edit: &Edit) -> Result<()> {
+    editor(path, secret)?.edit(edit)
+}
+
+/// Whether QEMU opens the image at `path` with `secret`, and what it reads then.
+fn qemu_reads(path: &Path, secret: &str) -> Option<Vec<u8>> {
+    let object = format!("secret,id=s,data={secret}");
+    let raw = path.with_extension("raw");
+    let said = qemu::img(&[
+        "convert",
+        "--object",
+        &object,
+        "--image-opts",
+        "-O",
+        "raw",
+        &spec(path),
+        raw.to_str().unwrap(),
+    ]);
+    said.status.success().then(|| std::fs::read(raw).unwrap())
+}
+
+/// QEMU, which has to know the word, finds neither errors nor leaks.
+fn check(path: &Path, secret: &str) {
+    let object = format!("secret,id=s,data={secret}");
+    qemu::img_ok(&["check", "--object", &object, "--image-opts", &spec(path)]);
+}
+
+#[test]
+fn encrypted_image_is_edited_as_any_other() {
+    let disk = pattern::disk("4608:A 3584:- 64k:b 512:- 100k:C 1536:0 130k:- 20k:d");
+    for format in ["luks,encrypt.iter-time=10", "aes"] {
+        let bench = Bench::new();
+        let path = by_qemu(&bench, &disk, &format!("encrypt.format={format}"));
+        let mut expected = disk.bytes().to_vec();
+        edit(&path, SECRET, &snapshot("one")).unwrap();
+        // The last cluster has a tail to be cleared.
+        for size in [disk.len() - 20 * 512, disk.len() + (1 << 20)] {
+            edit(&path, SECRET, &resize(size)).unwrap();
+            expected.resize(size as usize, 0);
+        }
+        let parts = [
+            (0, 128 << 10, 5),
+            (256 << 10, 320 << 10, 0),
+            (1 << 20, (1 << 20) + 65536, 6),
+        ];
+        write_over(
+            editor(&path, SECRET).unwrap(),
+            expected.len() as u64,
+            &parts,
+        );
+        for (start, end, byte) in parts {
+            expected[start as usize..end as usize].fill(byte);
+        }
+        assert!(qemu_reads(&path, SECRET).unwrap() == expected, "{format}");
+        check(&path, SECRET);
+        edit(&path, SECRET, &Edit::ApplySnapshot(0)).unwrap();
+        assert!(
+            qemu_reads(&path, SECRET).unwrap() == disk.bytes(),
+            "{format}"
+        );
+        check(&path, SECRET);
+        // Without the word, what needs no guest data can be done, and nothing else.
+        edit(&path, "", &snapshot("two")).unwrap();
+        let error = edit(&path, "", &resize(disk.len() + 512)).err();
+        assert!(error.is_none_or(|error| error.kind() == ErrorKind::Denied));
+    }
+}
+
+#[test]
+fn passphrases_come_and_go() {
+    let disk = pattern::disk("64k:b 100k:C 130k:- 20k:d");
+    let bench = Bench::new();
+    let path = by_qemu(&bench, &disk, "encrypt.format=luks,encrypt.iter-time=10");
+    let add = [
+        ("encrypt.state", "active"),
+        ("encrypt.new-secret", OTHER),
+        ("encrypt.iter-time", "10"),
+    ];
+    edit(&path, SECRET, &amend(&add)).unwrap();
+    for word in [SECRET, OTHER] {
+        assert!(qemu_reads(&path, word).unwrap() == disk.bytes());
+    }
+    check(&path, SECRET);
+    let remove = [
+        ("encrypt.state", "inactive"),
+        ("encrypt.old-secret", SECRET),
+    ];
+    edit(&path, "", &amend(&remove)).unwrap();
+    assert_eq!(qemu_reads(&path, SECRET), None);
+    assert!(qemu_reads(&path, OTHER).unwrap() == disk.bytes());
+    let layer = editor(&path, OTHER).unwrap().layer();
+    assert!(image::read(&*layer).unwrap() == disk.bytes());
+    check(&path, OTHER);
+
+    for (options, kind, rule) in [
+        (
+            vec![("encrypt.state", "inactive"), ("encrypt.old-secret", OTHER)],
+            ErrorKind::Usage,
+            "the disk would be lost",
+        ),
+        (
+            vec![
+                ("encrypt.state", "inactive"),
+                ("encrypt.old-secret", SECRET),
+            ],
+            ErrorKind::Denied,
+            "opens none",
+        ),
+        (
+            vec![("encrypt.state", "inactive"), ("encrypt.keyslot", "9")],
+            ErrorKind::Usage,
+            "from 0 to 7",
+        ),
+        (
+            vec![
+                ("encrypt.state", "active"),
+                ("encrypt.new-secret", "x"),
+                ("encrypt.keyslot", "1"),
+            ],
+            ErrorKind::Usage,
+            "taken",
+        ),
+    ] {
+        let error = edit(&path, OTHER, &amend(&options)).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(error.report().contains(rule), "{}", error.report());
+    }
+    // QEMU's own words for the same, on what we left.
+    let known = format!("secret,id=s,data={OTHER}");
+    let new = "secret,id=n,data=a third word";
+    let options = "encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=10";
+    qemu::img_ok(&[
+        "amend",
+        "--object",
+        &known,
+        "--object",
+        new,
+        "-o",
+        options,
+        "--image-opts",
+        &spec(&path),
+    ]);
+    let layer = editor(&path, "a third word").unwrap().layer();
+    assert!(image::read(&*layer).unwrap() == disk.bytes());
+}
