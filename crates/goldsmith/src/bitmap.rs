@@ -189,3 +189,49 @@ fn dirty(layer: &dyn Layer, name: &str, budget: &Budget) -> Result<Vec<GuestRang
         None => Err(Error::usage(format!("Dirty bitmap '{name}' not found"))),
     }
 }
+
+/// Which bitmaps of its source a target gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bitmaps {
+    /// None.
+    #[default]
+    None,
+    /// All; one that was not saved properly is an error.
+    All,
+    /// All but those that were not saved properly.
+    Sound,
+}
+
+impl Bitmaps {
+    /// Gives the image that `target` edits those of `source` that are meant.
+    pub(crate) fn copy(
+        self,
+        source: &dyn Layer,
+        target: &mut dyn Editor,
+        budget: &Budget,
+    ) -> Result<()> {
+        let bitmaps = source.info().bitmaps.iter().enumerate();
+        for (index, info) in bitmaps.filter(|_| self != Self::None) {
+            if info.inconsistent && self == Self::Sound {
+                continue;
+            }
+            let name = &info.name;
+            let dirty = source.dirty_ranges(index, budget).map_err(|error| {
+                told(&error, |why| {
+                    format!("bitmap '{name}' cannot be copied: {why}")
+                })
+                .in_file(source.storage().name())
+            })?;
+            let mut change = |change| {
+                let name = name.clone();
+                target.edit(&Edit::Bitmap { name, change })
+            };
+            change(BitmapChange::Add {
+                granularity: Some(info.granularity),
+                enabled: info.enabled,
+            })?;
+            change(BitmapChange::Mark(dirty))?;
+        }
+        Ok(())
+    }
+}

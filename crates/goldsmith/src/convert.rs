@@ -4,11 +4,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use goldsmith_block::{BackingReference, Chain, CreateSpec, Error, Format, Options, Result};
+use goldsmith_block::{
+    BackingReference, Budget, Chain, CreateSpec, Error, Format, Options, Result,
+};
 use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
 use uuid::Uuid;
 
+use crate::bitmap::Bitmaps;
 use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
 use crate::{Cloud, Opener, registry};
@@ -24,6 +27,7 @@ pub struct Convert<'a> {
     options: Vec<(String, String)>,
     secrets: Secrets,
     compress: bool,
+    bitmaps: Bitmaps,
     round_up: bool,
     cloud: Option<&'static Cloud>,
     identity: Identity,
@@ -67,6 +71,7 @@ impl<'a> Convert<'a> {
             options: Vec::new(),
             secrets: Secrets::default(),
             compress: false,
+            bitmaps: Bitmaps::None,
             round_up: false,
             cloud: None,
             identity: Identity::Random,
@@ -123,6 +128,13 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn compress(mut self, compress: bool) -> Self {
         self.compress = compress;
+        self
+    }
+
+    /// Sets which bitmaps of the source image, which it alone has, the target gets. Default: none.
+    #[must_use]
+    pub fn bitmaps(mut self, bitmaps: Bitmaps) -> Self {
+        self.bitmaps = bitmaps;
         self
     }
 
@@ -240,6 +252,14 @@ impl<'a> Convert<'a> {
             .map_err(|error| error.in_file(name.clone()))?;
         let job = self.job(behind.as_ref());
         let outcome = goldsmith_engine::convert(&source, sink, &job)?;
+        let mut file_len = outcome.committed.file_len;
+        if self.bitmaps != Bitmaps::None && !source.top().info().bitmaps.is_empty() {
+            let budget = Budget::new(&self.opener.limits);
+            let options = Options::defaults(format.open_options());
+            let mut editor = format.edit(target.storage(), &budget, &options)?;
+            self.bitmaps.copy(source.top(), &mut *editor, &budget)?;
+            file_len = target.storage().len();
+        }
         // First what the image needs, so that it never stands there without.
         if let Some(data_file) = data_file {
             data_file.publish()?;
@@ -247,7 +267,7 @@ impl<'a> Convert<'a> {
         target.publish()?;
         Ok(Converted {
             virtual_size: spec.virtual_size,
-            file_len: outcome.committed.file_len,
+            file_len,
             data: outcome.data,
             crc32: outcome.crc32,
             warnings: self.warnings(&source, virtual_size),

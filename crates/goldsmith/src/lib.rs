@@ -56,7 +56,7 @@ mod secret;
 mod snapshot;
 
 pub use amend::Amend;
-pub use bitmap::EditBitmap;
+pub use bitmap::{Bitmaps, EditBitmap};
 pub use check::{Check, Report, check};
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
 pub use commit::Commit;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::Uuid;
+use goldsmith::{Bitmaps, Uuid};
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
@@ -80,6 +80,14 @@ pub(crate) struct Convert {
     /// Compress the target (qcow2)
     #[arg(short = 'c', long)]
     compress: bool,
+
+    /// Copy the bitmaps of the source image, too (qcow2)
+    #[arg(long)]
+    bitmaps: bool,
+
+    /// With --bitmaps, leave out those that were not saved properly, instead of giving up
+    #[arg(long, requires = "bitmaps")]
+    skip_broken_bitmaps: bool,
 
     /// Show progress
     #[arg(short = 'p', long)]
@@ -172,6 +180,11 @@ impl Convert {
             .target_format(&self.target_format)
             .compress(self.compress)
             .round_up(self.round_up)
+            .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
+                (false, _) => Bitmaps::None,
+                (true, false) => Bitmaps::All,
+                (true, true) => Bitmaps::Sound,
+            })
             .share(self.reflink == Reflink::Auto && self.sparse_size.is_none())
             .progress(&listener)
             .cancel(watch.cancel());

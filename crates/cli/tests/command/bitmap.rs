@@ -22,11 +22,11 @@ fn image() -> Twins {
 }
 
 /// What a bitmap holds, as QEMU tells it over NBD.
-fn dirty(twins: &Twins, ours: bool, name: &str) -> Value {
+fn dirty(twins: &Twins, ours: bool, file: &str, name: &str) -> Value {
     let folder = if ours { &twins.ours } else { &twins.theirs };
     let socket = folder.path("socket");
     let line = format!(
-        "qemu-nbd -r -f qcow2 -B {name} -k {socket} --pid-file pid --fork disk.qcow2 && \
+        "qemu-nbd -r -f qcow2 -B {name} -k {socket} --pid-file pid --fork {file} && \
          qemu-img map --output=json --image-opts driver=nbd,server.type=unix,\
          server.path={socket},x-dirty-bitmap=qemu:dirty-bitmap:{name} && \
          while [ -e /proc/$(cat pid) ]; do sleep 0.01; done",
@@ -62,12 +62,61 @@ fn bitmaps_change_as_with_qemu_img() {
         let name = line.rsplit(' ').next().unwrap();
         if name != "finest" {
             assert_eq!(
-                dirty(&twins, true, name),
-                dirty(&twins, false, name),
+                dirty(&twins, true, "disk.qcow2", name),
+                dirty(&twins, false, "disk.qcow2", name),
                 "{line}"
             );
         }
     }
+}
+
+#[test]
+fn bitmaps_go_along_with_a_conversion() {
+    let twins = image();
+    twins.both("bitmap --add --disable disk.qcow2 off");
+    for line in [
+        "convert --bitmaps -f qcow2 -O qcow2 disk.qcow2 copy.qcow2",
+        "convert --bitmaps -c -O qcow2 -o cluster_size=4k disk.qcow2 copy.qcow2",
+        "convert --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 copy.qcow2",
+    ] {
+        twins.both(line);
+        twins.same("copy.qcow2", "qcow2");
+        for name in ["seen", "fine", "off"] {
+            assert_eq!(
+                dirty(&twins, true, "copy.qcow2", name),
+                dirty(&twins, false, "copy.qcow2", name),
+                "{line}"
+            );
+        }
+    }
+    twins.neither("convert --bitmaps -O raw disk.qcow2 copy.raw", "");
+    assert!(!twins.ours.path("copy.raw").exists());
+}
+
+/// An interrupted writer leaves bitmaps that say nothing.
+#[test]
+fn bitmap_that_was_not_saved_is_no_bitmap_to_copy() {
+    let twins = image();
+    for folder in [&twins.ours, &twins.theirs] {
+        let path = folder.path("disk.qcow2");
+        let mut image = std::fs::read(&path).unwrap();
+        // The flags in its entry of the directory, and of earlier ones; the name is behind them.
+        let names = image
+            .windows(4)
+            .enumerate()
+            .filter(|(_, bytes)| *bytes == b"seen");
+        for at in names.map(|(at, _)| at).collect::<Vec<_>>() {
+            image[at - 24 + 15] |= 1;
+        }
+        std::fs::write(path, image).unwrap();
+    }
+    twins.neither(
+        "convert --bitmaps -O qcow2 disk.qcow2 copy.qcow2",
+        "bitmap 'seen'",
+    );
+    assert!(!twins.ours.path("copy.qcow2").exists());
+    twins.both("convert --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 copy.qcow2");
+    twins.same("copy.qcow2", "qcow2");
 }
 
 #[test]
