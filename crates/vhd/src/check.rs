@@ -173,7 +173,7 @@ fn find_overlaps_and_gaps(
         }
     }
     leak(last.end, data_end, block_len, checked);
-    checked.end = last.end + FOOTER_LEN;
+    checked.end = align_up(last.end, SECTOR).unwrap_or(last.end) + FOOTER_LEN;
 }
 
 /// Blocks that nobody points to leave gaps as long as blocks.
