@@ -92,7 +92,7 @@ impl DynamicSink {
         header.checksum = U32::new(header.computed_checksum());
         let (disk_type, grain, zeroes) = match parent {
             // Smaller than in a dynamic image: what is the parent's is not to be stored.
-            Some(_) => (DIFFERENCING, GRAIN, ZeroPolicy::Covering),
+            Some(_) => (DIFFERENCING, SECTOR, ZeroPolicy::Covering),
             // The storage was emptied.
             None => (DYNAMIC, UNIT, ZeroPolicy::Implied),
         };

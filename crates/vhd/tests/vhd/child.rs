@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::judges::extract;
 
-const GRAIN: u64 = 4096;
+const GRAIN: u64 = 512;
 const BASE: Uuid = Uuid::from_bytes(*b"the base of them");
 /// 2020-09-13.
 const CHANGED: u64 = 1_600_000_000;
@@ -87,7 +87,7 @@ fn write(disk: &[u8], below: &[u8], spec: &CreateSpec, run: u64) -> Vec<u8> {
 }
 
 /// A parent and a child: data over data, over zeros, and zeros over data; blocks that differ in
-/// part, as a whole and not at all; an end inside a grain.
+/// part, as a whole and not at all; an end inside a page.
 const DISKS: [(&str, &str); 6] = [
     (
         "2M:A 2M:B 2M:- 1M:C 512:D",
@@ -150,12 +150,12 @@ fn child_over_its_parent_is_the_disk_for_us_and_for_7_zip() {
 }
 
 #[test]
-fn only_grains_that_differ_are_stored() {
+fn only_sectors_that_differ_are_stored() {
     let below = pattern::disk("2M:A 2M:B 2M:-");
-    let above = pattern::disk("2M:A 8k:B 4k:- 4k:c 2032k:B 2M:-");
+    let above = pattern::disk("2M:A 8k:B 512:- 1k:c 2087424:B 2M:-");
     let mut expected = above.bytes().to_vec();
     expected[2 << 20..][..8 << 10].copy_from_slice(&below.bytes()[2 << 20..][..8 << 10]);
-    let from = (2 << 20) + (16 << 10);
+    let from = (2 << 20) + (8 << 10) + 1536;
     expected[from..4 << 20].copy_from_slice(&below.bytes()[from..4 << 20]);
     let child = write(
         &expected,
@@ -166,13 +166,13 @@ fn only_grains_that_differ_are_stored() {
     assert_eq!(child[1536..1540], [0xff; 4]);
     assert_eq!(child[1544..1548], [0xff; 4]);
     let sector = u32::from_be_bytes(child[1540..1544].try_into().unwrap()) as usize;
-    // Sectors 16 to 23 are zeros, 24 to 31 data, and all others the parent's.
+    // Sector 16 is zeros, 17 and 18 are data, and all others the parent's.
     let mut bitmap = [0; 512];
-    (bitmap[2], bitmap[3]) = (0xff, 0xff);
+    bitmap[2] = 0b1110_0000;
     assert_eq!(child[sector * 512..][..512], bitmap);
     let data = &child[(sector + 1) * 512..][..2 << 20];
-    assert!(is_zero(&data[..12 << 10]) && is_zero(&data[16 << 10..]));
-    assert!(!is_zero(&data[12 << 10..16 << 10]));
+    assert!(is_zero(&data[..8704]) && is_zero(&data[9728..]));
+    assert!(!is_zero(&data[8704..9216]) && !is_zero(&data[9216..9728]));
 }
 
 /// The header and the names of the parent, to the byte.
@@ -348,7 +348,7 @@ fn unfinished_child_is_no_image() {
 
 /// What `vhd-util check` demands of a differencing image beyond what it demands of all. [blktap
 /// vhd-util-check.c]
-fn pleases_vhd_util(image: &[u8]) {
+pub(crate) fn pleases_vhd_util(image: &[u8]) {
     let be32 = |at: usize| u32::from_be_bytes(image[at..at + 4].try_into().unwrap());
     let be64 = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
     let footer = image.len() - 512;
