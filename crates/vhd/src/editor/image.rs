@@ -15,9 +15,7 @@ use crate::error::VhdError;
 use crate::footer::{Found, SizeRule};
 use crate::layer::{DynamicLayer, Opened};
 use crate::ondisk::{FOOTER_LEN, RawFooter, RawHeader, UNUSED};
-
-/// Where the data of a new block may begin, in bytes.
-const ALIGN: u64 = 4096;
+use crate::sink::GRAIN;
 
 /// See the module.
 pub(super) struct Image {
@@ -148,7 +146,7 @@ impl Image {
     pub(super) fn place_behind(&self, index: usize, end: u64) -> Result<(u64, u64), VhdError> {
         let bitmap_len = self.layer.geometry.bitmap_len();
         // Offsets that a table can hold are far from the end of the number line.
-        let data = align_up(end + bitmap_len, ALIGN).unwrap_or(u64::MAX);
+        let data = align_up(end + bitmap_len, GRAIN).unwrap_or(u64::MAX);
         let start = data - bitmap_len;
         if start / SECTOR >= u64::from(UNUSED) {
             let (block, sector) = (index as u64, start / SECTOR);

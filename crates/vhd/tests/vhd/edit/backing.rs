@@ -8,6 +8,7 @@ use goldsmith_vhd::VHD;
 use uuid::Uuid;
 
 use super::{BLOCK, KIB, child, content, edited, forge, nothing, parent, survives_cuts};
+use crate::child::pleases_vhd_util;
 use crate::judges::extract;
 
 fn reference(name: &str, uuid: Option<Uuid>) -> BackingReference {
@@ -47,6 +48,7 @@ fn new_parent_has_all_its_names_and_the_old_one_none() {
         let file = parent.name.rsplit('/').next().unwrap().to_owned();
         let mut others = parent.other_names.clone();
         others.extend((file != parent.name).then_some(file));
+        pleases_vhd_util(&after);
         assert_eq!(backing.other_names, others);
         assert!(content(&after, &super::parent()) == content(&image, &super::parent()));
     }

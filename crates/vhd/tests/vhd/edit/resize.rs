@@ -12,6 +12,7 @@ use super::{
     BLOCK, KIB, child, content, edit, edited, forge, nothing, parent, resize, resize_with,
     survives_cuts,
 };
+use crate::child::pleases_vhd_util;
 use crate::forge::Forge;
 use crate::judges::{assert_pleases_vhd_util, extract};
 
@@ -250,6 +251,7 @@ fn added_part_of_a_child_is_zeros_over_a_longer_parent() {
         for len in [old.len() as u64 + 512, 450 * KIB, 700 * KIB] {
             let after = edited(&image, &resize(len));
             assert!(content(&after, &parent()) == with_len(old.clone(), len));
+            pleases_vhd_util(&after);
         }
     }
 }

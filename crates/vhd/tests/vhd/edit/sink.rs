@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Committed, Demand, ErrorKind, GuestRange, Placement, Result, Sink, StorageMut, ZeroPolicy,
-    is_zero,
+    Chain, Committed, Demand, Edit, ErrorKind, GuestRange, Placement, Result, Sink, StorageMut,
+    ZeroPolicy, is_zero,
 };
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
@@ -178,6 +178,41 @@ fn cut_at_any_point_leaves_each_sector_old_or_new() {
         });
         assert!(states > 30 && crash.to_vec() != image, "{name}: {states}");
     }
+}
+
+/// The child goes into its parent, and is emptied when all is there: two files, one power cut.
+#[test]
+fn commit_is_not_seen_by_the_guest_whenever_it_stops() {
+    let base = {
+        let mut forge = forge();
+        forge.blocks.truncate(2);
+        forge.dynamic()
+    };
+    let top = child().dynamic();
+    let show = |top: &[u8], base: &[u8]| {
+        let layers = [top, base].map(|bytes| image::open(&VHD, bytes).unwrap());
+        let mut bytes = vec![0; layers[0].info().virtual_size as usize];
+        Chain::new(layers[0].clone(), [layers[1].clone()])
+            .read_at(0, &mut bytes)
+            .unwrap();
+        bytes
+    };
+    let disk = show(&top, &base);
+    let below = Arc::new(CrashStorage::new("base", base.clone()));
+    let above = Arc::new(below.beside("top", top));
+    let old = content(&base, &nothing());
+    assert!(old != disk);
+    cover(sink(below.clone(), disk.len() as u64), &old, &disk).unwrap();
+    edit(above.clone()).unwrap().edit(&Edit::Empty).unwrap();
+    assert!(content(&below.to_vec(), &nothing()) == disk);
+    assert_eq!(super::check(&above.to_vec()).allocated, 0);
+    let mut states = 0;
+    below.each_states(|what, files| {
+        let found = show(&files[1].to_vec(), &files[0].to_vec());
+        assert!(found == disk, "{what}");
+        states += 1;
+    });
+    assert!(states > 100, "{states}");
 }
 
 #[test]
