@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Edit, Repair};
+use goldsmith_block::{Budget, Checked, Edit, Format, Limits, Repair, Storage, StorageMut};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::hostile::{Outcome, assert_blames_image, survives};
+use goldsmith_testkit::sparse::SparseStorage;
+use goldsmith_testkit::trace::TraceStorage;
 use goldsmith_vhd::VHD;
 use proptest::prelude::*;
 
-use super::{child, edit, forge, resize};
+use super::{child, content, edit, forge, nothing, resize};
 use crate::forge::{Forge, patch_footer, patch_header};
 
 /// What the guest sees of the image alone, if that is all readable and not too much.
@@ -36,6 +38,46 @@ fn tampered(
         footer.0,
         &footer.1,
     )
+}
+
+/// In a hole of the file, which costs nobody anything: neither us.
+#[test]
+fn table_of_four_billion_entries_costs_what_the_disk_needs() {
+    let small = forge().dynamic();
+    let end = small.len() - 512;
+    let entries = u64::from(u32::MAX);
+    let header = patch_header(small.clone(), 16, &(end as u64).to_be_bytes());
+    let header = patch_header(header, 28, &u32::MAX.to_be_bytes());
+    let sparse = Arc::new(SparseStorage::new());
+    sparse.write_at(0, &header[..end]).unwrap();
+    sparse
+        .write_at(end as u64, &small[1536..1536 + 24])
+        .unwrap();
+    sparse
+        .write_at(
+            (end as u64 + entries * 4).next_multiple_of(512),
+            &small[end..],
+        )
+        .unwrap();
+    let old = content(&small, &nothing());
+
+    let traced = Arc::new(TraceStorage::new(sparse.clone()));
+    let budget = Budget::new(&Limits::default());
+    let checked = VHD.check(traced.clone(), &budget).unwrap().unwrap();
+    assert_eq!(
+        (checked.corruptions, checked.flaws.len()),
+        (0, Checked::FLAWS)
+    );
+    assert!(traced.reads() < 20, "{}", traced.reads());
+    for change in [Edit::Repair(Repair::All), resize(old.len() as u64 + 512)] {
+        let mut editor = edit(traced.clone()).unwrap();
+        editor.edit(&change).unwrap();
+    }
+    assert!(sparse.len() < 20 << 20, "{}", sparse.len());
+    let mut image = vec![0; sparse.len() as usize];
+    sparse.read_at(0, &mut image).unwrap();
+    assert_eq!(super::check(&image).flaws, []);
+    assert!(content(&image, &nothing())[..old.len()] == old);
 }
 
 proptest! {
