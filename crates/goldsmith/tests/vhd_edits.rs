@@ -1,0 +1,145 @@
+//! VHDs in place: children that go into their parents, find others, and grow.
+#![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
+
+mod support;
+
+use std::path::Path;
+
+use goldsmith::{Commit, Create, NewSize, Opener, Rebase, References, Resize};
+use goldsmith_testkit::model::any_disk;
+use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::{ModelDisk, qemu};
+use proptest::prelude::*;
+use support::{Folder, convert, guest};
+
+fn opener() -> Opener {
+    Opener::new().references(References::Allow)
+}
+
+/// The VHD of `disk`, over the image `backing` of this format if there is one.
+fn vhd(folder: &Folder, name: &str, disk: &ModelDisk, backing: Option<(&str, &str)>) {
+    let raw = folder.write("raw", disk);
+    let path = folder.path(name);
+    let mut job = convert((&raw, "raw"), (&path, "vpc")).option("block_size", "512k");
+    if let Some((backing, format)) = backing {
+        job = job.backing(backing, format);
+    }
+    // Each disk is another one.
+    let uuid = goldsmith::Uuid::new_v5(&goldsmith::Uuid::NAMESPACE_OID, name.as_bytes());
+    job.uuid(uuid).run().unwrap();
+}
+
+#[track_caller]
+fn assert_sound(path: &Path) {
+    let (_, checked) = goldsmith::check(&opener(), path, Some("vpc"))
+        .unwrap()
+        .unwrap();
+    assert_eq!(checked.flaws, []);
+}
+
+/// A snapshot is a child that holds nothing yet.
+#[test]
+fn snapshot_is_written_and_goes_back_into_its_parent() {
+    let folder = Folder::new();
+    let (before, after) = (disk("1M:A 2M:- 512:b"), disk("512:A 1M:c 1M:- 1M:d 512:b"));
+    vhd(&folder, "base.vhd", &before, None);
+    let (base, top) = (folder.path("base.vhd"), folder.path("top.vhd"));
+    let created = Create::new(&top)
+        .format("vpc")
+        .option("backing_file", "base.vhd")
+        .option("backing_fmt", "vpc")
+        .opener(opener())
+        .run()
+        .unwrap();
+    assert!(created.file_len < 5000, "{}", created.file_len);
+    assert!(guest(&top, "vpc") == before.bytes());
+
+    let mut grown = after.bytes().to_vec();
+    grown.resize(before.bytes().len(), 0);
+    vhd(&folder, "top.vhd", &after, Some(("base.vhd", "vpc")));
+    Resize::new(&top, NewSize::Exactly(grown.len() as u64))
+        .format("vpc")
+        .shrink(true)
+        .opener(opener())
+        .run()
+        .unwrap();
+    assert!(guest(&top, "vpc") == grown);
+    Commit::new(&top)
+        .format("vpc")
+        .opener(opener())
+        .run()
+        .unwrap();
+    assert!(guest(&base, "vpc") == grown && guest(&top, "vpc") == grown);
+    assert!(qemu::read("vpc", &std::fs::read(&base).unwrap()) == grown);
+    assert_sound(&base);
+    assert_sound(&top);
+    // It knows its parent, though that has changed.
+    let chain = opener().open(&top, Some("vpc")).unwrap();
+    assert_eq!(chain.warnings(), [""; 0]);
+}
+
+#[test]
+fn child_of_a_shorter_parent_makes_it_longer() {
+    let folder = Folder::new();
+    for kind in ["dynamic", "fixed"] {
+        let raw = folder.write("raw", &disk("1M:A"));
+        let base = folder.path("base.vhd");
+        let job = convert((&raw, "raw"), (&base, "vpc")).option("subformat", kind);
+        job.run().unwrap();
+        let above = disk("1M:A 700k:b 300k:- 512:c");
+        vhd(&folder, "top.vhd", &above, Some(("base.vhd", "vpc")));
+        let top = folder.path("top.vhd");
+        Commit::new(&top)
+            .format("vpc")
+            .opener(opener())
+            .run()
+            .unwrap();
+        assert!(guest(&base, "vpc") == above.bytes(), "{kind}");
+        assert!(qemu::read("vpc", &std::fs::read(&base).unwrap()) == above.bytes());
+        assert_sound(&base);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_child_is_committed_and_rebased_to_the_byte(
+        base in any_disk(3 << 20, 512),
+        other in any_disk(3 << 20, 512),
+        top in any_disk(3 << 20, 512),
+        kind in 0u8..3,
+    ) {
+        let folder = Folder::new();
+        vhd(&folder, "base.vhd", &base, None);
+        vhd(&folder, "other.vhd", &other, None);
+        folder.write("other.raw", &other);
+        vhd(&folder, "top.vhd", &top, Some(("base.vhd", "vpc")));
+        let path = folder.path("top.vhd");
+        let rebase = Rebase::new(&path).format("vpc").opener(opener());
+        let rebase = match kind {
+            0 => rebase.onto("other.vhd", Some("vpc")),
+            1 => rebase.onto("other.raw", Some("raw")),
+            _ => rebase,
+        };
+        rebase.run().unwrap();
+        prop_assert!(guest(&path, "vpc") == top.bytes());
+        assert_sound(&path);
+        if kind == 2 {
+            // Whole now, so there is a judge.
+            prop_assert!(qemu::read("vpc", &std::fs::read(&path).unwrap()) == top.bytes());
+            Rebase::new(&path).format("vpc").opener(opener())
+                .onto("other.vhd", Some("vpc")).run().unwrap();
+            prop_assert!(guest(&path, "vpc") == top.bytes());
+        }
+        Commit::new(&path).format("vpc").opener(opener()).run().unwrap();
+        prop_assert!(guest(&path, "vpc") == top.bytes());
+        assert_sound(&path);
+        let (name, format) = if kind == 1 { ("other.raw", "raw") } else { ("other.vhd", "vpc") };
+        let below = guest(&folder.path(name), format);
+        prop_assert!(below[..top.bytes().len()] == *top.bytes());
+        if format == "vpc" {
+            prop_assert!(qemu::read("vpc", &std::fs::read(folder.path(name)).unwrap()) == below);
+        }
+    }
+}
