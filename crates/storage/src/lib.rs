@@ -30,13 +30,14 @@
 //! # Ok::<(), goldsmith_block::Error>(())
 //! ```
 //!
-//! Not here: storages that are no files (HTTP, NBD), direct I/O, locks against other programs.
+//! Not here: storages that are no files (HTTP, NBD), direct I/O.
 //! Holes and fast zeroing are known on Linux; elsewhere everything is data and zeros are written.
 #![deny(unsafe_code)]
 
 mod device;
 mod error;
 mod file;
+mod lock;
 mod memory;
 mod mmap;
 mod rehearsal;
@@ -46,6 +47,7 @@ mod void;
 mod window;
 
 pub use file::FileStorage;
+pub use lock::{Use, lock};
 pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;
 pub use rehearsal::Rehearsal;

@@ -14,6 +14,7 @@ use tempfile::TempPath;
 use crate::FileStorage;
 use crate::device::Nature;
 use crate::error::StorageError as E;
+use crate::lock::{Use, lock};
 use crate::sys;
 
 /// As many symbolic links as Linux follows for one name.
@@ -48,6 +49,8 @@ enum Place {
         directory: File,
         /// The name it has until then, if it has any.
         draft: Option<TempPath>,
+        /// The file that it is going to replace.
+        old: Option<FileStorage>,
     },
 }
 
@@ -77,6 +80,7 @@ impl Target {
             Err(source) => return Err(E::Open { source }.into()),
         };
         let mut id = None;
+        let mut replaced = None;
         if let Some(old) = &old {
             let nature = Nature::of(old)?;
             id = Some(nature.id(old));
@@ -90,6 +94,7 @@ impl Target {
                     place: Place::InPlace,
                 });
             }
+            replaced = Some(storage);
         }
         let parent = directory_of(&path)?;
         let directory = File::open(&parent).map_err(cannot_create)?;
@@ -122,8 +127,22 @@ impl Target {
                 path,
                 directory,
                 draft,
+                old: replaced,
             },
         })
+    }
+
+    /// Makes sure that no other process writes to the file that is going to be replaced, and that
+    /// none begins to as long as this target lives: what it wrote would be lost.
+    ///
+    /// # Errors
+    /// Those of [`lock`](crate::lock()).
+    pub fn lock(&self) -> Result<()> {
+        match &self.place {
+            Place::New { old: Some(old), .. } => lock(old, Use::Read),
+            _ => Ok(()),
+        }
+        .map_err(|error| error.in_file(&*self.name))
     }
 
     /// Where the image's bytes go; blank unless it is a device.
@@ -149,6 +168,7 @@ impl Target {
                 path,
                 directory,
                 draft,
+                ..
             } => rename(self.storage.handle(), &path, &directory, draft)
                 .map_err(|error| Error::from(error).in_file(self.name)),
         }

@@ -73,6 +73,35 @@ fn or_unsupported(errno: Errno) -> io::Error {
     }
 }
 
+/// Locks one byte of `file` for as long as it is open, together with whoever wants to.
+pub(crate) fn lock_shared(file: &File, byte: u64) -> io::Result<()> {
+    open_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, byte).map(drop)
+}
+
+/// Whether somebody else has locked one byte of `file`.
+pub(crate) fn is_locked(file: &File, byte: u64) -> io::Result<bool> {
+    let found = open_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte)?;
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Locks that belong to what is open, not to the process. `rustix` has those of the process only.
+fn open_lock(file: &File, command: i32, kind: i32, byte: u64) -> io::Result<libc::flock> {
+    #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
+    // SAFETY: All bytes zero are numbers, of which the structure is made.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = byte as libc::off_t;
+    lock.l_len = 1;
+    #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
+    // SAFETY: The descriptor is open as long as `file` lives, and the call writes to `lock` alone.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) };
+    match done {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
 /// Has the disk begin to store what was written so far; returns before it is done.
 pub(crate) fn start_writeback(file: &File) {
     // Advice: if it is not taken, the flush takes longer. It also reports what goes wrong here.

@@ -29,6 +29,14 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn lock_shared(_file: &File, _byte: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn is_locked(_file: &File, _byte: u64) -> io::Result<bool> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 pub(crate) fn start_writeback(_file: &File) {}
 
 pub(crate) fn share(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {

@@ -1,0 +1,118 @@
+//! The locks by which QEMU's programs keep out of each other's way.
+//!
+//! ```text
+//! byte 100+n  locked by who uses permission n          n = 0 read, 1 write, 3 resize
+//! byte 200+n  locked by who cannot bear others to
+//! ```
+//!
+//! All these locks are shared ones, so that any number of processes can hold them; they say what
+//! their holders do. Whoever comes later takes its own first, then looks whether the other kind is
+//! held by somebody else. [qemu] block/file-posix.c
+
+use goldsmith_block::{Error, ErrorKind, Result, Storage};
+
+use crate::sys;
+
+/// The first of the bytes for what is done.
+const USED: u64 = 100;
+/// The first of the bytes for what others may not do.
+const UNSHARED: u64 = 200;
+/// Permissions, by number.
+const NAMES: [(u64, &str); 3] = [(0, "consistent read"), (1, "write"), (3, "resize")];
+/// Those that an image needs which nobody may change meanwhile.
+const WRITES: [u64; 2] = [1, 3];
+
+/// What is done with an image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It is read, and nobody may change it meanwhile.
+    Read,
+    /// It is changed, which nobody else may do meanwhile.
+    Write,
+}
+
+/// Tells other processes what is done with `storage`, for as long as it is open.
+///
+/// They are those that heed such locks: QEMU, its tools, and goldsmith. A storage that is no file
+/// and a file system without locks are not locked, and that is no error.
+///
+/// # Errors
+/// `Io` if what another process does with the file does not go with it.
+pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
+    let Some(file) = storage.file() else {
+        return Ok(());
+    };
+    let uses = |permission: u64| what == Use::Write || !WRITES.contains(&permission);
+    let mut mine = Vec::new();
+    mine.extend(
+        NAMES
+            .iter()
+            .filter(|(n, _)| uses(*n))
+            .map(|(n, _)| USED + n),
+    );
+    mine.extend(WRITES.map(|n| UNSHARED + n));
+    for byte in mine {
+        if sys::lock_shared(file, byte).is_err() {
+            return Ok(());
+        }
+    }
+    let taken = |byte| sys::is_locked(file, byte).unwrap_or(false);
+    for (n, name) in NAMES {
+        if uses(n) && taken(UNSHARED + n) {
+            return Err(in_use(storage, &format!("Failed to get \"{name}\" lock")));
+        }
+    }
+    for (n, name) in NAMES {
+        if WRITES.contains(&n) && taken(USED + n) {
+            let text = format!("Failed to get shared \"{name}\" lock");
+            return Err(in_use(storage, &text));
+        }
+    }
+    Ok(())
+}
+
+fn in_use(storage: &dyn Storage, text: &str) -> Error {
+    let text = format!("{text}: is another process using the image?");
+    Error::new(ErrorKind::Io, text).in_file(storage.name())
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+    use crate::FileStorage;
+
+    /// What the second of two users is told.
+    fn second(first: Use, second: Use) -> Option<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let one = FileStorage::edit(file.path()).unwrap();
+        let two = FileStorage::edit(file.path()).unwrap();
+        lock(&one, first).unwrap();
+        lock(&one, first).unwrap();
+        let refused = lock(&two, second).err().map(|error| error.report());
+        // What a user held goes with it.
+        drop(two);
+        lock(&one, first).unwrap();
+        drop(one);
+        let three = FileStorage::edit(file.path()).unwrap();
+        lock(&three, Use::Write).unwrap();
+        refused.map(|report| report.split_once(": ").unwrap().1.to_owned())
+    }
+
+    #[test]
+    fn any_number_may_read_and_one_alone_may_write() {
+        let refused = |what: &str| Some(format!("{what}: is another process using the image?"));
+        assert_eq!(second(Use::Read, Use::Read), None);
+        let write = refused("Failed to get \"write\" lock");
+        assert_eq!(second(Use::Read, Use::Write), write);
+        assert_eq!(second(Use::Write, Use::Write), write);
+        let shared = refused("Failed to get shared \"write\" lock");
+        assert_eq!(second(Use::Write, Use::Read), shared);
+    }
+
+    #[test]
+    fn what_is_no_file_needs_no_lock() {
+        let memory = crate::MemoryStorage::new("disk");
+        lock(&memory, Use::Write).unwrap();
+    }
+}
