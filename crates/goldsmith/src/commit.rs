@@ -70,9 +70,20 @@ impl<'a> Commit<'a> {
     /// [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Edited> {
         let Subject { path, format, .. } = &self.subject;
-        let opener = &self.subject.opener;
+        // The image itself is going to be emptied.
+        let image = match self.is_emptied() {
+            true => Some(self.subject.open()?),
+            false => None,
+        };
+        let opener = self.subject.opener.clone().force_share(true);
         let (chain, paths) = opener.open_with_paths(path, format.as_deref())?;
         let depth = self.depth(&chain)?;
+        let mut read = chain.layers().to_vec();
+        read.remove(depth);
+        if image.is_some() {
+            read.remove(0);
+        }
+        self.subject.opener.lock_layers(&read)?;
         let mut edited = Edited {
             warnings: chain.warnings().to_vec(),
             ..Edited::default()
@@ -115,10 +126,14 @@ impl<'a> Commit<'a> {
                 between.display()
             ));
         }
-        if self.base.is_none() && !self.keep {
-            self.empty(&paths[depth], &*behind.layers()[0], &mut edited)?;
+        if let Some(image) = image {
+            self.empty(image, &paths[depth], &*behind.layers()[0], &mut edited)?;
         }
         Ok(edited)
+    }
+
+    fn is_emptied(&self) -> bool {
+        self.base.is_none() && !self.keep
     }
 
     /// How deep in `chain` the image is that takes it all.
@@ -158,8 +173,13 @@ impl<'a> Commit<'a> {
     }
 
     /// Lets the image show nothing but its backing file, the one at `path`, which has changed.
-    fn empty(&self, path: &Path, behind: &dyn Layer, edited: &mut Edited) -> Result<()> {
-        let mut image = self.subject.open()?;
+    fn empty(
+        &self,
+        mut image: Open,
+        path: &Path,
+        behind: &dyn Layer,
+        edited: &mut Edited,
+    ) -> Result<()> {
         let mut editor = image.editor()?;
         editor.edit(&Edit::Empty)?;
         let knows_when = |it: &BackingReference| it.modified.is_some();

@@ -390,6 +390,7 @@ pub(crate) fn target<'a>(
         let text = "the target is also a file of the source, which would be overwritten";
         return Err(Error::usage(text).in_file(path.to_string_lossy()));
     }
+    target.lock()?;
     Ok(target)
 }
 

@@ -159,7 +159,11 @@ impl Create {
         let options = self.secrets.parse(format.options(), options)?;
         let (backing, behind) = match self.unseen {
             true => (self.unseen(&options)?, None),
-            false => behind(&self.opener, &self.path, &options)?.unzip(),
+            // None of its data is read, so whoever writes to it may go on.
+            false => {
+                let opener = self.opener.clone().force_share(true);
+                behind(&opener, &self.path, &options)?.unzip()
+            }
         };
         let size = self
             .virtual_size

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{
     Budget, Chain, Edit, Editor, Error, Format, Options, Result, Step, Storage, StorageMut,
 };
-use goldsmith_storage::{FileStorage, Rehearsal};
+use goldsmith_storage::{FileStorage, Rehearsal, Use, lock};
 
 use crate::open::refuse_itself;
 use crate::{Opener, registry};
@@ -73,7 +73,7 @@ impl Subject {
     /// Opens the file, with the opener's options for the image at `depth` of a chain.
     pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
         let path = self.path.clone();
-        let storage = self.storage(&path)?;
+        let storage = storage(&self.opener, &path, self.dry_run)?;
         let mut warnings = Vec::new();
         let format = match &self.format {
             Some(name) => registry::format_named(name)?,
@@ -114,10 +114,6 @@ impl Subject {
         editor.edit(&edit)?;
         Ok(open.done(&*editor))
     }
-
-    fn storage(&self, path: &Path) -> Result<Arc<dyn StorageMut>> {
-        storage(path, self.dry_run)
-    }
 }
 
 impl Open {
@@ -138,7 +134,7 @@ impl Open {
             .map_err(in_file)?;
         if let Some(path) = path {
             if self.data.is_none() {
-                self.data = Some(storage(&path, self.dry_run)?);
+                self.data = Some(storage(&self.opener, &path, self.dry_run)?);
             }
             if let Some(data) = &self.data {
                 refuse_itself(&*editor.layer(), &**data).map_err(in_file)?;
@@ -171,11 +167,16 @@ impl Open {
     }
 }
 
-fn storage(path: &Path, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
-    Ok(match dry_run {
-        true => Arc::new(Rehearsal::new(Arc::new(FileStorage::open(path)?))),
-        false => Arc::new(FileStorage::edit(path)?),
-    })
+/// The file at `path`, which nobody else may write to from now on.
+fn storage(opener: &Opener, path: &Path, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
+    if dry_run {
+        let file = FileStorage::open(path)?;
+        opener.lock(&file)?;
+        return Ok(Arc::new(Rehearsal::new(Arc::new(file))));
+    }
+    let file = FileStorage::edit(path)?;
+    lock(&file, Use::Write)?;
+    Ok(Arc::new(file))
 }
 
 /// The methods that every editing builder has; `subject` is a field of it.

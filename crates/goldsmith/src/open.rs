@@ -8,7 +8,7 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, Error, ErrorKind, Format, Layer, Limits, Options, Result,
     Storage,
 };
-use goldsmith_storage::FileStorage;
+use goldsmith_storage::{FileStorage, Use};
 
 use crate::filename::FileName;
 use crate::registry;
@@ -36,6 +36,7 @@ pub struct Opener {
     options: Vec<(String, String)>,
     snapshot: Option<SnapshotName>,
     secrets: Secrets,
+    force_share: bool,
 }
 
 impl Opener {
@@ -81,11 +82,39 @@ impl Opener {
         self
     }
 
+    /// Sets whether to open images although other processes, such as a running virtual machine, may
+    /// be writing to them: what is read may then be of no moment that ever was. Default: no, such an
+    /// image is refused, and for as long as it is open here they are refused it for writing.
+    #[must_use]
+    pub fn force_share(mut self, force_share: bool) -> Self {
+        self.force_share = force_share;
+        self
+    }
+
     /// Opens the topmost image as it was when this internal snapshot was taken.
     #[must_use]
     pub fn snapshot(mut self, name: SnapshotName) -> Self {
         self.snapshot = Some(name);
         self
+    }
+
+    /// Tells other processes that `storage` is read, and must not be written meanwhile.
+    pub(crate) fn lock(&self, storage: &dyn Storage) -> Result<()> {
+        match self.force_share {
+            true => Ok(()),
+            false => goldsmith_storage::lock(storage, Use::Read),
+        }
+    }
+
+    /// As [`lock`](Self::lock), for all files of these layers.
+    pub(crate) fn lock_layers<'a>(
+        &self,
+        layers: impl IntoIterator<Item = &'a Arc<dyn Layer>>,
+    ) -> Result<()> {
+        layers.into_iter().try_for_each(|layer| {
+            self.lock(&**layer.storage())?;
+            self.lock(&**layer.data_storage())
+        })
     }
 
     /// The same opener, without what is meant for one image alone.
@@ -102,6 +131,7 @@ impl Opener {
     /// `format` is the format's name; `None` guesses it, see [`probe`](crate::probe).
     ///
     /// # Errors
+    /// `Io` if a file cannot be opened, or somebody else is [writing](Self::force_share) to it;
     /// `Denied` if the image needs a file that the policy forbids or whose format nobody states;
     /// `Limit` if the chain is too deep; `Corrupt` if it runs in a circle; `Usage` for an unknown
     /// format; and those of [`Format::open`](goldsmith_block::Format::open).
@@ -292,6 +322,7 @@ impl Opener {
     ) -> Result<Arc<dyn Layer>> {
         let format = format.map(registry::format_named).transpose()?;
         let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
+        self.lock(&*storage)?;
         let format = match format {
             Some(format) => format,
             None => registry::probe(&*storage)?,
@@ -323,6 +354,7 @@ impl Opener {
             Some(path) => {
                 let data = FileStorage::open(path)?;
                 refuse_itself(&*layer, &data)?;
+                self.lock(&data)?;
                 layer.with_data(Arc::new(data))
             }
             None => Ok(layer),

@@ -70,7 +70,8 @@ impl<'a> Rebase<'a> {
         let (reference, behind) = self.new_backing(&open, &*layer)?;
         if !self.unseen {
             let (before, _) = open.chain(&*editor)?;
-            let after = Chain::new(layer, behind);
+            let behind = behind.as_ref().map_or(&[][..], |chain| chain.layers());
+            let after = Chain::new(layer, behind.iter().cloned());
             edited.warnings.extend_from_slice(before.warnings());
             edited.warnings.extend_from_slice(after.warnings());
             let carry = Carry {
@@ -91,10 +92,10 @@ impl<'a> Rebase<'a> {
         &self,
         open: &Open,
         image: &dyn Layer,
-    ) -> Result<(Option<BackingReference>, Vec<std::sync::Arc<dyn Layer>>)> {
+    ) -> Result<(Option<BackingReference>, Option<Chain>)> {
         let refuse = |text: String| Err(Error::usage(text).in_file(open.path.to_string_lossy()));
         let Some((name, format)) = &self.backing else {
-            return Ok((None, Vec::new()));
+            return Ok((None, None));
         };
         let Some(format) = format else {
             return refuse(format!(
@@ -103,9 +104,11 @@ impl<'a> Rebase<'a> {
         };
         let format = registry::format_named(format)?.name();
         if self.unseen {
-            return Ok((Some(unseen(&open.path, name, format)?), Vec::new()));
+            return Ok((Some(unseen(&open.path, name, format)?), None));
         }
-        let (path, chain) = open_beside(&self.subject.opener, &open.path, name, Some(format))?;
+        // Locked only once it is known that it is not the image itself, which is locked already.
+        let opener = self.subject.opener.clone().force_share(true);
+        let (path, chain) = open_beside(&opener, &open.path, name, Some(format))?;
         let id = image.storage().id();
         if chain
             .layers()
@@ -116,11 +119,12 @@ impl<'a> Rebase<'a> {
                 "based on '{name}' the image would stand behind itself"
             ));
         }
+        self.subject.opener.lock_layers(chain.layers())?;
         let mut reference = reference(directory_of(&open.path), &path, chain.top())?;
         // A format that knows other images by their identity has the place for more than one name.
         if image.info().uuid.is_none() {
             reference.name = name.clone();
         }
-        Ok((Some(reference), chain.layers().to_vec()))
+        Ok((Some(reference), Some(chain)))
     }
 }
