@@ -129,6 +129,10 @@ pub(crate) struct Spelling {
     /// force_size_calc=chs or current_size for vpc, instead of as paths
     #[arg(long)]
     image_opts: bool,
+
+    /// Read images although somebody, such as a running virtual machine, may be writing to them
+    #[arg(short = 'U', long)]
+    force_share: bool,
 }
 
 /// A source image as the user meant it.
@@ -137,6 +141,7 @@ pub(crate) struct Source {
     pub(crate) format: Option<String>,
     /// Options with which its format opens it.
     options: Vec<(String, String)>,
+    force_share: bool,
 }
 
 impl Spelling {
@@ -151,6 +156,7 @@ impl Spelling {
             path: text.to_owned(),
             format: format.map(str::to_owned),
             options: Vec::new(),
+            force_share: self.force_share,
         };
         if !self.image_opts {
             return Ok(source);
@@ -182,7 +188,10 @@ impl Source {
     /// `opener` for this image.
     pub(crate) fn opener(&self, opener: Opener) -> Opener {
         let options = self.options.iter().cloned();
-        options.fold(opener, |opener, (key, value)| opener.option(key, value))
+        options.fold(
+            opener.force_share(self.force_share),
+            |opener, (key, value)| opener.option(key, value),
+        )
     }
 }
 
@@ -245,6 +254,15 @@ impl Editing {
         let opener = subject.opener.clone();
         let layer = opener.open_alone(&subject.path, subject.format.as_deref())?;
         Ok(goldsmith::format_named(layer.info().format)?)
+    }
+
+    /// Fails if the image is to be read only, which `-U` means.
+    pub(crate) fn must_write(&self) -> Result<(), Failure> {
+        if self.spelling.force_share {
+            let text = "force-share (-U) can only be used with images that are only read";
+            return Err(Failure::with_status(1, text));
+        }
+        Ok(())
     }
 
     pub(crate) fn opening(&self) -> &Opening {

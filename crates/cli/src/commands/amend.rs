@@ -55,6 +55,7 @@ pub(crate) struct Amend {
 
 impl Amend {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        self.editing.must_write()?;
         let subject = match &self.image {
             Some(image) => Some(self.editing.subject(image)?),
             None => None,

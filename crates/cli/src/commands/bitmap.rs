@@ -121,6 +121,7 @@ impl FromArgMatches for Changes {
 
 impl Bitmap {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        self.editing.must_write()?;
         let subject = self.editing.subject(&self.image)?;
         let mut bitmap = EditBitmap::new(&subject.path, &self.name);
         for change in self.changes.0 {

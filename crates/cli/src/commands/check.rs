@@ -28,7 +28,13 @@ pub(crate) struct Check {
     format: Option<String>,
 
     /// Mend this, and check again
-    #[arg(short = 'r', long, value_enum, value_name = "WHAT")]
+    #[arg(
+        short = 'r',
+        long,
+        value_enum,
+        value_name = "WHAT",
+        conflicts_with = "force_share"
+    )]
     repair: Option<Repair>,
 
     /// With -r: leave the file as it is, and only say what would be done to it
@@ -42,10 +48,6 @@ pub(crate) struct Check {
     /// Say nothing but errors
     #[arg(short = 'q', long)]
     quiet: bool,
-
-    /// Look at the image although somebody may be writing to it
-    #[arg(short = 'U', long, conflicts_with = "repair")]
-    force_share: bool,
 
     /// How the image is read; it makes no difference yet
     #[arg(

@@ -61,6 +61,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        self.editing.must_write()?;
         let subject = self.editing.subject(&self.image)?;
         let watch = Watch::new(self.progress && !self.editing.is_quiet());
         let listener = |progress| watch.show(progress);

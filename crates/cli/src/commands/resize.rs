@@ -67,6 +67,7 @@ pub(crate) fn words(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
 
 impl Resize {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        self.editing.must_write()?;
         let subject = self.editing.subject(&self.image)?;
         let resize = goldsmith::Resize::new(&subject.path, self.size)
             .shrink(self.shrink)

@@ -44,10 +44,6 @@ pub(crate) struct Snapshot {
     #[arg(short = 'd', long, value_name = "NAME", group = "action")]
     delete: Option<String>,
 
-    /// Look at the image although somebody may be writing to it
-    #[arg(short = 'U', long, conflicts_with_all = ["create", "apply", "delete"])]
-    force_share: bool,
-
     #[command(flatten)]
     editing: Editing,
 
@@ -57,6 +53,9 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        if self.create.is_some() || self.apply.is_some() || self.delete.is_some() {
+            self.editing.must_write()?;
+        }
         let subject = self.editing.subject(&self.image)?;
         let snapshots = described!(Snapshots::new(&subject.path), subject);
         let (what, name, done) = match (&self.create, &self.apply, &self.delete) {

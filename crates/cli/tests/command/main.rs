@@ -11,6 +11,7 @@ mod create;
 mod errors;
 mod info;
 mod lint;
+mod locks;
 mod map;
 mod measure;
 mod rebase;

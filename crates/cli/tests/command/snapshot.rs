@@ -68,7 +68,7 @@ fn what_is_not_there_cannot_be_gone_back_to() {
         // Only the name counts.
         ("snapshot -d 1 disk.qcow2", "Could not delete snapshot '1'"),
         ("snapshot -c one -l disk.qcow2", "cannot be used with"),
-        ("snapshot -U -c one disk.qcow2", "cannot be used with"),
+        ("snapshot -U -c one disk.qcow2", "force-share"),
         ("snapshot", "IMAGE"),
         ("snapshot -c one nothing", "No such file or directory"),
         (
