@@ -6,7 +6,8 @@ use goldsmith_block::{BackingReference, Chain, Edit, Error, Layer, Result};
 
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, subject_methods};
-use crate::reference::{directory_of, open_beside, reference, unseen};
+use crate::filename::FileName;
+use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 
 /// A rebase, to be described and then [`run`](Self::run).
@@ -40,8 +41,8 @@ impl<'a> Rebase<'a> {
         self
     }
 
-    /// Sets whether to change only the name, without looking at either backing file: the guest sees
-    /// another disk then, unless both show the same. Default: no, what differs is copied.
+    /// Sets whether to change only the name, without looking at what either backing file shows: the
+    /// guest sees another disk then, unless both show the same. Default: no, what differs is copied.
     #[must_use]
     pub fn unseen(mut self, unseen: bool) -> Self {
         self.unseen = unseen;
@@ -104,7 +105,15 @@ impl<'a> Rebase<'a> {
         };
         let format = registry::format_named(format)?.name();
         if self.unseen {
-            return Ok((Some(unseen(&open.path, name, format)?), None));
+            let mut reference = unseen(&open.path, name, format)?;
+            if image.info().uuid.is_some() {
+                // A format that knows other images by their identity has to be told that.
+                let path = FileName::parse(name)?.path;
+                let opener = self.subject.opener.for_another_image().force_share(true);
+                let parent = opener.open_alone(beside(&open.path, &path), Some(format))?;
+                reference = self::reference(directory_of(&open.path), &path, &*parent)?;
+            }
+            return Ok((Some(reference), None));
         }
         // Locked only once it is known that it is not the image itself, which is locked already.
         let opener = self.subject.opener.clone().force_share(true);
