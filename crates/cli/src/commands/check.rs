@@ -97,18 +97,20 @@ impl Check {
             ));
         };
         let mut out = stdout().lock();
-        match self.output {
-            OutputFormat::Human => human::check(&mut out, &report, self.quiet)?,
-            OutputFormat::Json => json::check(&mut out, &self.image, &report)?,
-        }
-        if self.dry_run {
-            human::steps(&mut out, &report.edited)?;
-        }
+        let checked = if self.dry_run {
+            human::repairs(&mut out, &report, self.quiet)?;
+            report.before.unwrap_or(report.checked)
+        } else {
+            match self.output {
+                OutputFormat::Human => human::check(&mut out, &report, self.quiet)?,
+                OutputFormat::Json => json::check(&mut out, &self.image, &report)?,
+            }
+            report.checked
+        };
         drop(out);
         if !self.quiet {
             exit::warn(&report.edited.warnings);
         }
-        let checked = report.checked;
         if checked.errors > 0 {
             return Err(Failure::with_status(1, "Check failed"));
         }

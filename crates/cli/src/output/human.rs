@@ -178,20 +178,45 @@ pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<()
 /// What a check found, and what was mended, as `qemu-img check` says it; the flaws go where it puts
 /// them, too.
 pub(crate) fn check(out: &mut impl Write, report: &Report, quiet: bool) -> Result<()> {
-    flaws(report.before.as_ref().unwrap_or(&report.checked))?;
+    if let Some(before) = &report.before {
+        flaws(before)?;
+        if !quiet {
+            let (leaks, corruptions) = (report.leaks_fixed(), report.corruptions_fixed());
+            writeln!(
+                out,
+                "The following inconsistencies were found and repaired:\n\n    {leaks} leaked \
+                 clusters\n    {corruptions} corruptions\n\nDouble checking the fixed image now..."
+            )?;
+        }
+    }
+    checked(out, &report.checked, quiet)
+}
+
+/// What a check found, and what would be done to mend it.
+pub(crate) fn repairs(out: &mut impl Write, report: &Report, quiet: bool) -> Result<()> {
+    checked(
+        out,
+        report.before.as_ref().unwrap_or(&report.checked),
+        quiet,
+    )?;
+    steps(out, &report.edited)?;
+    if report.before.is_some() && !quiet {
+        let Checked {
+            corruptions, leaks, ..
+        } = report.checked;
+        writeln!(
+            out,
+            "{corruptions} errors and {leaks} leaked clusters would be left"
+        )?;
+    }
+    Ok(())
+}
+
+fn checked(out: &mut impl Write, checked: &Checked, quiet: bool) -> Result<()> {
+    flaws(checked)?;
     if quiet {
         return Ok(());
     }
-    if report.before.is_some() {
-        let (leaks, corruptions) = (report.leaks_fixed(), report.corruptions_fixed());
-        writeln!(
-            out,
-            "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    \
-             {corruptions} corruptions\n\nDouble checking the fixed image now..."
-        )?;
-        flaws(&report.checked)?;
-    }
-    let checked = &report.checked;
     let (corruptions, leaks) = (checked.corruptions, checked.leaks);
     if corruptions == 0 && leaks == 0 && checked.errors == 0 {
         writeln!(out, "No errors were found on the image.")?;

@@ -18,6 +18,7 @@ mod rebase;
 mod resize;
 mod snapshot;
 mod twins;
+mod vhd;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -58,7 +58,7 @@ impl Twins {
         assert!(!theirs.stderr.is_empty());
     }
 
-    fn run(&self, line: &str) -> (Done, Done) {
+    pub(crate) fn run(&self, line: &str) -> (Done, Done) {
         (self.ours.goldsmith(line), self.theirs.qemu_img(line))
     }
 

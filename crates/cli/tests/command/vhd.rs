@@ -1,0 +1,109 @@
+//! What edits VHDs: qemu-img cannot, so its part here is to read what comes of it.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+
+/// A parent, a child with data and zeros of its own, and a grandchild.
+fn family() -> Folder {
+    let folder = Folder::new();
+    folder.write("parent.raw", &disk("3M:A 5M:- 1M:B"));
+    folder.goldsmith_ok("convert -f raw -O vpc parent.raw parent.vhd");
+    folder
+}
+
+/// What QEMU reads from a VHD that needs no other one is this disk.
+fn reads(folder: &Folder, image: &str, content: &str) {
+    let image = format!("driver=vpc,force_size_calc=current_size,file.filename={image}");
+    let content = format!("driver=raw,file.filename={content}");
+    folder.qemu_img_ok(&format!("compare --image-opts {image} {content}"));
+}
+
+#[test]
+fn child_comes_and_its_parent_gets_what_it_holds() {
+    let folder = family();
+    folder.write("child.raw", &disk("1M:A 1M:C 1k:- 1023k:A 5M:- 1M:B"));
+    folder.goldsmith_ok("convert -f raw -O vpc -B parent.vhd -F vpc child.raw child.vhd");
+    folder.goldsmith_ok("create -f vpc -b child.vhd -F vpc grandchild.vhd");
+    let before = std::fs::read(folder.path("parent.vhd")).unwrap();
+    let said = folder.goldsmith_ok("commit -f vpc --dry-run child.vhd");
+    assert!(
+        said.ends_with(" bytes of guest data to be written\n"),
+        "{said}"
+    );
+    assert!(before == std::fs::read(folder.path("parent.vhd")).unwrap());
+
+    assert_eq!(
+        folder.goldsmith_ok("commit -f vpc child.vhd"),
+        "Image committed.\n"
+    );
+    reads(&folder, "parent.vhd", "child.raw");
+    for name in ["parent.vhd", "child.vhd", "grandchild.vhd"] {
+        folder.goldsmith_ok(&format!("check -f vpc {name}"));
+        folder.goldsmith_ok(&format!("compare -f vpc -F raw {name} child.raw"));
+    }
+    let len = |name: &str| std::fs::metadata(folder.path(name)).unwrap().len();
+    assert!(len("child.vhd") < 8192, "it is empty");
+}
+
+#[test]
+fn child_is_the_same_disk_over_any_parent() {
+    let folder = family();
+    folder.write("child.raw", &disk("1M:A 1M:C 1k:- 1023k:A 5M:- 1M:B"));
+    folder.write("other.raw", &disk("9M:o"));
+    folder.goldsmith_ok("convert -f raw -O vpc other.raw other.vhd");
+    folder.goldsmith_ok("convert -f raw -O vpc -B parent.vhd -F vpc child.raw child.vhd");
+    for line in [
+        "rebase -f vpc -b other.vhd -F vpc child.vhd",
+        "rebase -f vpc -b other.raw -F raw child.vhd",
+        "rebase -f vpc -b parent.vhd -F vpc child.vhd",
+    ] {
+        folder.goldsmith_ok(line);
+        folder.goldsmith_ok("check -f vpc child.vhd");
+        folder.goldsmith_ok("compare -f vpc -F raw child.vhd child.raw");
+    }
+    folder.goldsmith_ok("rebase -f vpc -b  child.vhd");
+    reads(&folder, "child.vhd", "child.raw");
+}
+
+#[test]
+fn parent_that_was_moved_is_named_without_a_look_at_its_data() {
+    let folder = family();
+    folder.goldsmith_ok("create -f vpc -b parent.vhd -F vpc child.vhd");
+    std::fs::rename(folder.path("parent.vhd"), folder.path("moved.vhd")).unwrap();
+    assert_eq!(folder.goldsmith("map -f vpc child.vhd").status, 1);
+    folder.goldsmith_ok("rebase -u -f vpc -b moved.vhd -F vpc child.vhd");
+    folder.goldsmith_ok("compare -f vpc -F raw child.vhd parent.raw");
+}
+
+#[test]
+fn disk_becomes_longer_and_shorter() {
+    let folder = family();
+    folder.goldsmith_ok("convert -f raw -O vpc -o subformat=fixed parent.raw fixed.vhd");
+    for (size, bytes) in [
+        ("20M", 20 << 20),
+        ("+512", (20 << 20) + 512),
+        ("5M", 5 << 20),
+    ] {
+        folder.qemu_img_ok(&format!("resize -q -f raw --shrink parent.raw {size}"));
+        for name in ["parent.vhd", "fixed.vhd"] {
+            let said = folder.goldsmith_ok(&format!("resize -f vpc --shrink {name} {size}"));
+            assert_eq!(said, "Image resized.\n");
+            reads(&folder, name, "parent.raw");
+            let info = folder.goldsmith_ok(&format!("info -f vpc {name}"));
+            assert!(info.contains(&format!("({bytes} bytes)")), "{info}");
+            folder.goldsmith_ok(&format!("check -f vpc {name}"));
+        }
+    }
+}
+
+#[test]
+fn snapshot_is_a_child_and_said_to_be() {
+    let folder = family();
+    let refused = folder.goldsmith("snapshot -c one -f vpc parent.vhd");
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.contains("goldsmith create -b"),
+        "{refused:?}"
+    );
+}
