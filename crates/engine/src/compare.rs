@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use goldsmith_block::{Chain, Error, ExtentKind, Result};
 
+use crate::buffer::Buffer;
 use crate::cancel::Cancel;
 use crate::claim::{Claim, Claims, Status, Walk, largest_unit};
 use crate::convert::Job;
@@ -80,7 +81,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
         Job::thread_count(job.threads),
         || claims.stop(),
         || {
-            let mut buffers = [vec![0; step as usize], vec![0; step as usize]];
+            let mut buffers = [Buffer::new(step as usize), Buffer::new(step as usize)];
             while let Some(claim) = claims.next()? {
                 let data = pair.compare(&claim, &mut buffers)?;
                 meter.add(claim.range.end - claim.hole.start, data);
@@ -170,7 +171,7 @@ impl Pair<'_> {
     }
 
     /// Compares one claim; says how many bytes had to be read.
-    fn compare(&self, claim: &Claim, buffers: &mut [Vec<u8>; 2]) -> Result<u64, CompareError> {
+    fn compare(&self, claim: &Claim, buffers: &mut [Buffer; 2]) -> Result<u64, CompareError> {
         let mut data = 0;
         let mut at = claim.range.start;
         while at < claim.range.end {

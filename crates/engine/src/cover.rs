@@ -2,11 +2,13 @@
 
 use goldsmith_block::{Chain, Demand, GuestRange, Result, is_zero};
 
+use crate::buffer::Buffer;
+
 /// The disk behind the target, as one worker compares with it.
 pub(crate) struct Cover<'a> {
     behind: &'a Chain,
     /// What stands behind the claim.
-    buf: Vec<u8>,
+    buf: Buffer,
     /// Where the target must say that there are zeros; ascending, between the demands.
     pub(crate) zeroes: Vec<GuestRange>,
 }
@@ -16,7 +18,7 @@ impl<'a> Cover<'a> {
     pub(crate) fn new(behind: &'a Chain, step: usize) -> Self {
         Self {
             behind,
-            buf: vec![0; step],
+            buf: Buffer::new(step),
             zeroes: Vec::new(),
         }
     }

@@ -24,6 +24,7 @@
 //! in the cache of the other), and larger claims (see there).
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod cancel;
 mod claim;
 mod compare;

@@ -6,6 +6,7 @@ use goldsmith_block::{
 };
 use goldsmith_codec::Packer;
 
+use crate::buffer::Buffer;
 use crate::claim::{Claim, Origin};
 use crate::cover::Cover;
 use crate::digest::{Crc32, Mosaic};
@@ -29,7 +30,7 @@ pub(crate) struct Shared<'a> {
 pub(crate) struct Worker<'a> {
     shared: &'a Shared<'a>,
     /// The claim's guest bytes; only those in runs without an origin mean anything.
-    buf: Vec<u8>,
+    buf: Buffer,
     packer: Option<Packer>,
     /// The packed units of the claim, one after the other.
     packed: Vec<u8>,
@@ -48,7 +49,7 @@ impl<'a> Worker<'a> {
         let packing = shared.sink.profile().packing;
         Self {
             shared,
-            buf: vec![0; step],
+            buf: Buffer::new(step),
             packer: packing.map(|packing| Packer::new(packing.codec)),
             packed: Vec::new(),
             layout: Layout::default(),
