@@ -11,12 +11,11 @@ use crate::digest::{Crc32, Mosaic};
 use crate::progress::{Meter, Progress};
 use crate::sequencer::Sequencer;
 use crate::source::Source;
+use crate::standby::Standby;
 use crate::worker::{Shared, Worker};
 
 /// Bytes that one worker takes at a time, unless a unit is larger: big enough that it pays to hand
-/// over the right to write, small enough that they are still in the cache when they are written
-/// and that the kernel does not look for huge pages to keep them in, which can take it longer than
-/// all the rest.
+/// over the right to write, small enough that they are still in the cache when they are written.
 const CLAIM: u64 = 1 << 20;
 
 /// How a conversion is to be done.
@@ -129,20 +128,25 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         digest: job.digest.then(Mosaic::default),
         sparse: job.sparse,
     };
-    let threads = match disk.is_all_copied() {
-        // The kernel copies into a file for one thread at a time.
-        true => 1,
-        false => Job::thread_count(job.threads),
-    };
-
+    let standby = Standby::default();
     let stop = || {
         claims.stop();
         shared.sequencer.stop();
+        standby.dismiss();
     };
-    crew::run(threads, stop, || {
+    crew::run(Job::thread_count(job.threads), stop, |index| {
         let mut worker = Worker::new(&shared, step as usize);
-        while let Some(claim) = claims.next()? {
-            worker.run(&claim)?;
+        let mut needed = index == 0;
+        while needed || standby.wait() {
+            let Some(claim) = claims.next()? else {
+                standby.dismiss();
+                break;
+            };
+            let looked = worker.run(&claim)?;
+            if looked {
+                standby.call();
+            }
+            needed = looked || index == 0;
         }
         Ok::<_, Error>(())
     })?;

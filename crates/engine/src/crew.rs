@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use goldsmith_block::{Error, ErrorKind};
 
-/// Runs `work` on `threads` threads at once and returns when all are back.
+/// Runs `work` on `threads` threads at once, each told its number, and returns when all are back.
 ///
 /// When one fails or panics, `stop` is called at once, so that the others return too; the first
 /// failure in time is the result.
@@ -14,7 +14,7 @@ use goldsmith_block::{Error, ErrorKind};
 pub(crate) fn run<E: Send + From<Error>>(
     threads: usize,
     stop: impl Fn() + Sync,
-    work: impl Fn() -> Result<(), E> + Sync,
+    work: impl Fn(usize) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
@@ -24,9 +24,9 @@ pub(crate) fn run<E: Send + From<Error>>(
     let first = Mutex::new(None);
     // `broadcast` starts every worker right away; a parallel iterator would start them one by one
     // as others fall idle.
-    pool.broadcast(|_| {
+    pool.broadcast(|thread| {
         let _stop = StopOnPanic(&stop);
-        if let Err(error) = work() {
+        if let Err(error) = work(thread.index()) {
             first
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -32,11 +32,13 @@ mod convert;
 mod cover;
 mod crew;
 mod digest;
+mod glimpse;
 mod layout;
 mod measure;
 mod progress;
 mod sequencer;
 mod source;
+mod standby;
 mod worker;
 
 pub use cancel::Cancel;

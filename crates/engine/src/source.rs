@@ -8,10 +8,8 @@ use goldsmith_block::{
 };
 
 use crate::claim::{Origin, Sharing, Status, Walk};
+use crate::glimpse::GLIMPSE;
 
-/// What is read of a unit to see whether it holds more than zeros, in bytes: most data shows at
-/// once.
-pub(crate) const GLIMPSE: u64 = 4096;
 /// The smallest unit of a target for which a glimpse saves anything.
 const GLIMPSED: u64 = 4 * GLIMPSE;
 /// What file systems share: whole blocks, and none has larger ones by default.
@@ -110,11 +108,6 @@ impl<'a> Source<'a> {
     /// That pays where a glimpse of a unit is less than the unit.
     pub(crate) fn is_copied(&self, depth: usize) -> bool {
         self.unit >= GLIMPSED && self.ways[depth].is_some()
-    }
-
-    /// Whether all of it is copied by the kernel.
-    pub(crate) fn is_all_copied(&self) -> bool {
-        self.chain.is_flat() && self.is_copied(0)
     }
 }
 

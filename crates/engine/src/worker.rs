@@ -1,8 +1,8 @@
 //! One worker's share of a conversion: a claim at a time, from the source into the sink.
 
 use goldsmith_block::{
-    Chain, Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy,
-    align_up, is_zero,
+    Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy, align_up,
+    is_zero,
 };
 use goldsmith_codec::Packer;
 
@@ -10,10 +10,11 @@ use crate::buffer::Buffer;
 use crate::claim::{Claim, Origin};
 use crate::cover::Cover;
 use crate::digest::{Crc32, Mosaic};
+use crate::glimpse::Glimpses;
 use crate::layout::{Layout, Run};
 use crate::progress::Meter;
 use crate::sequencer::Sequencer;
-use crate::source::{GLIMPSE, Source};
+use crate::source::Source;
 
 /// What all workers of one conversion share.
 pub(crate) struct Shared<'a> {
@@ -41,6 +42,8 @@ pub(crate) struct Worker<'a> {
     slots: Vec<Slot>,
     /// The disk behind the target, if there is one.
     cover: Option<Cover<'a>>,
+    /// Whether the claim had bytes to be read, beyond a glimpse.
+    looked: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -57,11 +60,14 @@ impl<'a> Worker<'a> {
             demands: Vec::new(),
             slots: Vec::new(),
             cover: shared.source.behind.map(|behind| Cover::new(behind, step)),
+            looked: false,
         }
     }
 
-    /// Takes one claim all the way.
-    pub(crate) fn run(&mut self, claim: &Claim) -> Result<()> {
+    /// Takes one claim all the way; says whether there were bytes to look at, which many can do at
+    /// once, or only places to be filled by the kernel.
+    pub(crate) fn run(&mut self, claim: &Claim) -> Result<bool> {
+        self.looked = false;
         let profile = self.shared.sink.profile();
         let mut data = 0;
         match claim.origin {
@@ -95,7 +101,7 @@ impl<'a> Worker<'a> {
         self.shared
             .meter
             .add(claim.range.end - claim.hole.start, data);
-        Ok(())
+        Ok(self.looked)
     }
 
     /// Lets the target share all of a claim.
@@ -122,6 +128,7 @@ impl<'a> Worker<'a> {
             if run.origin.is_some() {
                 continue;
             }
+            self.looked = true;
             let mut at = run.range.start;
             for piece in &self.layout.pieces[run.pieces.clone()] {
                 part(&mut self.buf, base, GuestRange::new(at, piece.range.start)).fill(0);
@@ -154,15 +161,21 @@ impl<'a> Worker<'a> {
             }
             let first = self.demands.len();
             let mut start = run.range.start;
+            let mut glimpses = Glimpses::new(start);
             while start < run.range.end {
                 let range =
                     GuestRange::new(start, (start + self.shared.source.unit).min(run.range.end));
                 start = range.end;
-                let unit = part(&mut self.buf, base, range);
                 let empty = match run.origin {
-                    None => is_zero(unit),
+                    None => is_zero(part(&mut self.buf, base, range)),
                     Some(origin) => {
-                        is_empty(self.shared.source.chain, origin.depth, range.start, unit)?
+                        let source = self.shared.source.chain;
+                        let rest = GuestRange::new(range.start, run.range.end);
+                        let rest = part(&mut self.buf, base, rest);
+                        let read = |at, buf: &mut [u8]| source.read_layer(origin.depth, at, buf);
+                        let empty = glimpses.is_empty(range, rest, read)?;
+                        self.looked |= empty;
+                        empty
                     }
                 };
                 if empty {
@@ -295,6 +308,7 @@ impl<'a> Worker<'a> {
     /// Fills `slot` by reading and writing, where the kernel does not do it. Holes stay what they
     /// are: bytes are only transferred to where nothing stands.
     fn copy(&mut self, slot: &Slot) -> Result<()> {
+        self.looked = true;
         let chain = self.shared.source.chain;
         let mut at = slot.range.start;
         while at < slot.range.end {
@@ -355,17 +369,6 @@ fn reserve(
         return Ok(());
     }
     sink.reserve(demands, slots)
-}
-
-/// Whether the unit at `start` of one layer holds only zeros, read into `unit` as far as that takes.
-fn is_empty(source: &Chain, depth: usize, start: u64, unit: &mut [u8]) -> Result<bool> {
-    let (glimpse, rest) = unit.split_at_mut(unit.len().min(GLIMPSE as usize));
-    source.read_layer(depth, start, glimpse)?;
-    if !is_zero(glimpse) || rest.is_empty() {
-        return Ok(is_zero(glimpse));
-    }
-    source.read_layer(depth, start + GLIMPSE, rest)?;
-    Ok(is_zero(rest))
 }
 
 /// The bytes of `range` in a buffer whose first byte is guest byte `base`.
