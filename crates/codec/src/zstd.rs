@@ -28,7 +28,8 @@ impl Unpacker {
         Ok(Self(context))
     }
 
-    pub(crate) fn unpack(&mut self, packed: &[u8], unit: &mut [u8]) -> Result<(), CodecError> {
+    /// Says how many bytes of `packed` that took.
+    pub(crate) fn unpack(&mut self, packed: &[u8], unit: &mut [u8]) -> Result<usize, CodecError> {
         self.0.reset(ResetDirective::SessionOnly).map_err(library)?;
         let len = unit.len();
         let mut input = InBuffer::around(packed);
@@ -48,7 +49,7 @@ impl Unpacker {
                 });
             }
         }
-        Ok(())
+        Ok(input.pos())
     }
 }
 

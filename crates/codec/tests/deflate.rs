@@ -78,6 +78,19 @@ proptest! {
     }
 
     #[test]
+    fn length_of_the_packed_form_is_found(unit in any_unit(), rest in prop::collection::vec(any::<u8>(), 0..600)) {
+        for packed in [pack(&mut Packer::new(Codec::Deflate), &unit), Some(deflate_15(&unit))] {
+            let Some(packed) = packed else { continue };
+            let mut again = vec![0; unit.len()];
+            let len = Unpacker::new()
+                .unpack_measured(Codec::Deflate, &[&packed[..], &rest].concat(), &mut again)
+                .unwrap();
+            prop_assert_eq!(len, Some(packed.len()));
+            prop_assert!(again == unit);
+        }
+    }
+
+    #[test]
     fn packed_bytes_do_not_depend_on_earlier_units(before in any_unit(), unit in any_unit()) {
         let mut used = Packer::new(Codec::Deflate);
         pack(&mut used, &before);
@@ -340,4 +353,13 @@ fn unpacker_is_usable_after_damage() {
         let _ = unpacker.unpack(Codec::Deflate, &packed, &mut again);
     }
     assert_eq!(again, unit);
+}
+
+#[test]
+fn stream_that_goes_on_has_no_length() {
+    let packed = deflate_15(&text(5000));
+    let mut unit = vec![0; 3000];
+    let len = Unpacker::new().unpack_measured(Codec::Deflate, &packed, &mut unit);
+    assert_eq!(len.unwrap(), None);
+    assert!(unit == text(5000)[..3000]);
 }

@@ -117,9 +117,12 @@ fn frame_made_by_hand_is_read() {
 fn several_frames_make_one_unit_and_what_follows_is_ignored() {
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
     let mut packed = [&by_hand(10)[..], &skippable, &repeated(b'o', 3)].concat();
+    let len = packed.len();
     for rest in [vec![], noise(500, 1), vec![0; 500], by_hand(10)] {
         packed.extend(rest);
         assert_eq!(unpack(&packed, 8).unwrap(), b"helloooo");
+        let measured = Unpacker::new().unpack_measured(Codec::Zstd, &packed, &mut [0; 8]);
+        assert_eq!(measured.unwrap(), Some(len));
     }
 }
 

@@ -35,6 +35,7 @@ mod digest;
 mod glimpse;
 mod layout;
 mod measure;
+mod packed;
 mod progress;
 mod sequencer;
 mod source;

@@ -4,7 +4,6 @@ use goldsmith_block::{
     Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy, align_up,
     is_zero,
 };
-use goldsmith_codec::Packer;
 
 use crate::buffer::Buffer;
 use crate::claim::{Claim, Origin};
@@ -12,6 +11,7 @@ use crate::cover::Cover;
 use crate::digest::{Crc32, Mosaic};
 use crate::glimpse::Glimpses;
 use crate::layout::{Layout, Run};
+use crate::packed::Packed;
 use crate::progress::Meter;
 use crate::sequencer::Sequencer;
 use crate::source::Source;
@@ -32,9 +32,8 @@ pub(crate) struct Worker<'a> {
     shared: &'a Shared<'a>,
     /// The claim's guest bytes; only those in runs without an origin mean anything.
     buf: Buffer,
-    packer: Option<Packer>,
-    /// The packed units of the claim, one after the other.
-    packed: Vec<u8>,
+    /// The packed units of the claim, if the target is to have such.
+    packed: Option<Packed>,
     layout: Layout,
     /// What of the claim matters.
     parts: Vec<GuestRange>,
@@ -53,8 +52,7 @@ impl<'a> Worker<'a> {
         Self {
             shared,
             buf: Buffer::new(step),
-            packer: packing.map(|packing| Packer::new(packing.codec)),
-            packed: Vec::new(),
+            packed: packing.map(Packed::new),
             layout: Layout::default(),
             parts: Vec::new(),
             demands: Vec::new(),
@@ -124,6 +122,9 @@ impl<'a> Worker<'a> {
     /// Fills the buffer: pieces from their layers, everything between them with zeros. What the
     /// kernel is to copy is left out.
     fn read(&mut self, base: u64) -> Result<()> {
+        if let Some(packed) = &mut self.packed {
+            packed.clear();
+        }
         for run in &self.layout.runs {
             if run.origin.is_some() {
                 continue;
@@ -133,10 +134,11 @@ impl<'a> Worker<'a> {
             for piece in &self.layout.pieces[run.pieces.clone()] {
                 part(&mut self.buf, base, GuestRange::new(at, piece.range.start)).fill(0);
                 let buf = part(&mut self.buf, base, piece.range);
-                self.shared
-                    .source
-                    .chain
-                    .read_layer(piece.depth, piece.range.start, buf)?;
+                let chain = self.shared.source.chain;
+                match &mut self.packed {
+                    Some(packed) => packed.read(chain, piece, buf)?,
+                    None => chain.read_layer(piece.depth, piece.range.start, buf)?,
+                }
                 at = piece.range.end;
             }
             // A packed unit is always whole, also where the disk ends inside it.
@@ -200,18 +202,16 @@ impl<'a> Worker<'a> {
 
     /// Packs the demanded units; one that does not become smaller stays as it is.
     fn pack(&mut self, base: u64, packing: Packing) -> Result<()> {
-        let Some(packer) = &mut self.packer else {
+        let Some(packed) = &mut self.packed else {
             return Ok(());
         };
-        self.packed.clear();
         let runs = std::mem::take(&mut self.demands);
         for run in runs {
             let mut start = run.range.start;
             while start < run.range.end {
                 let whole = GuestRange::new(start, start + packing.unit);
                 let range = GuestRange::new(start, whole.end.min(run.range.end));
-                let packed = packer.pack(part(&mut self.buf, base, whole), &mut self.packed)?;
-                let packed = packed.map(|len| len as u64);
+                let packed = packed.add(start, part(&mut self.buf, base, whole))?;
                 self.demands.push(Demand { range, packed });
                 start = range.end;
             }
@@ -265,7 +265,8 @@ impl<'a> Worker<'a> {
                 // Slots come in the order of the demands, and so do the packed units.
                 let unit = packed..packed + len as usize;
                 packed = unit.end;
-                self.shared.sink.write(slot, &self.packed[unit])?;
+                let bytes = self.packed.as_ref().map_or(&[][..], Packed::bytes);
+                self.shared.sink.write(slot, &bytes[unit])?;
                 continue;
             }
             // Demands lie in runs, slots in demands, and all ascend.

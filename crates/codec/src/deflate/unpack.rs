@@ -1,6 +1,6 @@
 //! Units from streams.
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::{DecompressionError, Decompressor};
 
 use crate::CodecError;
@@ -26,18 +26,27 @@ impl Unpacker {
             // Perhaps more than a unit, perhaps a good prefix with rubbish or nothing behind it:
             // QEMU stops looking when the unit is full. [qemu]
             Err(DecompressionError::InsufficientSpace | DecompressionError::BadData) => {
-                self.unpack_prefix(packed, unit)
+                self.unpack_prefix(packed, unit).map(drop)
             }
         }
     }
 
-    fn unpack_prefix(&mut self, packed: &[u8], unit: &mut [u8]) -> Result<(), CodecError> {
+    /// Says where the stream ends, unless it goes on after the unit is full.
+    pub(crate) fn unpack_prefix(
+        &mut self,
+        packed: &[u8],
+        unit: &mut [u8],
+    ) -> Result<Option<usize>, CodecError> {
         // The full window: QEMU's limit of 12 bits binds no stream that it inflates in one call.
         let inflate = self.prefix.get_or_insert_with(|| Decompress::new(false));
         inflate.reset(false);
         match inflate.decompress(packed, unit, FlushDecompress::Finish) {
-            // At most `unit.len()`, so it fits.
-            Ok(_) => full(inflate.total_out() as usize, unit),
+            // At most the lengths of both, so they fit.
+            Ok(status) => {
+                full(inflate.total_out() as usize, unit)?;
+                let len = inflate.total_in() as usize;
+                Ok((status == Status::StreamEnd).then_some(len))
+            }
             Err(_) => Err(CodecError::Deflate),
         }
     }
