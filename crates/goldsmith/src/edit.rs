@@ -134,10 +134,12 @@ impl Open {
             .map_err(in_file)?;
         if let Some(path) = path {
             if self.data.is_none() {
+                // Before it is locked, which would keep the image from being so.
+                let file = FileStorage::open(&path)?;
+                refuse_itself(&*editor.layer(), &file).map_err(in_file)?;
                 self.data = Some(storage(&self.opener, &path, self.dry_run)?);
             }
             if let Some(data) = &self.data {
-                refuse_itself(&*editor.layer(), &**data).map_err(in_file)?;
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;
             }
         }
