@@ -29,6 +29,8 @@ pub const READ_ALL: u64 = 16 << 20;
 const EXTENTS: usize = 2000;
 /// As many snapshots are looked at.
 const SNAPSHOTS: usize = 3;
+/// As many bitmaps are looked at.
+const BITMAPS: usize = 3;
 /// Memory for metadata that no small image needs.
 const METADATA: u64 = 64 << 20;
 
@@ -67,6 +69,7 @@ pub fn survives(format: &dyn Format, bytes: Vec<u8>) -> Outcome {
 fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)> {
     let layer = open(format, bytes, METADATA)?;
     look_at_snapshots(&*layer);
+    look_at_bitmaps(&*layer);
     let size = layer.info().virtual_size;
     if size <= READ_ALL {
         let extents = walk(&*layer, 0, size, usize::MAX)?;
@@ -129,6 +132,26 @@ fn look_at_snapshots(layer: &dyn Layer) {
         });
         if let Err(error) = looked {
             assert_blames_image(&error);
+        }
+    }
+}
+
+/// Looks at the first bitmaps of `layer`, none of which keeps the disk from being read.
+///
+/// # Panics
+/// If ranges touch, are empty, do not ascend or are behind the disk.
+fn look_at_bitmaps(layer: &dyn Layer) {
+    for index in 0..layer.info().bitmaps.len().min(BITMAPS) {
+        let mut limits = Limits::default();
+        limits.metadata_bytes = METADATA;
+        match layer.dirty_ranges(index, &Budget::new(&limits)) {
+            Ok(ranges) => {
+                assert!(ranges.iter().all(|range| !range.is_empty()));
+                assert!(ranges.is_sorted_by(|a, b| a.end < b.start));
+                let end = ranges.last().map_or(0, |range| range.end);
+                assert!(end <= layer.info().virtual_size);
+            }
+            Err(error) => assert_blames_image(&error),
         }
     }
 }
