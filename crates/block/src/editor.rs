@@ -142,7 +142,7 @@ pub enum Preallocation {
 }
 
 impl Preallocation {
-    /// The names of all, as users spell them. [qemu]
+    /// The names of all, as QEMU spells them, too.
     pub const NAMES: &'static [&'static str] = &["off", "metadata", "falloc", "full"];
 
     /// The one called `name`; none for a name that is not among [`NAMES`](Self::NAMES).
