@@ -234,6 +234,15 @@ impl Draft {
         let (bits, cluster_size) = (self.geometry.cluster_bits, self.geometry.cluster_size());
         let numbers = self.numbers();
         let (mut cluster, end) = (from.div_ceil(cluster_size), to.div_ceil(cluster_size));
+        if !from.is_multiple_of(cluster_size) && !self.header.has_backing() {
+            // A part of this one is added, too. [qemu]
+            self.each_entry(l1, cluster - 1..cluster, |_, part, entry| {
+                if entry.iter().all(|number| *number == 0) {
+                    cluster = part;
+                }
+                Ok(())
+            })?;
+        }
         while cluster < end {
             let (index, at) = (cluster / self.table_len(), cluster % self.table_len());
             let count = (self.table_len() - at).min(end - cluster);

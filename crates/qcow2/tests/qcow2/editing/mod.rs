@@ -5,6 +5,7 @@ mod bitmaps;
 mod cuts;
 mod encrypted;
 mod repaired;
+mod resized;
 mod sequences;
 mod snapshots;
 
