@@ -42,6 +42,14 @@ fn fixed_up(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
     });
 }
 
+fn edit(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
+    replay(target, |data| {
+        let mut file = data.to_vec();
+        fix_up(&mut file);
+        fuzz::edit(format, &file);
+    });
+}
+
 macro_rules! targets {
     ($($target:ident => $body:ident($($argument:expr),*);)*) => {
         $(
@@ -65,10 +73,12 @@ macro_rules! targets {
 
 targets! {
     deflate_pack => replay(fuzz::deflate_pack);
+    qcow2_edit => edit(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
     qcow2_fixed_up => fixed_up(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
     qcow2_open_read => open_read(&goldsmith_qcow2::QCOW2);
     qcow2_write_read => write_read(&goldsmith_qcow2::QCOW2);
     raw_write_read => write_read(&goldsmith_raw::RAW);
+    vhd_edit => edit(&goldsmith_vhd::VHD, build::vhd::fix_up);
     vhd_fixed_up => fixed_up(&goldsmith_vhd::VHD, build::vhd::fix_up);
     vhd_open_read => open_read(&goldsmith_vhd::VHD);
     vhd_write_read => write_read(&goldsmith_vhd::VHD);
