@@ -1,8 +1,11 @@
 //! Another backing file under an image.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use goldsmith_block::{BackingReference, Chain, Edit, Error, Layer, Result};
+use goldsmith_block::{
+    BackingReference, Chain, Edit, Error, Extent, ExtentKind, Layer, LayerInfo, Result, Storage,
+};
 
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, subject_methods};
@@ -71,9 +74,14 @@ impl<'a> Rebase<'a> {
         let (reference, behind) = self.new_backing(&open, &*layer)?;
         if !self.unseen {
             let (before, _) = open.chain(&*editor)?;
-            let behind = behind.as_ref().map_or(&[][..], |chain| chain.layers());
-            let after = Chain::new(layer, behind.iter().cloned());
             edited.warnings.extend_from_slice(before.warnings());
+            let top: Arc<dyn Layer> = match layer.info().backing {
+                Some(_) => layer,
+                None => Arc::new(Alone(layer)),
+            };
+            let behind = behind.as_ref().map_or(&[][..], |chain| chain.layers());
+            let after = Chain::new(Arc::clone(&top), behind.iter().cloned());
+            let before = Chain::new(top, before.layers()[1..].iter().cloned());
             edited.warnings.extend_from_slice(after.warnings());
             let carry = Carry {
                 dry_run: self.subject.dry_run,
@@ -135,5 +143,35 @@ impl<'a> Rebase<'a> {
             reference.name = name.clone();
         }
         Ok((Some(reference), Some(chain)))
+    }
+}
+
+/// An image over nothing, as it is going to be over another one. Which of its zeros are its own and
+/// which are only what nothing shows, the formats do not tell alike; so none are its own.
+struct Alone(Arc<dyn Layer>);
+
+impl Layer for Alone {
+    fn info(&self) -> &LayerInfo {
+        self.0.info()
+    }
+
+    fn storage(&self) -> &Arc<dyn Storage> {
+        self.0.storage()
+    }
+
+    fn data_storage(&self) -> &Arc<dyn Storage> {
+        self.0.data_storage()
+    }
+
+    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        let mut extent = self.0.extent_at(offset, limit)?;
+        if matches!(extent.kind, ExtentKind::Zero { .. }) {
+            extent.kind = ExtentKind::Unallocated;
+        }
+        Ok(extent)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
     }
 }
