@@ -8,6 +8,21 @@ use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::resize::resize;
 
 /// A change of options, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Amend, Create};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.qcow2");
+/// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
+/// Amend::new(&disk)
+///     .format("qcow2")
+///     .option("lazy_refcounts", "on")
+///     .run()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Amend {
     subject: Subject,

@@ -8,6 +8,25 @@ use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::open::told;
 
 /// Changes of one bitmap, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Create, EditBitmap, Opener};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.qcow2");
+/// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
+/// EditBitmap::new(&disk, "monday").format("qcow2").add().run()?;
+/// EditBitmap::new(&disk, "week")
+///     .format("qcow2")
+///     .add()
+///     .merge("monday")
+///     .run()?;
+/// let disk = Opener::new().open(&disk, Some("qcow2"))?;
+/// assert_eq!(disk.top().info().bitmaps.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct EditBitmap {
     subject: Subject,

@@ -8,6 +8,23 @@ use crate::Opener;
 use crate::edit::{Edited, Subject, subject_methods};
 
 /// A check, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Check, Create, Repair};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.qcow2");
+/// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
+/// let report = Check::new(&disk)
+///     .format("qcow2")
+///     .repair(Some(Repair::Leaks))
+///     .run()?
+///     .expect("a qcow2 has tables to check");
+/// assert_eq!((report.checked.corruptions, report.leaks_fixed()), (0, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Check {
     subject: Subject,

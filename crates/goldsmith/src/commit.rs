@@ -13,6 +13,27 @@ use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 
 /// A commit, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Commit, Convert, Opener, References};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let at = |name: &str| folder.path().join(name);
+/// std::fs::write(at("golden.raw"), vec![7; 1 << 20])?;
+/// std::fs::write(at("new.raw"), vec![8; 1 << 20])?;
+/// Convert::new(at("new.raw"), at("disk.qcow2"))
+///     .source_format("raw")
+///     .target_format("qcow2")
+///     .backing("golden.raw", "raw")
+///     .run()?;
+///
+/// let opener = Opener::new().references(References::SameDirectory);
+/// Commit::new(at("disk.qcow2")).format("qcow2").opener(opener).run()?;
+/// assert_eq!(std::fs::read(at("golden.raw"))?, vec![8; 1 << 20]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Commit<'a> {
     subject: Subject,

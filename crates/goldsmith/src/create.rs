@@ -15,6 +15,26 @@ use crate::secret::Secrets;
 use crate::{Opener, registry};
 
 /// A new image, to be described and then made by [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Create, Opener, References};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let at = |name: &str| folder.path().join(name);
+/// Create::new(at("golden.qcow2")).format("qcow2").size(20 << 30).run()?;
+/// let disk = Create::new(at("disk.qcow2"))
+///     .format("qcow2")
+///     .backing("golden.qcow2", "qcow2")
+///     .run()?;
+/// assert_eq!(disk.virtual_size, 20 << 30);
+///
+/// let opener = Opener::new().references(References::SameDirectory);
+/// let chain = opener.open(at("disk.qcow2"), Some("qcow2"))?;
+/// assert_eq!(chain.layers().len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Create {
     path: PathBuf,

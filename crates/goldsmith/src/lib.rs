@@ -5,6 +5,8 @@
 //!  disk.qcow2 ─┼─► open ─► Chain ─► convert ─► publish ┼─► disk.vhd     (XenServer, Azure)
 //!  disk.vhd   ─┘    │                                  └─► golden.raw   (everybody)
 //!                   └─► info, map, compare, check, lint
+//!
+//!  disk.qcow2 ─► edit in place ─► resize, snapshots, rebase, commit, amend, bitmaps, repair
 //! ```
 //!
 //! ```
@@ -29,7 +31,26 @@
 //! Nothing that an image names is opened unless [`References`] allows it, memory for what an image
 //! claims is bounded by [`Limits`], and a target appears under its name complete or not at all.
 //!
-//! Not done yet: editing images in place.
+//! Images are edited in place by builders, too: [`Create`], [`Resize`], [`Snapshots`], [`Rebase`],
+//! [`Commit`], [`Amend`], [`EditBitmap`], and [`Check`] where it repairs. Cut off anywhere, an edit
+//! leaves the old disk or the new one; and each can be rehearsed, which tells what would be done.
+//! An image that a running virtual machine has open is left alone.
+//!
+//! ```
+//! use goldsmith::{Create, NewSize, Resize};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let disk = folder.path().join("disk.qcow2");
+//! Create::new(&disk).format("qcow2").size(1 << 30).run()?;
+//! let resize = Resize::new(&disk, NewSize::More(1 << 30)).format("qcow2");
+//! for (file, step) in resize.clone().dry_run(true).run()?.steps {
+//!     println!("{}: {step}", file.display());
+//! }
+//! resize.run()?;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod amend;

@@ -14,6 +14,26 @@ use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 
 /// A rebase, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Create, Opener, Rebase, References};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let at = |name: &str| folder.path().join(name);
+/// std::fs::write(at("golden.raw"), vec![7; 1 << 20])?;
+/// let disk = at("disk.qcow2");
+/// Create::new(&disk).format("qcow2").backing("golden.raw", "raw").run()?;
+///
+/// // What the golden disk shows comes to stand in the image itself, which needs it no longer.
+/// let opener = Opener::new().references(References::SameDirectory);
+/// let done = Rebase::new(&disk).opener(opener).run()?;
+/// assert_eq!(done.copied, 1 << 20);
+/// std::fs::remove_file(at("golden.raw"))?;
+/// assert_eq!(Opener::new().open(&disk, Some("qcow2"))?.layers().len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Rebase<'a> {
     subject: Subject,

@@ -22,6 +22,24 @@ pub enum NewSize {
 }
 
 /// A resize, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{NewSize, Resize};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.raw");
+/// std::fs::write(&disk, vec![7; 1 << 20])?;
+/// let resize = |size| Resize::new(&disk, size).format("raw");
+/// resize(NewSize::More(512)).run()?;
+/// assert_eq!(std::fs::metadata(&disk)?.len(), (1 << 20) + 512);
+///
+/// let smaller = resize(NewSize::Exactly(4096));
+/// assert!(smaller.run().is_err(), "that would lose data");
+/// smaller.shrink(true).run()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Resize {
     subject: Subject,

@@ -73,6 +73,21 @@ impl SnapshotName {
 }
 
 /// The internal snapshots of one image, to be listed or edited.
+///
+/// ```
+/// use goldsmith::{Create, SnapshotName, Snapshots};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.qcow2");
+/// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
+/// let snapshots = Snapshots::new(&disk).format("qcow2");
+/// snapshots.take("before")?;
+/// assert_eq!(snapshots.list()?[0].name, "before");
+/// snapshots.apply(&SnapshotName::IdOrName("before".into()))?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     subject: Subject,
