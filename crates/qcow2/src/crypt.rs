@@ -120,15 +120,32 @@ impl Crypt {
 
     /// `data`, for guest offset `guest` and host offset `host`, as it is to be stored: encrypted,
     /// filled up to a whole sector. `None` if as it is.
-    pub(crate) fn encrypt(&self, host: u64, guest: u64, data: &[u8]) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    /// `Denied` if nobody gave the passphrase.
+    pub(crate) fn encrypt(
+        &self,
+        host: u64,
+        guest: u64,
+        data: &[u8],
+    ) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        self.must_be_open()?;
         let Self::Open { cipher, by_host } = self else {
-            return None;
+            return Ok(None);
         };
         let mut sectors = data.to_vec();
         sectors.resize(data.len().next_multiple_of(SECTOR), 0);
         let first = if *by_host { host } else { guest } / SECTOR as u64;
         cipher.encrypt(first, &mut sectors);
-        Some(sectors)
+        Ok(Some(sectors))
+    }
+
+    /// Fails if guest data can be neither read nor written.
+    pub(crate) fn must_be_open(&self) -> Result<(), Qcow2Error> {
+        match *self {
+            Self::Locked { method } => Err(Qcow2Error::Locked { method }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -182,7 +182,7 @@ impl Sink for Qcow2Sink {
             return Err(Qcow2Error::Contract { what }.into());
         }
         let guest = slot.range.start;
-        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, data) {
+        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, data)? {
             self.data.write_at(slot.host, &sectors)?;
             return self.clear_behind(slot.host + sectors.len() as u64);
         }

@@ -184,7 +184,7 @@ impl Draft {
         bytes[tail_at..].fill(0);
         layer.read_at(start, &mut bytes[..tail_at])?;
         let offset = self.take(cluster_size)?;
-        let sectors = layer.crypt().encrypt(offset, start, &bytes);
+        let sectors = layer.crypt().encrypt(offset, start, &bytes)?;
         self.write("guest data", offset, sectors.as_deref().unwrap_or(&bytes))?;
         self.sub(used(entry[0], &self.geometry))?;
         let was_packed = entry[0] & ondisk::COMPRESSED != 0;

@@ -51,6 +51,7 @@ impl OverSink {
             let text = format!("{len} bytes cannot be written over a disk of {size} bytes");
             return Err(Error::usage(text));
         }
+        layer.crypt().must_be_open()?;
         let data = match (layer.geometry().has_data_file(), &draft.data) {
             (false, _) => Arc::clone(draft.scribe().storage()),
             (true, Some(data)) => Arc::clone(data),
@@ -114,7 +115,7 @@ impl OverSink {
 
     /// Stores `data` for guest offset `guest` at `host`, and zeros behind it if the disk ends there.
     fn store(&self, host: u64, guest: u64, data: &[u8]) -> Result<()> {
-        let sectors = self.layer.crypt().encrypt(host, guest, data);
+        let sectors = self.layer.crypt().encrypt(host, guest, data)?;
         let bytes = sectors.as_deref().unwrap_or(data);
         self.data.write_at(host, bytes)?;
         let end = guest + data.len() as u64;
