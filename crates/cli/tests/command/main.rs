@@ -16,6 +16,7 @@ mod map;
 mod measure;
 mod rebase;
 mod resize;
+mod secrets;
 mod snapshot;
 mod twins;
 mod vhd;
