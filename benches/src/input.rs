@@ -207,10 +207,7 @@ impl<'a> Inputs<'a> {
         let fail = |error| format!("{}: {error}", path.display());
         let script = path.with_extension("script");
         let mut order: Vec<u64> = (0..self.scale.fragments).collect();
-        let mut random = Random(1);
-        for index in (1..order.len()).rev() {
-            order.swap(index, random.below(index as u64 + 1) as usize);
-        }
+        Random::new(1).shuffle(&mut order);
         let stretch = size / self.scale.fragments;
         let mut text = String::new();
         for index in order {
@@ -293,7 +290,7 @@ fn copy_files(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
 fn scatter(path: &Path, len: u64, chunks: u64) -> io::Result<()> {
     let file = File::create_new(path)?;
     file.set_len(len)?;
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     let mut noise = vec![0; CHUNK as usize];
     for offset in places(len, chunks, &mut random) {
         for bytes in noise.chunks_exact_mut(8) {
@@ -323,9 +320,19 @@ fn write_zeros(path: &Path, len: u64) -> io::Result<()> {
 }
 
 /// SplitMix64: the same numbers on every machine.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for index in (1..items.len()).rev() {
+            items.swap(index, self.below(index as u64 + 1) as usize);
+        }
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

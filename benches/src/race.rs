@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::input::{Inputs, Scale};
+use crate::input::{Inputs, Random, Scale};
 use crate::measure::{Step, Usage};
 use crate::peer::{Contender, Job, Kind, Tools};
 use crate::place::Room;
@@ -76,10 +76,13 @@ impl Track<'_> {
             fault: self.unlike_qemu(&job),
         };
         let most = if job.task.is_slow() { 3 } else { usize::MAX };
+        let mut order: Vec<usize> = (0..contenders.len()).collect();
+        let mut random = Random::new(3);
         for pair in 0..self.pairs.min(most) {
-            // Each leads in its turn, so that none always runs in another's wake.
-            for index in 0..contenders.len() {
-                let index = (index + pair) % contenders.len();
+            // Who ran before leaves the machine's memory as it likes it, and that can double the time
+            // of the next, so none always runs in the wake of the same other.
+            random.shuffle(&mut order);
+            for &index in &order {
                 let contender = &contenders[index];
                 let (Ok(steps), Ok(runs)) = (&contender.steps, &mut row.entries[index].runs) else {
                     continue;

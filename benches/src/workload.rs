@@ -86,6 +86,8 @@ pub(crate) fn all() -> Vec<Workload> {
         (Qcow2Zstd, Raw, asked(1.1, 1.1)),
         (Raw, Qcow2Zlib, asked(2.2, 2.2).against_default(4.5)),
         (Raw, Qcow2Zstd, asked(1.1, 1.1).against_default(2.8)),
+        (Qcow2Zlib, Qcow2Zlib, asked(2.2, 2.2).against_default(4.5)),
+        (Qcow2Zstd, Qcow2Zstd, asked(1.1, 1.1).against_default(2.8)),
     ];
     let compared = [(Raw, Qcow2), (Qcow2, Vpc)];
     let scattered = [
@@ -221,8 +223,8 @@ mod tests {
         };
         assert_eq!(count(&[]), all().len());
         assert_eq!(count(&["xfs: raw -> qcow2"]), 1);
-        assert_eq!(count(&["ZLIB"]), 2);
-        assert_eq!(count(&["zlib", "zstd"]), 4);
+        assert_eq!(count(&["ZLIB"]), 3);
+        assert_eq!(count(&["zlib", "zstd"]), 6);
         assert_eq!(count(&["no such row"]), 0);
     }
 
