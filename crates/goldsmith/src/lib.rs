@@ -4,7 +4,8 @@
 //!  golden.raw ─┐                                       ┌─► disk.qcow2   (KVM)
 //!  disk.qcow2 ─┼─► open ─► Chain ─► convert ─► publish ┼─► disk.vhd     (XenServer, Azure)
 //!  disk.vhd   ─┘    │                                  └─► golden.raw   (everybody)
-//!                   └─► info, map, compare, check, lint
+//!                   └─► info, map, measure, compare, check, lint
+//!  disk.qcow2 ─► edit ─► create, resize, snapshots, rebase, commit, amend, bitmaps, repair
 //!
 //!  disk.qcow2 ─► edit in place ─► resize, snapshots, rebase, commit, amend, bitmaps, repair
 //! ```

@@ -1,4 +1,4 @@
-//! QEMU's qcow2 images, versions 2 and 3: opened as layers, made through a sink.
+//! QEMU's qcow2 images, versions 2 and 3: opened as layers, made through a sink, changed in place.
 //!
 //! ```text
 //! guest cluster 70000               header ─► L1 table      (in memory)
@@ -10,7 +10,8 @@
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
 //! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
 //! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
-//! is for both, `check` looks at all tables, `measure` reckons how long they get.
+//! is for both, `check` looks at all tables, `measure` reckons how long they get, and `editor` changes
+//! an image that stands: a new state is written beside the old one, then the header turns to it.
 //!
 //! ```
 //! use std::sync::Arc;
