@@ -266,6 +266,20 @@ fn image_over_nothing_stays_the_disk_it_is_over_something() {
         assert!(guest(&top, format) == disk.bytes(), "{what}");
         let chain = support::open(&top, format);
         assert_eq!(chain.layers().len(), 2, "{what}");
+        drop(chain);
+        // Zeros that it says itself by now stay said, too.
+        for behind in [None, Some("base")] {
+            let opener = Opener::new().references(References::SameDirectory);
+            let mut rebase = Rebase::new(&top).opener(opener);
+            if let Some(name) = behind {
+                rebase = rebase.onto(name, Some("raw"));
+            }
+            rebase.run().unwrap();
+            assert!(
+                guest(&top, format) == disk.bytes(),
+                "{what}, over {behind:?}"
+            );
+        }
     }
 }
 

@@ -193,19 +193,21 @@ impl State {
     fn erase(&mut self, cluster: u64) -> Result<bool> {
         let geometry = self.draft.geometry.clone();
         let old = self.entry(cluster)?[0];
-        // What is empty over nothing reads as zeros already: whoever says so all the same is going
-        // to put another image behind this one.
-        let covers = self.draft.header.has_backing() || old == 0;
-        if geometry.has_data_file() || (covers && geometry.version < 3) {
-            return Ok(false);
-        }
+        let zero = match geometry.version {
+            _ if geometry.has_data_file() => return Ok(false),
+            // Also over nothing: whoever says so where zeros show anyway is going to put another
+            // image behind this one.
+            3.. => ZERO,
+            _ if old == 0 || self.draft.header.has_backing() => return Ok(false),
+            _ => 0,
+        };
         self.draft.sub(used(old, &geometry))?;
         match self.entry(cluster)? {
             [first, bitmap] => {
                 *first = 0;
-                *bitmap = if covers { u64::from(u32::MAX) << 32 } else { 0 };
+                *bitmap = u64::from(u32::MAX) << 32;
             }
-            entry => entry[0] = if covers { ZERO } else { 0 },
+            entry => entry[0] = zero,
         }
         Ok(true)
     }
