@@ -127,7 +127,8 @@ impl Image {
         self.refresh()
     }
 
-    /// Makes a block of zeros at `start`, all of whose sectors hold data.
+    /// Makes a block of zeros at `start`, where the file became longer and so holds zeros; all its
+    /// sectors hold data.
     pub(super) fn write_empty_block(&self, start: u64, preallocation: Preallocation) -> Result<()> {
         let geometry = &self.layer.geometry;
         let bitmap_len = geometry.bitmap_len();
@@ -135,7 +136,7 @@ impl Image {
         match preallocation {
             Preallocation::Full => write_zeros(&self.scribe, data)?,
             Preallocation::Falloc => self.scribe.zero("block", data, Zeroing::Keep)?,
-            _ => self.scribe.zero("block", data, Zeroing::Punch)?,
+            Preallocation::Off | Preallocation::Metadata => {}
         }
         let bits = vec![u8::MAX; bitmap_len as usize];
         self.scribe.write("sector bitmap", start, &bits)

@@ -77,7 +77,7 @@ impl Image {
             places.end = added.end.min(behind).div_ceil(block_size) as usize;
         }
         if let Some(start) = Self::place_in(&self.bat, first) {
-            self.clear_behind(first, start, within, is_differencing)?;
+            self.clear_behind(start, within, is_differencing)?;
             places.start += 1;
         }
         let starts = self.add_blocks(head, places, preallocation)?;
@@ -95,15 +95,9 @@ impl Image {
         Ok(())
     }
 
-    /// Makes zeros of what block `index` holds behind the end of the disk, `within` bytes into it.
+    /// Makes zeros of what the block at `start` holds behind the end of the disk, `within` bytes into it.
     /// Nobody sees it yet, and what stands there is anything.
-    fn clear_behind(
-        &mut self,
-        index: usize,
-        start: u64,
-        within: u64,
-        is_differencing: bool,
-    ) -> Result<()> {
+    fn clear_behind(&mut self, start: u64, within: u64, is_differencing: bool) -> Result<()> {
         let geometry = &self.layer.geometry;
         let data = start + geometry.bitmap_len() + within;
         let range = HostRange::new(data, geometry.block_size() - within);
@@ -113,10 +107,6 @@ impl Image {
             return Ok(());
         }
         let sectors = geometry.block_size() / SECTOR;
-        let is_full = self.layer.batmap.as_ref();
-        if is_full.is_some_and(|batmap| batmap.is_full(index as u64)) {
-            return Ok(());
-        }
         let mut bits = vec![0; geometry.bitmap_len() as usize];
         self.scribe.read().read_at(start, &mut bits)?;
         self.mark(&mut bits, within / SECTOR, sectors);

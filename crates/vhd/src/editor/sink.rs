@@ -114,7 +114,7 @@ impl BlockSink {
         }
         self.finish_block(state)?;
         let (start, bits, is_new) = match place {
-            Some(start) => (start, state.known_bits(index, start)?, false),
+            Some(start) => (start, state.known_bits(start)?, false),
             None => {
                 let bits = match self.is_differencing {
                     true => Some(vec![0; state.image.layer.geometry.bitmap_len() as usize]),
@@ -133,15 +133,14 @@ impl BlockSink {
         Ok(start)
     }
 
-    /// Gives block `index` a place at the end of the file that holds zeros.
+    /// Gives block `index` a place at the end of the file, where that became longer and so holds
+    /// zeros.
     fn add_block(&self, state: &mut State, index: usize) -> Result<u64> {
         let (start, end) = state.image.place_behind(index, state.next)?;
         if end > state.image.end {
             let added = state.next - state.before;
             state.image.grow_to(end + added.min(GROWTH))?;
         }
-        let range = HostRange::new(start, end - start);
-        self.storage.zero(range, Zeroing::Punch)?;
         if !self.is_differencing {
             let bits = vec![u8::MAX; state.image.layer.geometry.bitmap_len() as usize];
             self.storage.write_at(start, &bits)?;
@@ -168,12 +167,8 @@ impl BlockSink {
 
 impl State {
     /// The bitmap of an old block as it stands in the file; `None` if all its sectors hold data.
-    fn known_bits(&self, index: usize, start: u64) -> Result<Option<Vec<u8>>> {
+    fn known_bits(&self, start: u64) -> Result<Option<Vec<u8>>> {
         let image = &self.image;
-        let batmap = image.layer.batmap.as_ref();
-        if batmap.is_some_and(|batmap| batmap.is_full(index as u64)) {
-            return Ok(None);
-        }
         let geometry = &image.layer.geometry;
         let mut bits = vec![0; geometry.bitmap_len() as usize];
         image.scribe.read().read_at(start, &mut bits)?;
