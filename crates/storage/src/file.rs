@@ -23,10 +23,6 @@ const TRIAL: u64 = 1 << 16;
 /// The most that is written before the disk begins to store it, in bytes: enough to be stored in
 /// long runs.
 const UNSENT: u64 = 16 << 20;
-/// What is written at once, in bytes. The kernel keeps what comes at once in pages as large as it
-/// can, and large ones may have to be made first: by moving others, or by the host of a virtual
-/// machine. That can take longer than all the rest.
-const PIECE: usize = 256 << 10;
 /// Longest single write of zeros, in bytes.
 const ZEROS: u64 = 1 << 20;
 
@@ -286,12 +282,7 @@ impl StorageMut for FileStorage {
             }));
         }
         let turn = self.turn();
-        let mut at = offset;
-        let written = data.chunks(PIECE).try_for_each(|piece| {
-            self.file.write_all_at(piece, at)?;
-            at = at.saturating_add(piece.len() as u64);
-            Ok(())
-        });
+        let written = self.file.write_all_at(data, offset);
         drop(turn);
         written.map_err(|source| {
             self.error(E::Write {
