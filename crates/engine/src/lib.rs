@@ -12,7 +12,9 @@
 //! and nothing below is asynchronous. Workers claim ranges from one counter; each keeps one range
 //! in memory, so memory is bounded by the number of threads, never by the disk. Places are
 //! reserved in guest order, so the target's bytes do not depend on the number of threads. The
-//! first error stops everybody.
+//! first error stops everybody. Only the first worker works from the start: the others come when
+//! there are bytes to be looked at, because where the kernel does everything a second thread saves
+//! no time and costs some.
 //!
 //! Bytes that nobody has to see do not come here. Where the file system can do it the target shares
 //! them with the source. Where they stand in a row and fill large units of the target, the first
@@ -21,7 +23,8 @@
 //! Not here, because it was measured and found no better: memory maps (a tenth less time for one
 //! thread and none for two, which wait for each other's page tables; and a source that is cut short
 //! would be a signal, not an error), a thread of its own for writing (what one core has read is not
-//! in the cache of the other), and larger claims (see there).
+//! in the cache of the other), claims and writes of other lengths, and giving the target's memory
+//! back as it is stored. `benches/LIMITS.md` has the figures.
 #![forbid(unsafe_code)]
 
 mod buffer;
