@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{BackingReference, BitmapChange, Edit, Format, GuestRange, Layer, Repair};
+use goldsmith_block::{
+    BackingReference, BitmapChange, Edit, Format, GuestRange, Layer, Preallocation, Repair,
+};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
@@ -28,6 +30,22 @@ fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
     let mut edits = vec![
         ("grow", resize(size * 40)),
         ("grow inside the table", resize(size + 1024)),
+        (
+            "grow with places",
+            Edit::Resize {
+                virtual_size: size * 5,
+                preallocation: Preallocation::Metadata,
+                behind: 0,
+            },
+        ),
+        (
+            "grow over a longer disk",
+            Edit::Resize {
+                virtual_size: size * 5,
+                preallocation: Preallocation::Off,
+                behind: size * 3,
+            },
+        ),
         ("shrink", resize(size / 3 / 512 * 512)),
         ("take a snapshot", snapshot("new")),
         ("empty", Edit::Empty),
@@ -222,6 +240,36 @@ fn disk_that_is_written_over_survives_every_cut() {
             );
         });
         assert!(whole);
+    }
+}
+
+/// The file with the data becomes longer before the image says so, and shorter after.
+#[test]
+fn disk_in_a_data_file_survives_every_cut() {
+    let bench = Bench::new();
+    let data = bench.path("data");
+    let options = format!("cluster_size=4k,data_file={}", data.display());
+    let path = bench.image("image", &options, "90k", &["write -P 7 3k 70k"]);
+    let (image, data) = (std::fs::read(path).unwrap(), std::fs::read(data).unwrap());
+    for size in [400 << 10, 30 << 10, 91 << 10] {
+        let crash = Arc::new(CrashStorage::new("image", image.clone()));
+        let beside = Arc::new(crash.beside("data", data.clone()));
+        let mut editor = editor(Arc::clone(&crash) as _);
+        editor.set_data(Arc::clone(&beside) as _).unwrap();
+        let before = states(&*editor.layer());
+        editor.edit(&resize(size)).unwrap();
+        let after = states(&*editor.layer());
+        let mut seen = [false; 2];
+        crash.each_states(|cut, files| {
+            let layer = QCOW2.open(Arc::clone(&files[0]) as _, &budget()).unwrap();
+            let layer = layer.with_data(Arc::clone(&files[1]) as _).unwrap();
+            let found = states(&*layer);
+            assert!(found == before || found == after, "{size}, {cut}");
+            seen[usize::from(found == after)] = true;
+            let checked = checked(&files[0]);
+            assert!(checked.corruptions + checked.errors == 0, "{size}, {cut}");
+        });
+        assert_eq!(seen, [true; 2]);
     }
 }
 

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Edit, Editor, ErrorKind, Format, Options, Result};
+use goldsmith_block::{Edit, Editor, ErrorKind, Format, Options, Result, Storage};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::FileStorage;
+use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::{image, pattern, qemu};
 
 use super::{amend, resize, snapshot, write_over};
@@ -165,4 +166,43 @@ fn passphrases_come_and_go() {
     ]);
     let layer = editor(&path, "a third word").unwrap().layer();
     assert!(image::read(&*layer).unwrap() == disk.bytes());
+}
+
+/// Wherever it is cut, the old word opens the disk, or the new one after the old one went.
+#[test]
+fn passphrases_survive_every_cut() {
+    let disk = pattern::disk("64k:b 20k:d");
+    let bench = Bench::new();
+    let path = by_qemu(&bench, &disk, "encrypt.format=luks,encrypt.iter-time=10");
+    let add = [
+        ("encrypt.state", "active"),
+        ("encrypt.new-secret", OTHER),
+        ("encrypt.iter-time", "10"),
+    ];
+    let with_both = {
+        edit(&path, SECRET, &amend(&add)).unwrap();
+        std::fs::read(&path).unwrap()
+    };
+    let remove = [
+        ("encrypt.state", "inactive"),
+        ("encrypt.old-secret", SECRET),
+    ];
+    let crash = Arc::new(CrashStorage::new("image", with_both));
+    let open = |storage: Arc<dyn Storage>, word: &str| {
+        let options = Options::parse(QCOW2.open_options(), [("encrypt.key-secret", word)]);
+        QCOW2.open_with(storage, &budget(), &options.unwrap())
+    };
+    let options = Options::defaults(QCOW2.open_options());
+    let mut editor = QCOW2
+        .edit(Arc::clone(&crash) as _, &budget(), &options)
+        .unwrap();
+    editor.edit(&amend(&remove)).unwrap();
+    let mut gone = false;
+    crash.each_state(|cut, state| {
+        let layer = open(Arc::clone(&state) as _, OTHER);
+        let layer = layer.unwrap_or_else(|error| panic!("{cut}: {}", error.report()));
+        assert!(image::read(&*layer).unwrap() == disk.bytes(), "{cut}");
+        gone |= open(state as _, SECRET).is_err();
+    });
+    assert!(gone);
 }
