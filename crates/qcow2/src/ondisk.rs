@@ -90,6 +90,8 @@ pub(crate) const BITMAP_DIRECTORY_BYTES: u64 = 1024 * BITMAPS as u64;
 pub(crate) const BITMAP_DIRTY_TRACKING: u8 = 1;
 /// Longest bitmap table in bytes. [qemu]
 pub(crate) const BITMAP_TABLE_BYTES: u64 = 8 << 27;
+/// Most bytes of clusters with the bits of one bitmap. [qemu] It does not open an image that has more.
+pub(crate) const BITMAP_BYTES: u64 = 512 << 20;
 /// Bitmap granularities, as base-2 logarithms. [qemu]
 pub(crate) const GRANULARITY_BITS: std::ops::RangeInclusive<u8> = 9..=31;
 /// Longest name of a backing file, and here also of a format, in bytes. [spec]

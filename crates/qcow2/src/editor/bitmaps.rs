@@ -30,6 +30,22 @@ impl Entry {
         // Both are bounded: 2^21 bytes and 2^31.
         (geometry.cluster_size() * 8) << self.raw.granularity_bits
     }
+
+    /// Entries of its table for a disk of `size` bytes.
+    fn table_need(&self, geometry: &Geometry, size: u64) -> Result<u64> {
+        let need = size.div_ceil(self.mapped(geometry));
+        let (most, cluster_size) = (ondisk::BITMAP_BYTES, geometry.cluster_size());
+        // Nobody opens an image any more that has a bitmap of nothing, or one over the limit. [qemu]
+        if need == 0 || need > most / cluster_size {
+            let name = String::from_utf8_lossy(&self.name);
+            return Err(Error::usage(format!(
+                "bitmap '{name}' of a disk of {size} bytes would take {need} clusters of \
+                 {cluster_size} bytes; it may take from 1 to {}. A coarser granularity takes fewer",
+                most / cluster_size
+            )));
+        }
+        Ok(need)
+    }
 }
 
 impl Draft {
@@ -51,6 +67,11 @@ impl Draft {
                 return Err(Error::usage(format!(
                     "the image has a bitmap '{name}' already"
                 )));
+            }
+            if entries.len() as u64 >= u64::from(ondisk::BITMAPS) {
+                let limit = ondisk::BITMAPS;
+                let text = format!("the image has {limit} bitmaps, it cannot have more");
+                return Err(Error::usage(text));
             }
             entries.push(self.new_bitmap(name, *granularity, *enabled)?);
             return self.put_bitmaps(&entries);
@@ -119,7 +140,8 @@ impl Draft {
         }
         for entry in entries.iter_mut().filter(|entry| !entry.is_inconsistent()) {
             let mut table = self.bitmap_table(entry)?;
-            let need = size.div_ceil(entry.mapped(&self.geometry)) as usize;
+            // At most the limit.
+            let need = entry.table_need(&self.geometry, size)? as usize;
             for entry in table.iter().skip(need) {
                 self.drop_bit_cluster(*entry)?;
             }
@@ -246,10 +268,7 @@ impl Draft {
             extra: Vec::new(),
             name: name.into(),
         };
-        let need = self
-            .geometry
-            .virtual_size
-            .div_ceil(entry.mapped(&self.geometry));
+        let need = entry.table_need(&self.geometry, self.geometry.virtual_size)?;
         let table = self.budget.zeroed(need, "bitmap table")?;
         self.put_new_table(&mut entry, &table)?;
         Ok(entry)

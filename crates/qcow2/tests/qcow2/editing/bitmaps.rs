@@ -140,3 +140,26 @@ fn nonsense_about_bitmaps_is_refused() {
     let error = edit(&old, &change("new", add(None, true))).unwrap_err();
     assert!(error.report().contains("version 2"));
 }
+
+/// QEMU does not open an image one of whose bitmaps takes more than 512 MiB, or nothing.
+#[test]
+fn bitmap_that_would_lock_qemu_out_is_refused() {
+    let bench = Bench::new();
+    let large = bench.image("large", "", "4T", &[]);
+    let finest = || change("finest", add(Some(512), true));
+    let error = edit(&large, &finest()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.report());
+    qemu::check(&large);
+
+    let path = bench.image("image", "", "2T", &[]);
+    edit(&path, &finest()).unwrap();
+    qemu::check(&path);
+    let error = edit(&path, &resize((2 << 40) + 512)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.report());
+    qemu::check(&path);
+
+    let empty = bench.image("empty", "", "0", &[]);
+    let error = edit(&empty, &finest()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.report());
+    qemu::check(&empty);
+}
