@@ -146,15 +146,17 @@ impl Draft {
                      must be written before the disk grows"
                 )));
             }
-            Mapping::Data { .. } | Mapping::Compressed { .. } if in_part => {
-                self.clear_data(entry, layer, size - tail_at)?;
-            }
+            // A packed cluster has no subclusters that could be given up.
+            Mapping::Compressed { .. } => self.clear_data(entry, layer, size - tail_at)?,
+            Mapping::Data { .. } if in_part => self.clear_data(entry, layer, size - tail_at)?,
             _ => {}
         }
-        if let [_, bitmap] = entry {
+        if let [first, bitmap] = entry
+            && *first & ondisk::COMPRESSED == 0
+        {
             // The subclusters behind the end.
-            let first = part + u32::from(in_part);
-            let later = u32::MAX.checked_shl(first).unwrap_or(0);
+            let later = u32::MAX.checked_shl(part + u32::from(in_part));
+            let later = later.unwrap_or(0);
             let zeros = if shows { u64::from(later) << 32 } else { 0 };
             *bitmap = *bitmap & !(u64::from(later) | u64::from(later) << 32) | zeros;
         }

@@ -101,6 +101,30 @@ fn image_behind_does_not_show_in_what_is_added() {
     }
 }
 
+/// A packed cluster is one whole, whatever subclusters the others have.
+#[test]
+fn packed_cluster_shows_nothing_of_a_larger_disk() {
+    for behind in [0, 1 << 20] {
+        for odd in [0, 2 << 10, (2 << 10) + 512, 62 << 10] {
+            let bench = Bench::new();
+            let raw = bench.path("raw");
+            std::fs::write(&raw, vec![7; 256 << 10]).unwrap();
+            let path = bench.path("image");
+            let (from, to) = (raw.to_str().unwrap(), path.to_str().unwrap());
+            let packed = ["convert", "-c", "-f", "raw", "-O", "qcow2"];
+            qemu::img_ok(&[&packed[..], &["-o", "extended_l2=on", from, to]].concat());
+            let size = (128 << 10) + odd;
+            edit(&path, &resize(size)).unwrap();
+            edit(&path, &grown(256 << 10, Preallocation::Off, behind)).unwrap();
+            qemu::check(&path);
+            let mut expected = vec![7; size as usize];
+            expected.resize(256 << 10, 0);
+            assert!(qemu_reads(&path) == expected, "{behind} {odd}");
+            crate::bench::assert_same(&path);
+        }
+    }
+}
+
 #[test]
 fn data_file_follows_the_size_of_the_disk() {
     for raw in ["off", "on"] {
