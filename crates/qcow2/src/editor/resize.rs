@@ -42,8 +42,11 @@ impl Draft {
         if let Some(data) = self.data.clone()
             && size > old_size
         {
+            let there = data.len().clamp(old_size, size);
             data.set_len(size)?;
             let added = HostRange::new(old_size, size - old_size);
+            // Whatever stood behind the disk is not a part of it.
+            data.zero(HostRange::new(old_size, there - old_size), Zeroing::Punch)?;
             match preallocation {
                 Preallocation::Falloc => data.zero(added, Zeroing::Keep)?,
                 Preallocation::Full => write_zeros(added, |at, zeros| data.write_at(at, zeros))?,

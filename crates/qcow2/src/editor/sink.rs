@@ -256,6 +256,7 @@ impl Sink for OverSink {
                     true => {
                         let range = HostRange::new(host, end - at);
                         self.data.zero(range, Zeroing::Punch)?;
+                        self.data.write_at(range.end(), &tail)?;
                     }
                     false => {
                         // At most a cluster.
@@ -272,7 +273,7 @@ impl Sink for OverSink {
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
         let tail = self.tail(slot.range.end)?;
-        if tail.is_empty() || self.layer.geometry().has_data_file() {
+        if tail.is_empty() {
             return self.store(slot.host, slot.range.start, data);
         }
         self.store(slot.host, slot.range.start, &[data, &tail].concat())

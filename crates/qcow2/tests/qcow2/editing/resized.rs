@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use goldsmith_block::{BackingReference, Edit, ErrorKind, Preallocation};
+use goldsmith_storage::FileStorage;
 use goldsmith_testkit::qemu;
 use serde_json::Value;
 
@@ -150,8 +151,7 @@ fn disk_in_a_data_file_is_written_over_where_it_stands() {
         let bench = Bench::new();
         let (path, data) = with_data_file(&bench, raw);
         let mut expected = qemu_reads(&path);
-        let storage =
-            |path: &Path| std::sync::Arc::new(goldsmith_storage::FileStorage::edit(path).unwrap());
+        let storage = |path: &Path| std::sync::Arc::new(FileStorage::edit(path).unwrap());
         let mut editor = super::editor(storage(&path));
         editor.set_data(storage(&data)).unwrap();
         let parts = [
@@ -167,6 +167,48 @@ fn disk_in_a_data_file_is_written_over_where_it_stands() {
         assert!(qemu_reads(&path) == expected, "{raw}");
         if raw == "on" {
             assert!(std::fs::read(&data).unwrap() == expected);
+        }
+    }
+}
+
+/// A data file keeps what a cluster held before it read as zeros, and that must not come back where a
+/// sink ends inside the cluster.
+#[test]
+fn data_file_shows_nothing_old_behind_the_end_of_a_sink() {
+    for options in ["", ",extended_l2=on"] {
+        for byte in [5, 0] {
+            let bench = Bench::new();
+            let data = bench.path("data");
+            let options = format!("data_file={}{options}", data.display());
+            let commands = ["write -P 1 0 1M", "write -z 0 64k"];
+            let path = bench.image("image", &options, "1M", &commands);
+            let mut expected = qemu_reads(&path);
+            let storage = |path: &Path| std::sync::Arc::new(FileStorage::edit(path).unwrap());
+            let mut editor = super::editor(storage(&path));
+            editor.set_data(storage(&data)).unwrap();
+            super::write_over(editor, 20 << 10, &[(0, 20 << 10, byte)]);
+            expected[..20 << 10].fill(byte);
+            qemu::check(&path);
+            assert!(qemu_reads(&path) == expected, "{options} {byte}");
+        }
+    }
+}
+
+/// A data file is longer than the disk if it is a device, or if a shrink was stopped.
+#[test]
+fn data_file_shows_nothing_that_stands_behind_the_disk() {
+    for raw in ["off", "on"] {
+        for preallocation in [Preallocation::Off, Preallocation::Metadata] {
+            let bench = Bench::new();
+            let (path, data) = with_data_file(&bench, raw);
+            let mut expected = qemu_reads(&path);
+            let mut longer = std::fs::read(&data).unwrap();
+            longer.resize(3 << 20, 9);
+            std::fs::write(&data, longer).unwrap();
+            edit(&path, &grown(2 << 20, preallocation, 0)).unwrap();
+            expected.resize(2 << 20, 0);
+            qemu::check(&path);
+            assert!(qemu_reads(&path) == expected, "{raw} {preallocation:?}");
         }
     }
 }
