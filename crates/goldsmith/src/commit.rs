@@ -123,10 +123,8 @@ impl<'a> Commit<'a> {
         let mut behind = Chain::new(editor.layer(), below.iter().cloned());
         if size < behind.virtual_size() && !below.is_empty() {
             let sink = editor.into_sink(behind.virtual_size())?;
-            if let Some(len) = keep_unit(&behind, &*sink, size)? {
-                sink.commit()?;
-                edited.copied += len;
-            }
+            edited.copied += keep_unit(&behind, &*sink, size)?;
+            sink.commit()?;
             editor = base.editor()?;
             behind = Chain::new(editor.layer(), below.iter().cloned());
         }

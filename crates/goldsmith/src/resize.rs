@@ -157,10 +157,8 @@ pub(crate) fn resize(
         let chain = Chain::new(layer, behind.iter().cloned());
         edited.add(&open.path, &*editor);
         let sink = editor.into_sink(now)?;
-        if let Some(len) = keep_unit(&chain, &*sink, now)? {
-            sink.commit()?;
-            edited.copied += len;
-        }
+        edited.copied += keep_unit(&chain, &*sink, now)?;
+        sink.commit()?;
         editor = open.editor()?;
     }
     editor.edit(&Edit::Resize {
@@ -173,12 +171,12 @@ pub(crate) fn resize(
 
 /// Puts what the guest sees in the unit of the image that `end` cuts into the image itself, if it
 /// has none of it: part of it is about to become something else. Gives its length.
-pub(crate) fn keep_unit(chain: &Chain, sink: &dyn Sink, end: u64) -> Result<Option<u64>> {
+pub(crate) fn keep_unit(chain: &Chain, sink: &dyn Sink, end: u64) -> Result<u64> {
     let grain = sink.profile().grain;
     let start = align_down(end, grain);
     let limit = start.saturating_add(grain).min(chain.virtual_size());
     if start == end || is_own(chain, start, limit)? {
-        return Ok(None);
+        return Ok(0);
     }
     let range = GuestRange::new(start, limit);
     // A unit fits in memory.
@@ -194,7 +192,7 @@ pub(crate) fn keep_unit(chain: &Chain, sink: &dyn Sink, end: u64) -> Result<Opti
         let at = (slot.range.start - start) as usize..(slot.range.end - start) as usize;
         sink.write(slot, &bytes[at])?;
     }
-    Ok(Some(range.len()))
+    Ok(range.len())
 }
 
 /// Whether the topmost layer itself says what stands from `at` to `limit`.

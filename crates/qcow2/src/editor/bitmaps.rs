@@ -109,30 +109,55 @@ impl Draft {
         self.put_bitmaps(&entries)
     }
 
-    /// Notes in every bitmap that records writes that `ranges`, which ascend, were written.
+    /// Says of every bitmap that records writes that it does not know of all of them, as
+    /// [`mark_bitmaps`](Self::mark_bitmaps) has to tell it yet; gives the places of these bitmaps in
+    /// the directory.
     ///
     /// # Errors
     /// `Corrupt` if a bitmap breaks a rule; those of writing them.
-    pub(super) fn mark_bitmaps(&mut self, ranges: &[GuestRange]) -> Result<()> {
+    pub(super) fn suspend_bitmaps(&mut self) -> Result<Vec<usize>> {
         let mut entries = self.bitmap_entries()?;
-        let records = |entry: &&mut Entry| {
-            entry.raw.flags.get() & BITMAP_AUTO != 0 && !entry.is_inconsistent()
-        };
-        let mut marked = false;
-        for entry in entries.iter_mut().filter(records) {
-            self.mark(entry, ranges)?;
-            marked = true;
+        let mut suspended = Vec::new();
+        for (index, entry) in entries.iter_mut().enumerate() {
+            let flags = entry.raw.flags.get();
+            if flags & BITMAP_AUTO != 0 && !entry.is_inconsistent() {
+                entry.raw.flags = (flags | BITMAP_IN_USE).into();
+                suspended.push(index);
+            }
         }
-        if marked && !ranges.is_empty() {
+        if !suspended.is_empty() {
             self.put_bitmaps(&entries)?;
         }
-        Ok(())
+        Ok(suspended)
+    }
+
+    /// Notes in the `suspended` bitmaps that `ranges`, which ascend, were written: they know all
+    /// again.
+    ///
+    /// # Errors
+    /// As [`suspend_bitmaps`](Self::suspend_bitmaps).
+    pub(super) fn mark_bitmaps(
+        &mut self,
+        suspended: &[usize],
+        ranges: &[GuestRange],
+    ) -> Result<()> {
+        if suspended.is_empty() {
+            return Ok(());
+        }
+        let mut entries = self.bitmap_entries()?;
+        for index in suspended {
+            if let Some(entry) = entries.get_mut(*index) {
+                entry.raw.flags = (entry.raw.flags.get() & !BITMAP_IN_USE).into();
+                self.mark(entry, ranges)?;
+            }
+        }
+        self.put_bitmaps(&entries)
     }
 
     /// Gives all bitmaps the length that a disk of `size` bytes needs; bits that this adds are clean.
     ///
     /// # Errors
-    /// As [`mark_bitmaps`](Self::mark_bitmaps).
+    /// As [`suspend_bitmaps`](Self::suspend_bitmaps).
     pub(super) fn resize_bitmaps(&mut self, size: u64) -> Result<()> {
         let mut entries = self.bitmap_entries()?;
         if entries.is_empty() {

@@ -92,6 +92,18 @@ impl Qcow2Editor {
         Draft::begin(scribe, data, self.layer.geometry(), budget)
     }
 
+    /// Makes bitmaps that record writes say that they do not know of all, for now; gives their places
+    /// in the directory.
+    fn suspend_bitmaps(&mut self) -> Result<Vec<usize>> {
+        let mut draft = self.draft()?;
+        let suspended = draft.suspend_bitmaps()?;
+        if !suspended.is_empty() {
+            draft.publish()?;
+            self.reopen()?;
+        }
+        Ok(suspended)
+    }
+
     /// Reads the image again, which has become another.
     fn reopen(&mut self) -> Result<()> {
         let passphrase = self.passphrase.as_deref();
@@ -154,9 +166,7 @@ impl Editor for Qcow2Editor {
 
     fn into_sink(mut self: Box<Self>, len: u64) -> Result<Box<dyn Sink>> {
         self.check()?;
-        let draft = self.draft()?;
-        let sink = OverSink::new(draft, Arc::clone(&self.layer), len)?;
-        Ok(Box::new(sink))
+        Ok(Box::new(OverSink::new(*self, len)?))
     }
 
     fn steps(&self) -> Vec<Step> {

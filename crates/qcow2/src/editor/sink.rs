@@ -7,6 +7,7 @@ use goldsmith_block::{
     SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
 };
 
+use super::Qcow2Editor;
 use super::draft::{Draft, offset_of};
 use super::tables::{L1, used};
 use crate::error::Qcow2Error;
@@ -18,7 +19,7 @@ use crate::ondisk::{COMPRESSED, COPIED, ZERO};
 ///
 /// Clusters that nothing else uses are overwritten where they stand, which a stopped sink leaves as
 /// they are then; all other clusters, and all tables, get a new place and are found only when the
-/// sink has committed.
+/// sink has committed. Bitmaps that record writes know of these only then, and say so meanwhile.
 pub(super) struct OverSink {
     /// The image as it was: its tables stay what they are until the commit.
     layer: Arc<Qcow2Layer>,
@@ -36,6 +37,8 @@ struct State {
     table: Option<Table>,
     /// What was written over, ascending.
     touched: Vec<GuestRange>,
+    /// The bitmaps that have to know of it, by their places in the directory.
+    suspended: Vec<usize>,
 }
 
 struct Table {
@@ -45,21 +48,24 @@ struct Table {
 }
 
 impl OverSink {
-    pub(super) fn new(draft: Draft, layer: Arc<Qcow2Layer>, len: u64) -> Result<Self> {
+    pub(super) fn new(mut editor: Qcow2Editor, len: u64) -> Result<Self> {
+        let layer = Arc::clone(&editor.layer);
         let size = layer.info().virtual_size;
         if len > size {
             let text = format!("{len} bytes cannot be written over a disk of {size} bytes");
             return Err(Error::usage(text));
         }
         layer.crypt().must_be_open()?;
-        let data = match (layer.geometry().has_data_file(), &draft.data) {
-            (false, _) => Arc::clone(draft.scribe().storage()),
+        let data = match (layer.geometry().has_data_file(), &editor.data) {
+            (false, _) => Arc::clone(editor.scribe.storage()),
             (true, Some(data)) => Arc::clone(data),
             (true, None) => {
                 let name = layer.info().data_file.clone().unwrap_or_default();
                 return Err(Qcow2Error::DataFileClosed { name }.into());
             }
         };
+        let suspended = editor.suspend_bitmaps()?;
+        let draft = editor.draft()?;
         Ok(Self {
             profile: SinkProfile {
                 virtual_size: len,
@@ -74,8 +80,9 @@ impl OverSink {
                 draft,
                 table: None,
                 touched: Vec::new(),
+                suspended,
             }),
-            layer,
+            layer: editor.layer,
         })
     }
 
@@ -292,10 +299,11 @@ impl Sink for OverSink {
             mut draft,
             l1,
             touched,
+            suspended,
             ..
         } = state;
         draft.put_l1(l1)?;
-        draft.mark_bitmaps(&touched)?;
+        draft.mark_bitmaps(&suspended, &touched)?;
         if draft.data.is_some() {
             self.data.flush()?;
         }

@@ -273,6 +273,64 @@ fn disk_in_a_data_file_survives_every_cut() {
     }
 }
 
+/// What a stopped sink has written stands there and is not written again by the next one; so a bitmap
+/// that is to know of it knows, or says that it does not.
+#[test]
+fn bitmap_knows_of_all_that_a_stopped_sink_wrote() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "96k", &["write -P 7 0 96k"]);
+    let text = path.to_str().unwrap();
+    for (name, granularity) in [("coarse", "32k"), ("fine", "4k"), ("idle", "4k")] {
+        qemu::img_ok(&["bitmap", "--add", "-g", granularity, text, name]);
+    }
+    qemu::img_ok(&["bitmap", "--disable", text, "idle"]);
+    let bytes = std::fs::read(&path).unwrap();
+    let crash = Arc::new(CrashStorage::new("image", bytes));
+    let editor = editor(Arc::clone(&crash) as _);
+    let before = states(&*editor.layer());
+    write_over(
+        editor,
+        96 << 10,
+        &[(8 << 10, 16 << 10, 5), (64 << 10, 68 << 10, 0)],
+    );
+    let dirty = |layer: &dyn Layer, index| layer.dirty_ranges(index, &budget()).unwrap();
+    let mut unsure = false;
+    crash.each_state(|cut, state: Arc<MemoryStorage>| {
+        let layer = QCOW2.open(Arc::clone(&state) as _, &budget()).unwrap();
+        let found = states(&*layer);
+        assert_eq!(dirty(&*layer, 2), [], "{cut}");
+        for index in 0..2 {
+            if layer.info().bitmaps[index].inconsistent {
+                unsure = true;
+                continue;
+            }
+            let dirty = dirty(&*layer, index);
+            for at in (0..96 << 10).step_by(512) {
+                let range = at..at + 512;
+                let known = dirty
+                    .iter()
+                    .any(|it| it.start <= at as u64 && (at as u64) < it.end);
+                assert!(
+                    known || found[0][range.clone()] == before[0][range],
+                    "{cut}: {at}"
+                );
+            }
+        }
+    });
+    assert!(unsure);
+    let layer = QCOW2.open(crash, &budget()).unwrap();
+    let fine = [
+        GuestRange::new(8 << 10, 16 << 10),
+        GuestRange::new(64 << 10, 68 << 10),
+    ];
+    let coarse = [
+        GuestRange::new(0, 32 << 10),
+        GuestRange::new(64 << 10, 96 << 10),
+    ];
+    assert_eq!(dirty(&*layer, 0), coarse);
+    assert_eq!(dirty(&*layer, 1), fine);
+}
+
 /// A mending that is cut leaves no more errors than there were, and the same disk.
 #[test]
 fn damaged_image_survives_every_cut() {
