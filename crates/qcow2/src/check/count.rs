@@ -1,5 +1,6 @@
 //! How often each cluster of the file is used.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use goldsmith_block::{Budget, Checked, Result};
@@ -17,6 +18,12 @@ pub(super) const DATA: u8 = 1 << 2;
 pub(super) const ONCE: u8 = 1 << 3;
 /// No use: nobody can say what the refcount of the cluster is.
 pub(super) const UNREADABLE: u8 = 1 << 4;
+/// More uses than can be counted.
+const OVERFULL: u8 = 1 << 5;
+
+/// Most clusters behind the file that are remembered. [ours] Who mends the image has to keep off them,
+/// and puts little there.
+const BEHIND: usize = 1 << 16;
 
 /// The uses of every cluster: what its refcount should be.
 ///
@@ -26,6 +33,8 @@ pub(crate) struct Counts {
     counts: Block,
     /// What is known of each cluster besides.
     flags: Vec<u8>,
+    /// Clusters farther behind the file that something names.
+    behind: BTreeSet<u64>,
     cluster_bits: u32,
     file_len: u64,
     /// Clusters of the file, and the one behind it if something uses that.
@@ -45,6 +54,7 @@ impl Counts {
             cluster_bits: geometry.cluster_bits,
             file_len: geometry.file_len,
             clusters,
+            behind: BTreeSet::new(),
         })
     }
 
@@ -72,6 +82,7 @@ impl Counts {
                     "{what} takes {len} bytes at {offset:#x}, but the file ends at {file_len:#x}"
                 ),
             );
+            self.note_behind(offset, len);
             return;
         };
         let max = self.counts.max();
@@ -83,6 +94,7 @@ impl Counts {
             let new = count.saturating_add(times).min(max);
             let lost = times - (new - count);
             if lost > 0 {
+                self.flags[cluster as usize] |= OVERFULL;
                 checked.corruption_in(
                     lost,
                     format_args!(
@@ -94,9 +106,26 @@ impl Counts {
         }
     }
 
+    fn note_behind(&mut self, offset: u64, len: u64) {
+        let last = offset.saturating_add(len - 1) >> self.cluster_bits;
+        let clusters = (offset >> self.cluster_bits).max(self.clusters)..=last;
+        let room = BEHIND.saturating_sub(self.behind.len());
+        self.behind.extend(clusters.take(room));
+    }
+
+    /// Whether something names `cluster`, which is behind the file.
+    pub(crate) fn is_named_behind(&self, cluster: u64) -> bool {
+        self.behind.contains(&cluster)
+    }
+
     /// How often `cluster`, one of [`clusters`](Self::clusters), is used.
     pub(crate) fn get(&self, cluster: u64) -> u64 {
         self.counts.get(cluster)
+    }
+
+    /// Whether `cluster` is used more often than can be counted.
+    pub(crate) fn is_overfull(&self, cluster: u64) -> bool {
+        self.flags(cluster).unwrap_or(0) & OVERFULL != 0
     }
 
     /// What is known of `cluster`, if it is in the file.

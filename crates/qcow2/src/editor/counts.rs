@@ -35,6 +35,8 @@ pub(super) struct Counts {
     search: u64,
     /// How often clusters are used in truth, where the refcounts cannot be trusted.
     uses: Option<check::Counts>,
+    /// Whether counts that are smaller than that stay so.
+    keeps_small: bool,
 }
 
 /// The clusters that one refcount block counts.
@@ -93,6 +95,7 @@ impl Counts {
             unplaced: BTreeSet::new(),
             search: 1,
             uses: None,
+            keeps_small: false,
         })
     }
 
@@ -117,6 +120,7 @@ impl Counts {
             rows: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             uses: None,
+            keeps_small: false,
         };
         for cluster in 0..uses.clusters {
             let count = uses.get(cluster);
@@ -146,6 +150,7 @@ impl Counts {
             }
         }
         self.uses = Some(uses);
+        self.keeps_small = !both;
         Ok(())
     }
 
@@ -174,12 +179,30 @@ impl Counts {
     /// As [`get`](Self::get).
     pub(super) fn old(&mut self, cluster: u64, budget: &Budget) -> Result<u64> {
         let known = self.uses.as_ref();
-        let known = known.filter(|uses| cluster < uses.clusters);
-        let known = known.map_or(0, |uses| uses.get(cluster));
+        let known = known.map_or(0, |uses| match cluster < uses.clusters {
+            true => uses.get(cluster),
+            // What is written there would come to be what names it.
+            false => uses.is_named_behind(cluster).into(),
+        });
+        Ok(self.stored(cluster, budget)?.max(known))
+    }
+
+    /// The refcount of `cluster` in the old state.
+    fn stored(&mut self, cluster: u64, budget: &Budget) -> Result<u64> {
         let len = self.row_len();
         let row = self.row(cluster / len, budget)?;
-        let stored = row.old.as_ref().unwrap_or(&row.now).get(cluster % len);
-        Ok(stored.max(known))
+        Ok(row.old.as_ref().unwrap_or(&row.now).get(cluster % len))
+    }
+
+    /// Whether `cluster` has users that its count does not know of: when those that it knows of have
+    /// given it up, it is used still.
+    fn is_undercounted(&mut self, cluster: u64, budget: &Budget) -> Result<bool> {
+        let known = self.uses.as_ref();
+        let Some(uses) = known.filter(|uses| cluster < uses.clusters) else {
+            return Ok(false);
+        };
+        let (count, is_overfull) = (uses.get(cluster), uses.is_overfull(cluster));
+        Ok(is_overfull || self.keeps_small && self.stored(cluster, budget)? < count)
     }
 
     /// Makes the count of `cluster` `count`.
@@ -220,12 +243,15 @@ impl Counts {
         Ok(())
     }
 
-    /// One use less of each of `clusters`.
+    /// One use less of each of `clusters`, but for those that have users nobody counted.
     ///
     /// # Errors
     /// `Corrupt` if one has no use; and as [`get`](Self::get).
     pub(super) fn sub(&mut self, clusters: Range<u64>, budget: &Budget) -> Result<()> {
         for cluster in clusters {
+            if self.is_undercounted(cluster, budget)? {
+                continue;
+            }
             let count = self.get(cluster, budget)?;
             let Some(less) = count.checked_sub(1) else {
                 return Err(Qcow2Error::RefcountZero { cluster }.into());
@@ -433,11 +459,22 @@ impl Counts {
         freed
     }
 
-    /// The first cluster behind all that are used in the new state.
+    /// The first cluster behind all that are used in the new state, counted or not.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub(super) fn end(&mut self, budget: &Budget) -> Result<u64> {
+        let counted = self.counted_end(budget)?;
+        let clusters = self.uses.as_ref().map_or(0, |uses| uses.clusters);
+        for cluster in (counted..clusters).rev() {
+            if self.is_undercounted(cluster, budget)? {
+                return Ok(cluster + 1);
+            }
+        }
+        Ok(counted)
+    }
+
+    fn counted_end(&mut self, budget: &Budget) -> Result<u64> {
         let last = self.rows.keys().next_back().map_or(0, |last| last + 1);
         for index in (0..last.max(self.table.len() as u64)).rev() {
             let len = self.row_len();

@@ -13,6 +13,7 @@ use super::{edit, resize, snapshot};
 use crate::bench::{Bench, budget};
 use crate::check::{WRITES, check, judged, ours, patch, with_snapshots};
 use crate::damage::{DAMAGES, Places, each_damaged};
+use crate::forge::COPIED;
 
 /// Damaged images that are mended.
 const CASES: u32 = 60;
@@ -36,13 +37,24 @@ fn readable(path: &Path) -> Vec<Option<Vec<u8>>> {
     all.chain([read(&*layer)]).flatten().collect()
 }
 
+/// What could be read is the same. What could not, because it is behind the end of the file, may be zeros
+/// in a file that is longer.
+fn assert_kept(path: &Path, before: &[Option<Vec<u8>>], what: &str) {
+    let after = readable(path);
+    assert_eq!(after.len(), before.len(), "{what}");
+    for (nth, (after, before)) in after.iter().zip(before).enumerate() {
+        let zeros = before.is_none() && after.as_ref().is_some_and(|it| *it == [0; 512]);
+        assert!(zeros || after == before, "{what}: sector {nth} is another");
+    }
+}
+
 /// Our mending of the image at `path` loses nothing that could be read, and leaves neither more errors
 /// than there were nor leaks. Gives how many errors QEMU finds then.
 fn assert_mended(path: &Path, what: &str) -> u64 {
     let before = readable(path);
     let found = ours(&check(&std::fs::read(path).unwrap()).unwrap());
     edit(path, &Edit::Repair(Repair::All)).unwrap();
-    assert!(readable(path) == before, "{what}: the disk is another");
+    assert_kept(path, &before, what);
     let left = ours(&check(&std::fs::read(path).unwrap()).unwrap());
     assert!(left[0] <= found[0], "{what}: {found:?} became {left:?}");
     assert_eq!(left[1..3], [0, 0], "{what}: leaks, errors of the check");
@@ -103,6 +115,65 @@ fn leaks_alone_are_mended_alone() {
     assert_eq!(after[..2], [1, 0]);
     edit(&path, &Edit::Repair(Repair::All)).unwrap();
     qemu::check(&path);
+}
+
+/// Nothing comes to stand where guest data is said to be.
+#[test]
+fn mending_keeps_off_what_is_named_behind_the_file() {
+    for repair in [Repair::All, Repair::Leaks] {
+        let bench = Bench::new();
+        let path = bench.image("image", "cluster_size=4k", "1M", &["write -P 7 0 1M"]);
+        let places = Places::of(&path);
+        let end = places.image.len() as u64;
+        for (entry, behind) in [(3, 1), (4, 2), (5, 4)] {
+            let named = COPIED | (end + behind * 4096);
+            patch(&path, places.l2(entry), &named.to_be_bytes());
+        }
+        let before = readable(&path);
+        edit(&path, &Edit::Repair(repair)).unwrap();
+        assert_kept(&path, &before, &format!("{repair:?}"));
+    }
+}
+
+/// What is in use stays, counted or not: also where the file is cut off behind what is counted.
+#[test]
+fn mending_leaks_alone_keeps_what_is_not_counted() {
+    let bench = Bench::new();
+    let commands = ["write -P 7 0 1M", "discard 0 512k"];
+    let path = bench.image("image", "cluster_size=4k", "1M", &commands);
+    let places = Places::of(&path);
+    patch(&path, places.l2(130), &0u64.to_be_bytes());
+    let last = places.number(places.l2(255)) & ((1 << 56) - 1);
+    assert_eq!(last + 4096, places.image.len() as u64);
+    patch(&path, places.refcount(last / 4096), &0u16.to_be_bytes());
+    let before = readable(&path);
+    edit(&path, &Edit::Repair(Repair::Leaks)).unwrap();
+    assert_kept(&path, &before, "leaks");
+    assert_mended(&path, "a cluster that is not counted");
+}
+
+/// A header that says that refcounts are narrower than they are: some clusters are used more often
+/// than can be counted.
+#[test]
+fn mending_keeps_what_is_used_more_often_than_can_be_counted() {
+    for order in 0..2u32 {
+        let bench = Bench::new();
+        let path = with_snapshots(&bench, "cluster_size=4k");
+        patch(&path, 96, &order.to_be_bytes());
+        patch(&path, Places::of(&path).refcount(0), &[0xff; 64]);
+        let before = readable(&path);
+        for repair in [Repair::All, Repair::All, Repair::Leaks] {
+            edit(&path, &Edit::Repair(repair)).unwrap();
+            assert_kept(&path, &before, &format!("{order} {repair:?}"));
+        }
+        // Nobody writes over what a snapshot has, too.
+        let error = edit(&path, &snapshot("more")).unwrap_err();
+        assert!(
+            error.report().contains("check -r all"),
+            "{}",
+            error.report()
+        );
+    }
 }
 
 /// An image whose refcounts cannot be trusted says where free space is where none is.
