@@ -91,9 +91,13 @@ impl<'a> Commit<'a> {
     /// [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Edited> {
         let Subject { path, format, .. } = &self.subject;
-        // The image itself is going to be emptied.
         let image = match self.is_emptied() {
-            true => Some(self.subject.open()?),
+            true => {
+                let mut image = self.subject.open()?;
+                // It is going to be emptied, so the file with its data is locked from now on, too.
+                image.editor()?;
+                Some(image)
+            }
             false => None,
         };
         let opener = self.subject.opener.clone().force_share(true);

@@ -10,6 +10,7 @@ use goldsmith::{
     Cancel, Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Resize, Result,
     SnapshotName, Snapshots,
 };
+use goldsmith_storage::{FileStorage, Use, lock};
 use goldsmith_testkit::model::{ModelDisk, any_disk};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -335,6 +336,28 @@ fn commit_that_is_stopped_changes_nothing_that_the_guest_sees() {
             "{format}"
         );
     }
+}
+
+/// All files that are to be written are had before the first is.
+#[test]
+fn commit_waits_for_no_file_when_it_has_begun() {
+    let folder = Folder::new();
+    let raw = folder.write("base", &disk("1M:A"));
+    let top = (&*folder.path("top"), "qcow2");
+    let job = convert((&raw, "raw"), top).option("data_file", folder.text("data"));
+    job.backing("base", "raw").run().unwrap();
+    let data = folder.path("data");
+    qemu::io_ok(&folder.path("top"), "qcow2", &["write -P 7 64k 64k"]);
+    let other = FileStorage::edit(&data).unwrap();
+    lock(&other, Use::Write).unwrap();
+    let error = commit(&folder).run().unwrap_err();
+    assert!(error.report().contains("data"), "{}", error.report());
+    assert!(std::fs::read(&raw).unwrap() == disk("1M:A").bytes());
+    drop(other);
+    commit(&folder).run().unwrap();
+    let mut expected = disk("1M:A").bytes().to_vec();
+    expected[64 << 10..128 << 10].fill(7);
+    assert!(std::fs::read(&raw).unwrap() == expected);
 }
 
 #[test]
