@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::called;
+
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -23,7 +25,7 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         // If standard error is gone there is nobody left to tell.
         let message = crate::output::human::shown(&self.message);
-        let _ = writeln!(std::io::stderr(), "goldsmith: {message}");
+        let _ = writeln!(std::io::stderr(), "{}: {message}", called::name());
         ExitCode::from(self.status)
     }
 }
@@ -34,7 +36,7 @@ impl Failure {
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
         let shown = crate::output::human::shown(warning);
-        let _ = writeln!(std::io::stdout(), "goldsmith: warning: {shown}");
+        let _ = writeln!(std::io::stdout(), "{}: warning: {shown}", called::name());
     }
 }
 
@@ -46,7 +48,7 @@ impl From<goldsmith::Error> for Failure {
         } else {
             1
         };
-        Self::with_status(status, error.report())
+        Self::with_status(status, called::report(&error))
     }
 }
 
@@ -59,6 +61,12 @@ impl From<std::io::Error> for Failure {
 /// Ends after `--help`, `--version` or words that make no sense. [qemu] Those exit with 1, not
 /// with clap's 2, which `compare` and `check` use for something else.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    if called::qemu_img() && error.use_stderr() {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let _ = write!(std::io::stderr(), "qemu-img: {text}");
+    } else {
+        let _ = error.print();
+    }
     ExitCode::from(u8::from(error.use_stderr()))
 }

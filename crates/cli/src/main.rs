@@ -1,6 +1,7 @@
 //! The goldsmith command: disk image conversion in qemu-img's manners.
 #![forbid(unsafe_code)]
 
+mod called;
 mod commands;
 mod exit;
 mod options;
@@ -9,7 +10,7 @@ mod progress;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Convert disk images between RAW, qcow2 and VHD, without losing a byte.
 ///
@@ -21,7 +22,8 @@ use clap::{Parser, Subcommand};
     name = "goldsmith",
     version,
     max_term_width = 100,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    args_override_self = true
 )]
 struct Cli {
     #[command(subcommand)]
@@ -47,7 +49,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(commands::resize::words(std::env::args_os())) {
+    let mut command = Cli::command();
+    if called::qemu_img() {
+        command = command.name(called::name()).version(called::VERSION);
+    }
+    let words = commands::resize::words(std::env::args_os());
+    let cli = command.try_get_matches_from(words);
+    let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };

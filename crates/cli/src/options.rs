@@ -8,20 +8,17 @@ use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
 use goldsmith::{Edited, Format, Limits, Opener, References, SnapshotName};
 
+use crate::called;
 use crate::exit::{self, Failure};
 use crate::output::human;
 
 /// How images are opened.
 #[derive(Args)]
 pub(crate) struct Opening {
-    /// Which files named inside an image may be opened
-    #[arg(
-        long,
-        value_enum,
-        default_value = "same-directory",
-        value_name = "POLICY"
-    )]
-    references: Policy,
+    /// Which files named inside an image may be opened; by default those in its own directory, and
+    /// any if the command is called qemu-img
+    #[arg(long, value_enum, value_name = "POLICY")]
+    references: Option<Policy>,
 
     /// Format of backing files for images that do not say it themselves
     #[arg(long, value_name = "FMT")]
@@ -67,9 +64,11 @@ impl Opening {
         let opener = Opener::new()
             .limits(limits)
             .references(match self.references {
-                Policy::Deny => References::Deny,
-                Policy::SameDirectory => References::SameDirectory,
-                Policy::Allow => References::Allow,
+                Some(Policy::Deny) => References::Deny,
+                Some(Policy::SameDirectory) => References::SameDirectory,
+                Some(Policy::Allow) => References::Allow,
+                None if called::qemu_img() => References::Allow,
+                None => References::SameDirectory,
             });
         let secrets = self.secrets.iter();
         let opener = secrets.fold(opener, |opener, Secret { id, text }| {
@@ -153,12 +152,13 @@ impl Spelling {
     /// The image that `text` means, where `format` was stated apart from it.
     pub(crate) fn source(&self, text: &Path, format: Option<&str>) -> Result<Source, Failure> {
         let mut source = Source {
-            path: text.to_owned(),
+            path: file_name(text),
             format: format.map(str::to_owned),
             options: Vec::new(),
             force_share: self.force_share,
         };
         if !self.image_opts {
+            called::must_be_known(&source.path, format)?;
             return Ok(source);
         }
         let refuse = |why: &str| {
@@ -180,6 +180,7 @@ impl Spelling {
             }
         }
         source.path = path.ok_or_else(|| refuse("file.filename is missing"))?;
+        called::must_be_known(&source.path, source.format.as_deref())?;
         Ok(source)
     }
 }
@@ -306,6 +307,12 @@ macro_rules! described {
     }};
 }
 pub(crate) use described;
+
+/// The path that `name`, typed by the user, means: one may say that it is a file. [qemu]
+pub(crate) fn file_name(name: &Path) -> PathBuf {
+    let path = name.to_str().and_then(|name| name.strip_prefix("file:"));
+    path.map_or(name, Path::new).to_owned()
+}
 
 /// How writes are cached. [qemu]
 #[derive(Clone, Copy, ValueEnum)]

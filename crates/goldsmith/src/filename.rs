@@ -75,8 +75,9 @@ impl FileName {
     }
 }
 
-/// What stands before the first colon and behind it, unless it is part of a path. [qemu]
-pub(crate) fn protocol(name: &str) -> Option<(&str, &str)> {
+/// What stands before the first colon of `name` and behind it: the kind of what it names, unless it
+/// is part of a path. [qemu]
+pub fn protocol(name: &str) -> Option<(&str, &str)> {
     let (protocol, rest) = name.split_once(':')?;
     (!protocol.contains('/')).then_some((protocol, rest))
 }

@@ -85,6 +85,7 @@ pub use commit::Commit;
 pub use convert::{Convert, Converted, now};
 pub use create::{Create, Created};
 pub use edit::Edited;
+pub use filename::protocol;
 pub use goldsmith_block::{
     BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind, Extent,
     ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,

@@ -8,8 +8,10 @@ use goldsmith_crypt::CryptError;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Qcow2Error {
-    /// Wrong first bytes.
-    #[error("the file begins with {found:02x?}, not with the qcow2 magic 51 46 49 fb")]
+    /// Wrong first bytes. [qemu] OpenStack knows these words.
+    #[error(
+        "Image is not in qcow2 format: it begins with {found:02x?}, not with the magic 51 46 49 fb"
+    )]
     Magic {
         /// The first four bytes.
         found: [u8; 4],

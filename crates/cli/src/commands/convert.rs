@@ -2,14 +2,18 @@
 
 use std::io::stdout;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use goldsmith::{Bitmaps, Uuid};
 
+use crate::called;
 use crate::exit::{self, Failure};
-use crate::options::{Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
+use crate::options::{
+    Cache, Opening, Spelling, asks_for_help, file_name, pairs, size, snapshot_name,
+};
 use crate::output::human;
 use crate::progress::Watch;
 
@@ -42,7 +46,8 @@ pub(crate) struct Convert {
     #[arg(short = 'f', long, value_name = "FMT", visible_alias = "format")]
     source_format: Option<String>,
 
-    /// Format of the target: raw, qcow2, vpc (also called vhd) or xenserver-ovf (VHDs in a tar.gz)
+    /// Format of the target: raw, qcow2, vpc (also called vhd), xenserver-ovf (VHDs in a tar.gz), or
+    /// host_device: raw, into a block device that is there
     #[arg(short = 'O', long, value_name = "FMT", default_value = "raw")]
     target_format: String,
 
@@ -112,6 +117,30 @@ pub(crate) struct Convert {
     #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
     parallel: Option<NonZeroUsize>,
 
+    /// How the target is written; it is stored safely in every mode
+    #[arg(
+        short = 't',
+        long,
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    cache: Cache,
+
+    /// How the source is read; it makes no difference yet
+    #[arg(
+        short = 'T',
+        long,
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    source_cache: Cache,
+
+    /// Write in any order, as is done anyway
+    #[arg(short = 'W', long)]
+    out_of_order: bool,
+
     /// Add zero bytes to a disk whose size the target's format cannot hold
     #[arg(long)]
     round_up: bool,
@@ -153,7 +182,7 @@ impl Convert {
             let format = self
                 .cloud
                 .map_or(&*self.target_format, |cloud| cloud.format);
-            let format = goldsmith::format_named(format)?;
+            let format = called::target_format(format)?;
             human::creation_options(&mut stdout().lock(), format.options())?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -163,6 +192,15 @@ impl Convert {
                 1,
                 "convert takes a source and a target",
             ));
+        };
+
+        let target = file_name(target);
+        let format = match &*self.target_format {
+            "host_device" => {
+                must_be_device(&target)?;
+                "raw"
+            }
+            name => called::target_format(name)?.name(),
         };
 
         let watch = Watch::new(self.progress && !self.quiet);
@@ -175,9 +213,9 @@ impl Convert {
         if let Some(text) = &self.snapshot {
             opener = opener.snapshot(snapshot_name(text)?);
         }
-        let mut convert = goldsmith::Convert::new(&source.path, target)
+        let mut convert = goldsmith::Convert::new(&source.path, &target)
             .opener(opener)
-            .target_format(&self.target_format)
+            .target_format(format)
             .compress(self.compress)
             .round_up(self.round_up)
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
@@ -224,4 +262,18 @@ impl Convert {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Fails if no block device is at `path`. [qemu] It names no new file by mistake.
+fn must_be_device(path: &Path) -> Result<(), Failure> {
+    let why = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.file_type().is_block_device() => return Ok(()),
+        Ok(_) => "it is no block device".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let text = format!(
+        "{}: host_device writes into a block device: {why}",
+        path.display()
+    );
+    Err(Failure::with_status(1, text))
 }

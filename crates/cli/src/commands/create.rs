@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 use goldsmith::Uuid;
 
+use crate::called;
 use crate::exit::{self, Failure};
-use crate::options::{Opening, asks_for_help, pairs};
+use crate::options::{Opening, asks_for_help, file_name, pairs};
 use crate::output::human;
 
 /// Make a new image without anything in it
@@ -81,7 +82,7 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let format = goldsmith::format_named(&self.format)?;
+        let format = called::target_format(&self.format)?;
         if asks_for_help(&self.options) {
             human::creation_options(&mut stdout().lock(), format.options())?;
             return Ok(ExitCode::SUCCESS);
@@ -89,6 +90,7 @@ impl Create {
         let Some(image) = &self.image else {
             return Err(Failure::with_status(1, "create takes the name of an image"));
         };
+        let image = &file_name(image);
         let mut pairs = pairs(&self.options)?;
         // qemu-img's long name for -F is one that all commands here have.
         let format_behind = self.backing_fmt.as_deref();

@@ -35,7 +35,8 @@ impl Info {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let opener = source.opener(Opener::new());
-        let info = ImageInfo::read(&opener, &source.path, source.format.as_deref())?;
+        let mut info = ImageInfo::read(&opener, &source.path, source.format.as_deref())?;
+        info.layer.format = asked_for(source.format.as_deref(), info.layer.format);
         let mut out = stdout().lock();
         match self.output {
             OutputFormat::Human => {
@@ -46,4 +47,13 @@ impl Info {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The name for the format `found` by which the user `asked`: Glance takes another one for another
+/// format.
+fn asked_for(asked: Option<&str>, found: &'static str) -> &'static str {
+    let format = asked.and_then(|asked| goldsmith::format_named(asked).ok());
+    let aliases = format.map_or(&[][..], |format| format.aliases());
+    let alias = aliases.iter().find(|alias| Some(**alias) == asked);
+    alias.copied().unwrap_or(found)
 }

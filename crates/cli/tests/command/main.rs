@@ -8,6 +8,7 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod drop_in;
 mod errors;
 mod info;
 mod lint;
