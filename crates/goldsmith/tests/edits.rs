@@ -347,7 +347,7 @@ fn commit_waits_for_no_file_when_it_has_begun() {
     let job = convert((&raw, "raw"), top).option("data_file", folder.text("data"));
     job.backing("base", "raw").run().unwrap();
     let data = folder.path("data");
-    qemu::io_ok(&folder.path("top"), "qcow2", &["write -P 7 64k 64k"]);
+    qemu::io_ok(folder.path("top"), "qcow2", &["write -P 7 64k 64k"]);
     let other = FileStorage::edit(&data).unwrap();
     lock(&other, Use::Write).unwrap();
     let error = commit(&folder).run().unwrap_err();
