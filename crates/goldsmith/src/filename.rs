@@ -76,7 +76,7 @@ impl FileName {
 }
 
 /// What stands before the first colon of `name` and behind it: the kind of what it names, unless it
-/// is part of a path. [qemu]
+/// is part of a path, as in QEMU.
 pub fn protocol(name: &str) -> Option<(&str, &str)> {
     let (protocol, rest) = name.split_once(':')?;
     (!protocol.contains('/')).then_some((protocol, rest))

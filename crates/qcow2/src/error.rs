@@ -8,7 +8,7 @@ use goldsmith_crypt::CryptError;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Qcow2Error {
-    /// Wrong first bytes. [qemu] OpenStack knows these words.
+    /// Wrong first bytes. OpenStack knows these words, which are QEMU's.
     #[error(
         "Image is not in qcow2 format: it begins with {found:02x?}, not with the magic 51 46 49 fb"
     )]
