@@ -4,13 +4,43 @@
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CryptError {
-    /// A cipher, mode or hash that is not done.
-    #[error("the {what} '{name}' is not supported")]
+    /// A cipher, IV generator or hash that is not done.
+    #[error("the {what} '{name}' is not supported; there are {known}")]
     Unsupported {
-        /// Cipher, mode or hash.
+        /// Cipher, IV generator or hash.
         what: &'static str,
         /// Its name.
         name: String,
+        /// Names of those that are.
+        known: String,
+    },
+    /// A mode that the cipher does not have.
+    #[error("{cipher} has no mode '{name}', only {known}")]
+    NoMode {
+        /// The cipher.
+        cipher: &'static str,
+        /// Name of the mode.
+        name: String,
+        /// Names of the modes that it has.
+        known: String,
+    },
+    /// Keys whose key material ends inside a sector.
+    #[error("key material of {cipher} takes {len} bytes, no whole sectors, which QEMU cannot read")]
+    Ragged {
+        /// The cipher and its mode.
+        cipher: String,
+        /// Length of the key material.
+        len: usize,
+    },
+    /// A hash whose digest is no key for the IV generator essiv.
+    #[error("essiv with {hash} takes keys of {len} bytes, which {cipher} does not have")]
+    Essiv {
+        /// The hash.
+        hash: &'static str,
+        /// Length of its digest.
+        len: usize,
+        /// The family of ciphers.
+        cipher: &'static str,
     },
     /// A key of another length than the cipher's.
     #[error("the key has {len} bytes, which '{cipher}' does not take")]
@@ -95,4 +125,9 @@ pub enum CryptError {
     /// The machine has no random numbers.
     #[error("the system gives no random numbers")]
     Random,
+}
+
+/// Names, one behind the other.
+pub(crate) fn known<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,9 @@
 //! Encrypted guest data.
 
-use goldsmith_block::{Detail, Result, Storage};
-use goldsmith_crypt::{Cipher, CipherSpec, CryptError, Luks, SECTOR};
+use std::time::Duration;
+
+use goldsmith_block::{CreateSpec, Detail, Result, Storage};
+use goldsmith_crypt::{Cipher, CipherSpec, CryptError, Luks, NewLuks, SECTOR};
 
 use crate::error::Qcow2Error;
 use crate::geometry::{Encryption, Geometry};
@@ -72,7 +74,7 @@ impl Crypt {
         let len = bytes.len().min(key.len());
         key[..len].copy_from_slice(&bytes[..len]);
         Ok(Self::Open {
-            cipher: Cipher::new(&CipherSpec::OLD_QCOW2, &key)?,
+            cipher: Cipher::new(&CipherSpec::named("aes-128", "cbc-plain64")?, &key)?,
             by_host: false,
         })
     }
@@ -170,6 +172,27 @@ impl From<Unlock> for goldsmith_block::Error {
     }
 }
 
+/// The LUKS header that the options of `spec` ask for.
+///
+/// # Errors
+/// `EncryptOptions` if they do not go together.
+pub(crate) fn new_luks(spec: &CreateSpec) -> Result<NewLuks, Qcow2Error> {
+    let options = &spec.options;
+    let mode = options.choice("encrypt.cipher-mode");
+    let iv = match options.choice("encrypt.ivgen-alg") {
+        "essiv" => &format!("essiv:{}", options.choice("encrypt.ivgen-hash-alg")),
+        iv => iv,
+    };
+    let (cipher, hash) = (
+        options.choice("encrypt.cipher-alg"),
+        options.choice("encrypt.hash-alg"),
+    );
+    let time = Duration::from_millis(options.size("encrypt.iter-time"));
+    CipherSpec::named(cipher, &format!("{mode}-{iv}"))
+        .and_then(|cipher| NewLuks::new(cipher, hash, time, spec.uuid))
+        .map_err(|source| Qcow2Error::EncryptOptions { source })
+}
+
 /// Reads the LUKS header of an image that has one.
 pub(crate) fn read_luks(storage: &dyn Storage, geometry: &Geometry) -> Result<Option<Luks>> {
     let Encryption::Luks { header } = geometry.encryption else {
@@ -208,7 +231,7 @@ pub(crate) fn detail(geometry: &Geometry, luks: Option<&Luks>) -> Option<Detail>
         ("ivgen-alg", text(cipher.iv_generator())),
         ("detached-header", Detail::Flag(false)),
         ("hash-alg", text(luks.hash())),
-        ("cipher-alg", text(&luks.cipher_name())),
+        ("cipher-alg", text(cipher.algorithm())),
         ("uuid", text(luks.uuid())),
     ];
     if let Some(hash) = cipher.iv_hash() {

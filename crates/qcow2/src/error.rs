@@ -149,6 +149,13 @@ pub enum Qcow2Error {
         /// How.
         method: &'static str,
     },
+    /// Encryption that there is not.
+    #[error("options encrypt.* do not go together")]
+    EncryptOptions {
+        /// The rule.
+        #[source]
+        source: CryptError,
+    },
     /// A rule of encryption.
     #[error("encryption")]
     Crypt {
@@ -541,9 +548,10 @@ impl From<Qcow2Error> for Error {
             | TooManyBitmaps { .. } => ErrorKind::Limit,
             DataFileClosed { .. } | Locked { .. } => ErrorKind::Denied,
             Crypt { source } => match source {
-                CryptError::Unsupported { .. } | CryptError::Stripes { .. } => {
-                    ErrorKind::Unsupported
-                }
+                CryptError::Unsupported { .. }
+                | CryptError::NoMode { .. }
+                | CryptError::Essiv { .. }
+                | CryptError::Stripes { .. } => ErrorKind::Unsupported,
                 CryptError::Rounds { .. } => ErrorKind::Limit,
                 CryptError::Passphrase => ErrorKind::Denied,
                 CryptError::NoSlot { .. }
@@ -557,6 +565,7 @@ impl From<Qcow2Error> for Error {
             NoSnapshot { .. } | NoBitmap { .. } | RefcountWidth { .. } => ErrorKind::Usage,
             ClusterSizeOption { .. }
             | NeedsVersion3 { .. }
+            | EncryptOptions { .. }
             | Conflict { .. }
             | NameOption { .. }
             | HeaderTooLong { .. }

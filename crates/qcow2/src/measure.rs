@@ -5,9 +5,9 @@
 use goldsmith_block::{BitmapInfo, Content, CreateSpec, GuestRange, Measured, Result};
 
 use crate::bitmap::table_entries;
+use crate::crypt::new_luks;
 use crate::ondisk::RawBitmap;
 use crate::plan::Shape;
-use crate::sink::new_luks;
 
 /// What a new image of `spec` takes; see [`Format::measure`](goldsmith_block::Format::measure).
 pub(crate) fn measure(spec: &CreateSpec, content: Option<Content<'_>>) -> Result<Measured> {

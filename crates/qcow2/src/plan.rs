@@ -3,6 +3,7 @@
 use goldsmith_block::{Codec, CreateSpec, HostRange, OptionKind, OptionSpec, Options};
 use zerocopy::IntoBytes;
 
+use crate::crypt::new_luks;
 use crate::error::Qcow2Error;
 use crate::features::{extension, name_table};
 use crate::geometry::{l1_entries_for, mapped_bits};
@@ -14,6 +15,32 @@ pub(crate) const REFCOUNT_BITS: [&str; 7] = ["1", "2", "4", "8", "16", "32", "64
 
 /// The option that names the secret of an encrypted image.
 pub(crate) const KEY_SECRET: &str = "encrypt.key-secret";
+
+/// What LUKS encrypts with: cipher, and bits of its key.
+const CIPHERS: [&str; 10] = [
+    "aes-128",
+    "aes-192",
+    "aes-256",
+    "cast5-128",
+    "serpent-128",
+    "serpent-192",
+    "serpent-256",
+    "twofish-128",
+    "twofish-192",
+    "twofish-256",
+];
+
+/// What LUKS hashes with.
+const HASHES: [&str; 8] = [
+    "md5",
+    "sha1",
+    "sha224",
+    "sha256",
+    "sha384",
+    "sha512",
+    "ripemd160",
+    "sm3",
+];
 
 /// What can be chosen about a new image; names and defaults are QEMU's. [qemu]
 pub(crate) static OPTIONS: [OptionSpec; 19] = [
@@ -103,15 +130,15 @@ pub(crate) static OPTIONS: [OptionSpec; 19] = [
     },
     OptionSpec {
         name: "encrypt.cipher-alg",
-        kind: OptionKind::Choice(&["aes-128", "aes-256"]),
+        kind: OptionKind::Choice(&CIPHERS),
         default: "aes-256",
         help: "cipher of luks",
     },
     OptionSpec {
         name: "encrypt.cipher-mode",
-        kind: OptionKind::Choice(&["xts", "cbc"]),
+        kind: OptionKind::Choice(&["xts", "cbc", "ctr", "ecb"]),
         default: "xts",
-        help: "mode of the luks cipher",
+        help: "mode of the luks cipher; all but xts protect badly",
     },
     OptionSpec {
         name: "encrypt.ivgen-alg",
@@ -121,13 +148,13 @@ pub(crate) static OPTIONS: [OptionSpec; 19] = [
     },
     OptionSpec {
         name: "encrypt.ivgen-hash-alg",
-        kind: OptionKind::Choice(&["sha256"]),
+        kind: OptionKind::Choice(&HASHES),
         default: "sha256",
-        help: "hash of essiv",
+        help: "hash of essiv, whose digest must be as long as a key of the cipher",
     },
     OptionSpec {
         name: "encrypt.hash-alg",
-        kind: OptionKind::Choice(&["sha1", "sha256", "sha512"]),
+        kind: OptionKind::Choice(&HASHES),
         default: "sha256",
         help: "hash of the luks passphrase",
     },
@@ -308,7 +335,10 @@ impl Plan {
         }
 
         let protection = match options.choice("encrypt.format") {
-            "luks" => Protection::Luks { header: None },
+            "luks" => {
+                new_luks(spec)?;
+                Protection::Luks { header: None }
+            }
             "aes" => Protection::Aes,
             _ => Protection::None,
         };

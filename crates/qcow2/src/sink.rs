@@ -10,15 +10,14 @@
 //! offsets of refcount blocks, one L2 table, one refcount block.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use goldsmith_block::{
     Committed, CreateSpec, Demand, GuestRange, HostRange, Packing, Placement, Result, Sink,
     SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy,
 };
-use goldsmith_crypt::{CipherSpec, Luks, NewLuks};
+use goldsmith_crypt::Luks;
 
-use crate::crypt::Crypt;
+use crate::crypt::{Crypt, new_luks};
 use crate::error::Qcow2Error;
 use crate::layout::{Layout, clear_rest};
 use crate::plan::{KEY_SECRET, Plan, Preallocation, Protection};
@@ -44,26 +43,6 @@ fn protect(
             Ok(Crypt::luks(cipher))
         }
     }
-}
-
-/// The LUKS header that the options of `spec` ask for.
-pub(crate) fn new_luks(spec: &CreateSpec) -> Result<NewLuks<'_>, Qcow2Error> {
-    let options = &spec.options;
-    let mode = options.choice("encrypt.cipher-mode");
-    let iv = match options.choice("encrypt.ivgen-alg") {
-        "essiv" => &format!("essiv:{}", options.choice("encrypt.ivgen-hash-alg")),
-        iv => iv,
-    };
-    Ok(NewLuks {
-        cipher: CipherSpec::parse("aes", &format!("{mode}-{iv}"))?,
-        key_bits: match options.choice("encrypt.cipher-alg") {
-            "aes-128" => 128,
-            _ => 256,
-        },
-        hash: options.choice("encrypt.hash-alg"),
-        time: Duration::from_millis(options.size("encrypt.iter-time")),
-        uuid: spec.uuid,
-    })
 }
 
 /// A qcow2 image that is being made.
