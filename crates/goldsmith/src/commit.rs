@@ -8,7 +8,7 @@ use goldsmith_block::{
 use goldsmith_storage::FileStorage;
 
 use crate::carry::{Carry, carry_methods};
-use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 
@@ -83,7 +83,8 @@ impl<'a> Commit<'a> {
     /// Does it. On success all is durable; otherwise the guest of the image sees what it saw before,
     /// and must see it through the image: the backing file may have some of it.
     ///
-    /// Whoever else is based on the backing file finds another disk there.
+    /// Whoever else is based on the backing file finds another disk there, and so do snapshots in the
+    /// image; of those a warning tells.
     ///
     /// # Errors
     /// `Usage` if the image has no backing file, or not this one; those of opening all of them;
@@ -143,6 +144,8 @@ impl<'a> Commit<'a> {
         };
         edited.copied += carry.run(&source, editor.into_sink(size)?, &behind)?;
 
+        let snapshots = snapshots_lose_sight(path, &*layers[0]);
+        edited.warnings.extend(snapshots);
         for between in &paths[1..depth] {
             edited.warnings.push(format!(
                 "{}: shows another disk than before, for what is behind it has changed",

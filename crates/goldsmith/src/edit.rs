@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Edit, Editor, Error, Format, Options, Result, Step, Storage, StorageMut,
+    Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageMut,
 };
 use goldsmith_storage::{FileStorage, Rehearsal, Use, lock};
 
@@ -167,6 +167,19 @@ impl Open {
         edited.add(&self.path, editor);
         edited
     }
+}
+
+/// What the caller may want to know when something else comes to stand behind `layer`, the image at
+/// `path`: the disk stays what it is, but not what the image keeps of earlier ones. [qemu]
+pub(crate) fn snapshots_lose_sight(path: &Path, layer: &dyn Layer) -> Option<String> {
+    let count = layer.info().snapshots.len();
+    (count > 0).then(|| {
+        format!(
+            "{}: its {count} snapshots show what is behind the image now where they hold nothing \
+             themselves, not what was there before",
+            path.display()
+        )
+    })
 }
 
 /// The file at `path`, which nobody else may write to from now on.

@@ -8,7 +8,7 @@ use goldsmith_block::{
 };
 
 use crate::carry::{Carry, carry_methods};
-use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::filename::FileName;
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
@@ -74,6 +74,9 @@ impl<'a> Rebase<'a> {
 
     /// Does it. On success the image is durable; otherwise the guest sees what it saw before.
     ///
+    /// Snapshots in the image are not looked at: where they hold nothing themselves they show the new
+    /// backing file, and a warning says so.
+    ///
     /// # Errors
     /// Those of opening the image and everything behind it, now and then; `Usage` if the image would
     /// come to stand behind itself, or nobody says the format of the new backing file;
@@ -93,6 +96,8 @@ impl<'a> Rebase<'a> {
         let layer = editor.layer();
         let (reference, behind) = self.new_backing(&open, &*layer)?;
         if !self.unseen {
+            let snapshots = snapshots_lose_sight(&open.path, &*layer);
+            edited.warnings.extend(snapshots);
             let (before, _) = open.chain(&*editor)?;
             edited.warnings.extend_from_slice(before.warnings());
             let top: Arc<dyn Layer> = match layer.info().backing {

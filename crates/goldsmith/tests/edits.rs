@@ -360,6 +360,25 @@ fn commit_waits_for_no_file_when_it_has_begun() {
     assert!(std::fs::read(&raw).unwrap() == expected);
 }
 
+/// Nothing is copied for the snapshots of an image, by QEMU neither.
+#[test]
+fn who_changes_what_is_behind_snapshots_is_told() {
+    let (top, base) = (disk("1M:T 1M:-"), disk("2M:A"));
+    let folder = overlay(&top, &base, "raw");
+    let quiet = commit(&folder).dry_run(true).run().unwrap();
+    assert_eq!(quiet.warnings, [""; 0]);
+    Snapshots::new(folder.path("top")).take("one").unwrap();
+    let rebase = Rebase::new(folder.path("top"))
+        .format("qcow2")
+        .dry_run(true);
+    let rebase = rebase.opener(Opener::new().references(References::SameDirectory));
+    for edited in [commit(&folder).dry_run(true).run(), rebase.run()] {
+        let warnings = edited.unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("snapshots show"), "{warnings:?}");
+    }
+}
+
 #[test]
 fn rebase_that_is_stopped_changes_nothing_that_the_guest_sees() {
     let (top, base) = (disk("1M:T 31M:B 1M:t"), disk("33M:B"));
