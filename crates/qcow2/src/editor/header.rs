@@ -242,6 +242,15 @@ impl Header {
             new = self.lay_out(&old)?;
         }
         let Some(bare) = old.bare(&new) else {
+            let name_end = new.iter().rposition(|byte| *byte != 0);
+            let end = self.extensions_end().max(name_end.map_or(0, |at| at + 1));
+            if let Some(moved) = old.with_all_behind(end) {
+                moved.replace(&old.area, scribe)?;
+                let mut new = self.lay_out(&moved)?;
+                new[moved.len..].copy_from_slice(&moved.area[moved.len..]);
+                self.area = new;
+                return self.replace(&moved.area, scribe);
+            }
             // Names that fill more than a sector and have nowhere else to go.
             scribe.write("header", 0, &new)?;
             return scribe.barrier();
@@ -288,6 +297,29 @@ impl Header {
         moved.raw.backing_file_offset = (at as u64).into();
         let known = self.len.min(size_of::<RawHeader>());
         moved.area[..known].copy_from_slice(&moved.raw.as_bytes()[..known]);
+        Some(moved)
+    }
+
+    /// The same state with extensions and name behind `end` and behind all that stands in it, as if the
+    /// header were that long; `None` if there is no room, or the version knows no longer header.
+    fn with_all_behind(&self, end: usize) -> Option<Self> {
+        if self.raw.version.get() < 3 {
+            return None;
+        }
+        let mut moved = self.clone();
+        let end = end.max(self.extensions_end()).max(self.name_range().end);
+        moved.len = end.max(SECTOR).next_multiple_of(8);
+        let mut behind = self.packed_extensions();
+        if let Some((name, place)) = &mut moved.backing {
+            *place = (moved.len + behind.len()) as u64;
+            moved.raw.backing_file_offset = (*place).into();
+            behind.extend(&*name);
+        }
+        let room = moved.area.get_mut(moved.len..)?;
+        room.fill(0);
+        room.get_mut(..behind.len())?.copy_from_slice(&behind);
+        moved.raw.header_length = (moved.len as u32).into();
+        moved.area[..size_of::<RawHeader>()].copy_from_slice(moved.raw.as_bytes());
         Some(moved)
     }
 

@@ -331,6 +331,66 @@ fn bitmap_knows_of_all_that_a_stopped_sink_wrote() {
     assert_eq!(dirty(&*layer, 1), fine);
 }
 
+/// The name of a data file may fill more than the first sector, and nobody can do without it.
+#[test]
+fn long_names_survive_every_cut() {
+    let bench = Bench::new();
+    let folder = "a-folder-with-a-name-that-is-as-long-as-they-can-be".repeat(4);
+    let folder = bench.path(&format!("{folder}/{folder}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let data = folder.join("data");
+    let base = bench.text("base");
+    qemu::img_ok(&["create", "-q", "-f", "raw", &base, "96k"]);
+    let bitmap = Edit::Bitmap {
+        name: "new".into(),
+        change: BitmapChange::Add {
+            granularity: None,
+            enabled: true,
+        },
+    };
+    let backing = Edit::SetBacking(Some(BackingReference {
+        name: base,
+        format: Some("raw".into()),
+        ..BackingReference::default()
+    }));
+    let short = amend(&[("data_file", "short")]);
+    for cluster_size in ["64k", "4k", "2k"] {
+        let data = data.to_str().unwrap();
+        let options = format!("cluster_size={cluster_size},data_file={data}");
+        let mut bytes = std::fs::read(bench.image("image", &options, "96k", &[])).unwrap();
+        for edit in [&bitmap, &backing, &Edit::SetBacking(None), &short] {
+            bytes = cut_names(&bytes, edit);
+        }
+    }
+}
+
+/// Cuts `edit` of the header of the image `bytes` at every point; gives the edited image.
+fn cut_names(bytes: &[u8], edit: &Edit) -> Vec<u8> {
+    let crash = Arc::new(CrashStorage::new("image", bytes.to_vec()));
+    let mut editor = editor(Arc::clone(&crash) as _);
+    let look = |layer: &dyn Layer| {
+        let info = layer.info();
+        let names = (info.data_file.clone(), info.backing.clone());
+        (names, info.details.clone())
+    };
+    let before = look(&*editor.layer());
+    editor.edit(edit).unwrap();
+    let after = look(&*editor.layer());
+    let mut last = Vec::new();
+    crash.each_state(|cut, state: Arc<MemoryStorage>| {
+        let layer = QCOW2.open(Arc::clone(&state) as _, &budget());
+        let layer = layer.unwrap_or_else(|error| panic!("{edit:?}, {cut}: {}", error.report()));
+        let found = look(&*layer);
+        assert!(found == before || found == after, "{edit:?}, {cut}");
+        last = state.to_vec();
+        if found.0.0.as_deref() != Some("short") {
+            qemu::check_bytes(&last);
+        }
+    });
+    assert!(look(&*QCOW2.open(crash, &budget()).unwrap()) == after);
+    last
+}
+
 /// A mending that is cut leaves no more errors than there were, and the same disk.
 #[test]
 fn damaged_image_survives_every_cut() {
