@@ -1,0 +1,1 @@
+"""OpenStack Glance imports and exports through goldsmith."""

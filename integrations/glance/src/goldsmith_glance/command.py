@@ -1,0 +1,179 @@
+"""Runs the goldsmith command, within limits, and tells in a user's words what it said."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+# For looking at an image nobody vouches for: what Glance itself allows `qemu-img info`.
+INFO_MEMORY = 1 << 30
+INFO_CPU_SECONDS = 2
+# Looking waits for nothing but the disk.
+INFO_TIMEOUT = 60
+
+# How long a command that was asked to stop may take to clean up, in seconds.
+GRACE = 10
+
+_PROGRESS = re.compile(rb"\(([0-9.]+)/100%\)")
+
+
+class Refused(Exception):
+    """The work cannot be done; the text is a sentence for whoever asked for it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run may cost; 0 is no limit."""
+
+    memory: int = 0
+    cpu_seconds: int = 0
+    timeout: float = 0
+
+    def shell(self) -> str:
+        """A shell's words that set them and become the command."""
+        words = []
+        if self.memory:
+            words.append(f"ulimit -v {self.memory // 1024} || exit 125; ")
+        if self.cpu_seconds:
+            words.append(f"ulimit -t {self.cpu_seconds} || exit 125; ")
+        return "".join(words) + 'exec "$0" "$@"'
+
+
+LOOK = Limits(INFO_MEMORY, INFO_CPU_SECONDS, INFO_TIMEOUT)
+
+
+class Goldsmith:
+    """The command called `command`, with limits for the work on whole images."""
+
+    def __init__(self, command: str = "goldsmith", work: Limits = Limits()):
+        self.command = command
+        self.work = work
+
+    def must_exist(self) -> str:
+        """The path of the command.
+
+        Without it nothing is converted and nothing may go on as if it had been.
+        """
+        path = shutil.which(self.command)
+        if path is None:
+            raise Refused(
+                f"The image cannot be converted because the command '{self.command}' is not "
+                "installed; tell the operator of this cloud."
+            )
+        return path
+
+    def version(self) -> str:
+        """What the command calls itself, such as `goldsmith 0.1.0`."""
+        return self.run(["--version"], LOOK).strip()
+
+    def info(self, path: str, name: Optional[str] = None) -> dict:
+        """The facts about the image at `path`, of the format called `name` or to be found out."""
+        words = ["info", "--output=json"]
+        if name is not None:
+            words += ["-f", name]
+        return json.loads(self.run([*words, path], LOOK, path))
+
+    def run(
+        self,
+        words: list,
+        limits: Limits,
+        path: Optional[str] = None,
+        progress: Optional[Callable[[float], None]] = None,
+    ) -> str:
+        """Runs it with `words`; gives what it says on standard output.
+
+        `path` is the image that the user knows as "the image"; `progress` is told percents.
+        Raises Refused if it fails in any way.
+        """
+        command = self.must_exist()
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", limits.shell(), command, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                # Signals reach it and whatever it starts, never the server around us.
+                start_new_session=True,
+            )
+            overdue = threading.Event()
+
+            def stop():
+                overdue.set()
+                _stop(process)
+
+            timer = threading.Timer(limits.timeout, stop) if limits.timeout else None
+            if timer:
+                timer.daemon = True
+                timer.start()
+            try:
+                said = _listen(process, progress)
+                status = process.wait()
+            except BaseException:
+                _stop(process)
+                raise
+            finally:
+                if timer:
+                    timer.cancel()
+            errors.seek(0)
+            complaint = errors.read().decode("utf-8", "replace")
+        if overdue.is_set():
+            raise Refused(
+                f"Working on the image took longer than the {limits.timeout:g} seconds that this "
+                "cloud allows."
+            )
+        if status < 0:
+            name = signal.Signals(-status).name
+            raise Refused(
+                f"Working on the image cost more than this cloud allows ({name} ended it)."
+            )
+        # Whoever has something to say there has not done what was asked.
+        if status != 0 or complaint.strip():
+            raise Refused(_sentence(complaint, words, path, status))
+        return said
+
+
+def _listen(process: subprocess.Popen, progress: Optional[Callable[[float], None]]) -> str:
+    """All that `process` says; percents are passed on as they come."""
+    said = b""
+    while chunk := os.read(process.stdout.fileno(), 65536):
+        said += chunk
+        if progress:
+            for percent in _PROGRESS.findall(chunk):
+                progress(float(percent))
+    process.stdout.close()
+    return said.decode("utf-8", "replace")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ends `process`; it is asked first, so that it leaves nothing behind."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def _sentence(complaint: str, words: list, path: Optional[str], status: int) -> str:
+    """What the command complained about, without the paths of this machine."""
+    text = " ".join(complaint.split())
+    text = text.removeprefix("goldsmith: ")
+    if path is not None:
+        text = text.removeprefix(f"{path}: ")
+    # Longest first, because the target's name begins with the source's.
+    for name in sorted((word for word in words if "/" in word), key=len, reverse=True):
+        text = text.replace(name, "the image" if name == path else "a file of this cloud")
+    if not text:
+        text = f"goldsmith {words[0]} ended with status {status} and said nothing"
+    return f"The image was refused: {text}"

@@ -1,0 +1,180 @@
+"""From the image that came to the one that is stored."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+
+from goldsmith_glance import screening
+from goldsmith_glance.command import LOOK, Goldsmith, Refused
+from goldsmith_glance.formats import CLOUDS, OUTPUTS, QCOW2, RAW, Format
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to become of an image."""
+
+    # A name of formats.OUTPUTS or formats.CLOUDS.
+    target: str
+    # none, zlib or zstd, for qcow2.
+    compression: str = "none"
+    verify: bool = True
+    # Longest file to make, in bytes; 0 is no limit.
+    max_output: int = 0
+    # Largest disk, in bytes; 0 is no limit.
+    max_virtual_size: int = 0
+    threads: int = 0
+
+    @property
+    def format(self) -> Format:
+        """What it becomes."""
+        return CLOUDS.get(self.target) or OUTPUTS[self.target]
+
+    def words(self) -> list:
+        """It, as `goldsmith convert` and `measure` understand it."""
+        if self.target in CLOUDS:
+            return ["--for", self.target]
+        return ["-O", self.format.goldsmith]
+
+    def more_words(self) -> list:
+        """What only `goldsmith convert` understands."""
+        words = []
+        if self.target not in CLOUDS:
+            words.append("--round-up")
+        if self.compression != "none" and self.format is QCOW2:
+            words += ["-c", "-o", f"compression_type={self.compression}"]
+        if self.threads:
+            words += ["-m", str(self.threads)]
+        return words
+
+
+@dataclass
+class Outcome:
+    """What became of an image."""
+
+    path: str
+    format: Format
+    size: int
+    virtual_size: int
+    # What to remember with the image.
+    properties: dict = field(default_factory=dict)
+
+
+def wish_for(stores: list, default: str, choices: dict) -> str:
+    """The target for an image that goes to all of `stores` at once.
+
+    `choices` says which stores want another one than the `default`.
+    """
+    targets = {choices.get(store, default) for store in stores or [None]}
+    if len(targets) > 1:
+        wants = ", ".join(f"{store}: {choices.get(store, default)}" for store in sorted(stores))
+        raise Refused(
+            "The stores of this import want different formats, and one import makes one "
+            f"({wants}); import into them one after the other."
+        )
+    return targets.pop()
+
+
+def convert(
+    goldsmith: Goldsmith,
+    source: str,
+    target: str,
+    claimed: Format,
+    wish: Wish,
+    progress: Optional[Callable[[str], None]] = None,
+) -> Outcome:
+    """Screens `source`, converts it into `target` and holds the two against each other.
+
+    A RAW disk that is to stay one stays where it is. Nothing is at `target` if it fails.
+    """
+    tell = progress or (lambda text: None)
+    version = goldsmith.version()
+    tell("Looking at the image")
+    info = screening.screen(goldsmith, source, claimed)
+    _must_fit(goldsmith, source, claimed, info, wish)
+    properties = {
+        "goldsmith_version": version,
+        "goldsmith_source_format": claimed.disk_format,
+        "goldsmith_source_sha256": _sha256(source),
+    }
+    if wish.target == "raw" and claimed is RAW:
+        size = os.path.getsize(source)
+        return Outcome(source, RAW, size, size, properties)
+    try:
+        _run(goldsmith, source, target, claimed, wish, tell)
+        size = os.path.getsize(target)
+        if wish.max_output and size > wish.max_output:
+            raise Refused(_too_long(size, wish.max_output))
+        if wish.format is RAW:
+            screening.must_be_plain(goldsmith, target)
+        made = goldsmith.info(target, wish.format.goldsmith)
+        # Bytes that are missing at the end compare as zeros.
+        if made["virtual-size"] < info["virtual-size"]:
+            raise Refused(
+                f"The converted image is not the same disk: it has {made['virtual-size']} bytes "
+                f"instead of {info['virtual-size']}."
+            )
+    except BaseException:
+        remove(target)
+        raise
+    if wish.target in CLOUDS:
+        properties["goldsmith_cloud"] = wish.target
+    return Outcome(target, wish.format, size, made["virtual-size"], properties)
+
+
+def _run(goldsmith, source, target, claimed, wish, tell) -> None:
+    """Converts and verifies."""
+    deny = ["--references", "deny"]
+    formats = ["-f", claimed.goldsmith]
+    # Without a terminal every percent is told.
+    words = ["convert", "-p", *deny, *formats, *wish.words(), *wish.more_words(), source, target]
+    goldsmith.run(words, goldsmith.work, source, lambda it: tell(f"Converting: {it:.0f} %"))
+    if wish.verify:
+        tell("Verifying the converted image")
+        formats += ["-F", wish.format.goldsmith]
+        try:
+            goldsmith.run(["compare", "-q", *deny, *formats, source, target], goldsmith.work, source)
+        except Refused as error:
+            raise Refused(f"The converted image is not the same disk. {error}") from error
+
+
+def _must_fit(goldsmith, source, claimed, info, wish) -> None:
+    """Refuses what would become too large, before a byte of it is written."""
+    size = info["virtual-size"]
+    if wish.max_virtual_size and size > wish.max_virtual_size:
+        raise Refused(
+            f"The disk in the image has {size} bytes; this cloud takes {wish.max_virtual_size} at "
+            "most."
+        )
+    if not wish.max_output:
+        return
+    words = ["measure", "--output=json", "--estimate", "--references", "deny"]
+    words += ["-f", claimed.goldsmith, *wish.words(), source]
+    need = json.loads(goldsmith.run(words, goldsmith.work, source))["required"]
+    if wish.compression == "none" and need > wish.max_output:
+        raise Refused(_too_long(need, wish.max_output))
+
+
+def _too_long(size: int, limit: int) -> str:
+    return f"The converted image would take {size} bytes; this cloud takes {limit} at most."
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remove(path: str) -> None:
+    """Removes the file at `path`, if there is one, and what a killed conversion left beside it."""
+    folder, name = os.path.split(path)
+    draft = f".{name}.goldsmith-"
+    beside = [entry for entry in os.listdir(folder or ".") if entry.startswith(draft)]
+    for entry in [name, *beside]:
+        try:
+            os.remove(os.path.join(folder, entry))
+        except FileNotFoundError:
+            pass

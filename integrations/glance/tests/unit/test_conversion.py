@@ -1,0 +1,91 @@
+"""Screening and conversion, without a Glance around them."""
+
+import hashlib
+import os
+
+import pytest
+from tools import GOLDEN, qemu_img
+
+from goldsmith_glance import formats
+from goldsmith_glance.command import Goldsmith, Refused
+from goldsmith_glance.conversion import Wish, convert, remove, wish_for
+from goldsmith_glance.screening import screen
+
+
+def test_all_stores_of_one_import_want_one_target():
+    choices = {"xen": "xenserver", "ceph": "raw"}
+    assert wish_for(["ceph"], "qcow2", choices) == "raw"
+    assert wish_for(["other", "another"], "qcow2", choices) == "qcow2"
+    assert wish_for([], "qcow2", choices) == "qcow2"
+    # A choice that says what all the others get is no difference.
+    assert wish_for(["ceph", "other"], "raw", choices) == "raw"
+    with pytest.raises(Refused, match="want different formats"):
+        wish_for(["ceph", "xen"], "raw", choices)
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib", "zstd"])
+def test_conversion_is_the_same_disk_and_says_what_was_done(
+    goldsmith, images, tmp_path, compression
+):
+    target, told = tmp_path / "target", []
+    wish = Wish("qcow2", compression=compression, threads=2)
+    source = images.path("dynamic.vhd")
+    made = convert(Goldsmith(goldsmith), str(source), str(target), formats.VHD, wish, told.append)
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", GOLDEN, target)
+    assert (made.path, made.format, made.size) == (str(target), formats.QCOW2, os.stat(target).st_size)
+    assert made.virtual_size == images.size
+    assert made.properties["goldsmith_source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert "Converting: 100 %" in told and "Verifying the converted image" in told
+    packed = "compression type: zstd" in qemu_img("info", "-f", "qcow2", target)
+    assert packed == (compression == "zstd")
+
+
+def test_odd_disk_is_rounded_up_and_not_cut(goldsmith, tmp_path):
+    source, target = tmp_path / "odd.raw", tmp_path / "target"
+    source.write_bytes(b"x" * 1001)
+    made = convert(Goldsmith(goldsmith), str(source), str(target), formats.RAW, Wish("vhd"))
+    assert made.virtual_size == 1024
+    back = tmp_path / "back"
+    qemu_img("convert", "-f", "vpc", "-O", "raw", target, back)
+    assert back.read_bytes() == b"x" * 1001 + bytes(23)
+
+
+def test_raw_that_stays_raw_stays_where_it_is(goldsmith, images, tmp_path):
+    source = images.path("golden.raw")
+    made = convert(Goldsmith(goldsmith), str(source), str(tmp_path / "t"), formats.RAW, Wish("raw"))
+    assert made.path == str(source) and not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    "wish, sentence",
+    [
+        (Wish("raw", max_virtual_size=4 << 20), "this cloud takes 4194304 at most"),
+        (Wish("raw", max_output=4 << 20), "would take 12582912 bytes"),
+        (Wish("qcow2", max_output=1 << 20), "this cloud takes 1048576 at most"),
+        (Wish("qcow2", compression="zlib", max_output=1000), "this cloud takes 1000 at most"),
+    ],
+)
+def test_what_becomes_too_large_is_refused_and_gone(goldsmith, images, tmp_path, wish, sentence):
+    target = tmp_path / "target"
+    with pytest.raises(Refused, match=sentence):
+        convert(
+            Goldsmith(goldsmith), str(images.path("zlib.qcow2")), str(target), formats.QCOW2, wish
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_screening_reads_the_claim_and_nothing_else(goldsmith, images):
+    command = Goldsmith(goldsmith)
+    assert screen(command, str(images.path("fixed.vhd")), formats.VHD)["format"] == "vpc"
+    with pytest.raises(Refused, match="said to be raw, but what was uploaded is vhd"):
+        screen(command, str(images.path("fixed.vhd")), formats.RAW)
+    with pytest.raises(Refused, match="differencing VHD"):
+        screen(command, str(images.path("differencing.vhd")), formats.VHD)
+
+
+def test_removal_takes_what_a_killed_conversion_left(tmp_path):
+    for name in ("8f.raw", ".8f.raw.goldsmith-a1b2c3", ".9e.raw.goldsmith-a1b2c3", "9e"):
+        (tmp_path / name).touch()
+    remove(str(tmp_path / "8f.raw"))
+    remove(str(tmp_path / "8f.raw"))
+    assert sorted(os.listdir(tmp_path)) == [".9e.raw.goldsmith-a1b2c3", "9e"]
