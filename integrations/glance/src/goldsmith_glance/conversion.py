@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from goldsmith_glance import screening
-from goldsmith_glance.command import LOOK, Goldsmith, Refused
+from goldsmith_glance.command import Goldsmith, Refused
 from goldsmith_glance.formats import CLOUDS, OUTPUTS, QCOW2, RAW, Format
 
 
@@ -25,6 +25,8 @@ class Wish:
     # Largest disk, in bytes; 0 is no limit.
     max_virtual_size: int = 0
     threads: int = 0
+    # Whether RAW that is to stay RAW is copied, holes for zeros.
+    copy_raw: bool = False
 
     @property
     def format(self) -> Format:
@@ -86,7 +88,7 @@ def convert(
 ) -> Outcome:
     """Screens `source`, converts it into `target` and holds the two against each other.
 
-    A RAW disk that is to stay one stays where it is. Nothing is at `target` if it fails.
+    A RAW disk that is to stay one stays where it is, unless copies are wished for. Nothing is at `target` if it fails.
     """
     tell = progress or (lambda text: None)
     version = goldsmith.version()
@@ -96,9 +98,9 @@ def convert(
     properties = {
         "goldsmith_version": version,
         "goldsmith_source_format": claimed.disk_format,
-        "goldsmith_source_sha256": _sha256(source),
+        "goldsmith_source_sha256": sha256(source),
     }
-    if wish.target == "raw" and claimed is RAW:
+    if wish.target == "raw" and claimed is RAW and not wish.copy_raw:
         size = os.path.getsize(source)
         return Outcome(source, RAW, size, size, properties)
     try:
@@ -160,7 +162,8 @@ def _too_long(size: int, limit: int) -> str:
     return f"The converted image would take {size} bytes; this cloud takes {limit} at most."
 
 
-def _sha256(path: str) -> str:
+def sha256(path: str) -> str:
+    """The digest of a file, in the digits that sha256sum prints."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

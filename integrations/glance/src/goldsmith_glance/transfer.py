@@ -1,0 +1,106 @@
+"""Images out of one cloud's Glance and into another's, over its v2 API."""
+
+import os
+import tempfile
+import time
+from typing import Optional
+
+from goldsmith_glance import conversion, formats
+from goldsmith_glance.command import Goldsmith, Refused
+
+# How often to ask how far an import has come, in seconds.
+POLL = 1
+
+
+def connect(cloud: Optional[str]):
+    """The cloud called so in clouds.yaml, or the one that the environment (OS_*) describes."""
+    return _sdk().connect(cloud=cloud)
+
+
+def _sdk():
+    """openstacksdk, which Glance's own machines do not need."""
+    try:
+        import openstack
+    except ImportError as error:
+        raise Refused(
+            "openstacksdk is not installed; install goldsmith-glance with its extra 'transfer'."
+        ) from error
+    return openstack
+
+
+def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -> str:
+    """Fetches an image, makes what `wish` says of it at `target`, and gives that file's sha256.
+
+    What arrives must be what Glance has: its digest is checked before anybody looks into it.
+    """
+    image = connection.image.get_image(image_id)
+    claimed = formats.claimed(image.disk_format, image.container_format)
+    if claimed is None:
+        raise Refused(
+            f"The image {image_id} is {image.disk_format} in {image.container_format}, which "
+            "goldsmith does not read."
+        )
+    folder = os.path.dirname(os.path.abspath(target))
+    # Beside the target, because it may be large.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".goldsmith-glance-") as file:
+        connection.image.download_image(image, output=file.name)
+        conversion.convert(goldsmith, file.name, target, claimed, wish)
+    return conversion.sha256(target)
+
+
+def bring(
+    connection,
+    goldsmith: Goldsmith,
+    path: str,
+    name: str,
+    disk_format: Optional[str] = None,
+    container_format: str = "bare",
+    properties: Optional[dict] = None,
+    stores: Optional[list] = None,
+    timeout: float = 7200,
+) -> str:
+    """Imports the file at `path` by glance-direct and gives the image's id once it is active.
+
+    Nothing is left in the cloud if that fails; the reason is the one that the cloud tells.
+    """
+    if disk_format is None:
+        found = goldsmith.info(path)["format"]
+        known = next(it for it in formats.FORMATS if it.goldsmith == found)
+        disk_format, container_format = known.disk_format, known.container_format
+    # Not create_image: that one uploads the file called `name`, if there is one.
+    facts = {"disk_format": disk_format, "container_format": container_format, "name": name}
+    answer = connection.image.post("/images", json={**(properties or {}), **facts})
+    _sdk().exceptions.raise_from_response(answer)
+    image = connection.image.get_image(answer.json()["id"])
+    try:
+        with open(path, "rb") as file:
+            connection.image.stage_image(image, data=file, size=os.path.getsize(path))
+        more = {"stores": stores} if stores else {}
+        connection.image.import_image(image, method="glance-direct", **more)
+        _wait(connection, image.id, timeout)
+    except BaseException:
+        connection.image.delete_image(image.id, ignore_missing=True)
+        raise
+    return image.id
+
+
+def _wait(connection, image_id: str, timeout: float) -> None:
+    """Returns when the image is active; raises what its import task says if it fails."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        image = connection.image.get_image(image_id)
+        if image.status == "active":
+            return
+        # Asked only when the import has let the image go: some databases lock meanwhile.
+        if "os_glance_import_task" not in (image.properties or {}) and image.status == "queued":
+            for task in _tasks(connection, image_id):
+                if task["status"] == "failure":
+                    raise Refused(f"The cloud refused the image: {task['message']}")
+        time.sleep(POLL)
+    raise Refused(f"The import did not end within {timeout:g} seconds.")
+
+
+def _tasks(connection, image_id: str) -> list:
+    answer = connection.image.get(f"/images/{image_id}/tasks")
+    _sdk().exceptions.raise_from_response(answer)
+    return answer.json()["tasks"]
