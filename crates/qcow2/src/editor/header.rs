@@ -229,17 +229,10 @@ impl Header {
         scribe.barrier()?;
         let mut old = old.clone();
         if old.bare(&new).is_none()
-            && let Some(moved) = old.with_name_behind(self.extensions_end())
+            && let Some((moved, laid_out)) = self.without_old_name(&old)
         {
-            // The name is in the way of what shall stand there.
             moved.replace(&old.area, scribe)?;
-            if let (Some((new, at)), Some((name, moved_to))) = (&mut self.backing, &moved.backing)
-                && new == name
-            {
-                *at = *moved_to;
-            }
-            old = moved;
-            new = self.lay_out(&old)?;
+            (old, new) = (moved, laid_out);
         }
         let Some(bare) = old.bare(&new) else {
             let name_end = new.iter().rposition(|byte| *byte != 0);
@@ -261,6 +254,21 @@ impl Header {
         }
         self.area = new;
         self.replace(&old.area, scribe)
+    }
+
+    /// `old` with its name out of the way of what shall stand there, and what then follows it; `None`
+    /// if that does not help.
+    fn without_old_name(&self, old: &Self) -> Option<(Self, Vec<u8>)> {
+        let moved = old.with_name_behind(self.extensions_end())?;
+        let mut next = self.clone();
+        if let (Some((new, at)), Some((name, moved_to))) = (&mut next.backing, &moved.backing)
+            && new == name
+        {
+            *at = *moved_to;
+        }
+        let laid_out = next.lay_out(&moved).ok()?;
+        moved.bare(&laid_out)?;
+        Some((moved, laid_out))
     }
 
     /// Puts this area in the place of `old`: first what the first sector names, then that.
