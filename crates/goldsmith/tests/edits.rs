@@ -209,7 +209,7 @@ fn guest_sees_what_it_should_after_any_edits() {
         prop::collection::vec(act(), 1..4),
     );
     let mut runner = TestRunner::new(Config {
-        cases: 60,
+        cases: 250,
         ..Config::default()
     });
     let result = runner.run(&strategy, |(disks, shapes, acts)| {

@@ -33,6 +33,8 @@ pub(super) struct Counts {
     unplaced: BTreeSet<u64>,
     /// No free cluster is before this one.
     search: u64,
+    /// Whether a cluster that several used has been left to one.
+    pub(super) unshared: bool,
     /// How often clusters are used in truth, where the refcounts cannot be trusted.
     uses: Option<check::Counts>,
     /// Whether counts that are smaller than that stay so.
@@ -94,6 +96,7 @@ impl Counts {
             rows: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             search: 1,
+            unshared: false,
             uses: None,
             keeps_small: false,
         })
@@ -119,6 +122,7 @@ impl Counts {
             table: Vec::new(),
             rows: BTreeMap::new(),
             unplaced: BTreeSet::new(),
+            unshared: false,
             uses: None,
             keeps_small: false,
         };
@@ -257,6 +261,7 @@ impl Counts {
                 return Err(Qcow2Error::RefcountZero { cluster }.into());
             };
             self.set(cluster, less, budget)?;
+            self.unshared |= less == 1;
         }
         Ok(())
     }

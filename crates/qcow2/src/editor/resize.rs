@@ -54,6 +54,7 @@ impl Draft {
             }
             data.flush()?;
         }
+        self.settle_unshared(&mut l1)?;
         self.resize_bitmaps(size)?;
         self.header.raw.size = size.into();
         self.put_l1(l1)

@@ -297,11 +297,12 @@ impl Sink for OverSink {
         state.close_table()?;
         let State {
             mut draft,
-            l1,
+            mut l1,
             touched,
             suspended,
             ..
         } = state;
+        draft.settle_unshared(&mut l1)?;
         draft.put_l1(l1)?;
         draft.mark_bitmaps(&suspended, &touched)?;
         if draft.data.is_some() {

@@ -212,6 +212,18 @@ impl Draft {
         Ok(!settled)
     }
 
+    /// As [`settle_copied`](Self::settle_copied), where a cluster that was shared is no longer: whoever
+    /// else uses it may be another entry of the active tables.
+    ///
+    /// # Errors
+    /// Those of [`Draft::write`].
+    pub(super) fn settle_unshared(&mut self, l1: &mut L1) -> Result<()> {
+        if self.counts.unshared {
+            self.settle_copied(l1)?;
+        }
+        Ok(())
+    }
+
     /// Whether the cluster at `offset` is used once; what is behind the file is not used.
     fn is_used_once(&mut self, offset: u64) -> Result<bool> {
         Ok(offset < self.scribe().storage().len() && self.uses(offset)? == 1)

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use goldsmith_block::{Edit, Format, Layer, Repair};
 use goldsmith_qcow2::QCOW2;
-use goldsmith_storage::MemoryStorage;
+use goldsmith_storage::{FileStorage, MemoryStorage};
 use goldsmith_testkit::qemu;
 use proptest::prelude::*;
 
-use super::{edit, resize, snapshot};
+use super::{edit, editor, resize, snapshot, write_over};
 use crate::bench::{Bench, budget};
 use crate::check::{WRITES, check, judged, ours, patch, with_snapshots};
 use crate::damage::{DAMAGES, Places, each_damaged};
@@ -173,6 +173,42 @@ fn mending_keeps_what_is_used_more_often_than_can_be_counted() {
             "{}",
             error.report()
         );
+    }
+}
+
+/// What was one cluster twice is mended by counting it twice. When one of the two goes, the other has
+/// the cluster for itself.
+#[test]
+fn cluster_that_is_no_longer_shared_is_marked_so() {
+    for snapshots in [false, true] {
+        let bench = Bench::new();
+        let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+        let places = Places::of(&path);
+        patch(
+            &path,
+            places.l2(1),
+            &places.number(places.l2(0)).to_be_bytes(),
+        );
+        patch(
+            &path,
+            places.l1() + 16,
+            &places.number(places.l1()).to_be_bytes(),
+        );
+        edit(&path, &Edit::Repair(Repair::All)).unwrap();
+        qemu::check(&path);
+        if snapshots {
+            edit(&path, &snapshot("one")).unwrap();
+        }
+        let mended = std::fs::read(&path).unwrap();
+        for size in [5 << 20, 1024] {
+            edit(&path, &resize(size)).unwrap();
+            qemu::check(&path);
+            std::fs::write(&path, &mended).unwrap();
+        }
+        let storage = Arc::new(FileStorage::edit(&path).unwrap());
+        let parts = [(0, 4096, 5), (4 << 20, (4 << 20) + 8192, 0)];
+        write_over(editor(storage), 9 << 20, &parts);
+        qemu::check(&path);
     }
 }
 
