@@ -10,13 +10,14 @@ use aes::cipher::{
     BlockSizeUser, InnerIvInit, InvalidLength, KeyInit, StreamCipherCore,
 };
 use ctr::flavors::{Ctr64BE, Ctr128BE, CtrFlavor};
-use xts_mode::Xts128;
+
+use crate::cipher::SECTOR;
 
 /// A block cipher in one of its modes, with its key. Of an IV count as many bytes as a block has.
 pub(crate) trait Keyed: Send + Sync {
-    /// Encrypts whole blocks in place.
+    /// Encrypts the blocks of a sector in place.
     fn encrypt(&self, sector: &mut [u8], iv: &[u8; 16]);
-    /// Decrypts whole blocks in place.
+    /// Decrypts the blocks of a sector in place.
     fn decrypt(&self, sector: &mut [u8], iv: &[u8; 16]);
 }
 
@@ -64,8 +65,10 @@ const fn xts<C: Cipher + BlockSizeUser<BlockSize = U16>>() -> Mode {
         keys: 2,
         with_key: |keys| {
             let (data, tweak) = keys.split_at(keys.len() / 2);
-            let (data, tweak) = (C::new_from_slice(data)?, C::new_from_slice(tweak)?);
-            Ok(Box::new(Xts(Xts128::new(data, tweak))))
+            Ok(Box::new(Xts {
+                data: C::new_from_slice(data)?,
+                tweak: C::new_from_slice(tweak)?,
+            }))
         },
     }
 }
@@ -95,15 +98,41 @@ const fn ecb<C: Cipher>() -> Mode {
 }
 
 /// Each block for itself, changed before and after by its place. [IEEE 1619]
-struct Xts<C: Cipher + BlockSizeUser<BlockSize = U16>>(Xts128<C>);
+struct Xts<C> {
+    data: C,
+    tweak: C,
+}
 
+impl<C: Cipher + BlockSizeUser<BlockSize = U16>> Xts<C> {
+    /// What changes the blocks of a sector: the IV encrypted, and doubled from block to block.
+    fn mask(&self, iv: &[u8; 16]) -> [u8; SECTOR] {
+        let mut first = *iv;
+        self.tweak.encrypt_block((&mut first).into());
+        let mut tweak = u128::from_le_bytes(first);
+        let mut mask = [0; SECTOR];
+        for block in mask.chunks_exact_mut(16) {
+            block.copy_from_slice(&tweak.to_le_bytes());
+            tweak = (tweak << 1) ^ ((tweak >> 127) * 0x87);
+        }
+        mask
+    }
+}
+
+/// All blocks of a sector go through the cipher together, because AES takes eight in little more
+/// time than one. The package `xts-mode` hands them over one by one, and takes six times as long.
 impl<C: Cipher + BlockSizeUser<BlockSize = U16>> Keyed for Xts<C> {
     fn encrypt(&self, sector: &mut [u8], iv: &[u8; 16]) {
-        self.0.encrypt_sector(sector, *iv);
+        let mask = self.mask(iv);
+        xor(sector, &mask);
+        self.data.encrypt_blocks_inout(blocks::<C>(sector));
+        xor(sector, &mask);
     }
 
     fn decrypt(&self, sector: &mut [u8], iv: &[u8; 16]) {
-        self.0.decrypt_sector(sector, *iv);
+        let mask = self.mask(iv);
+        xor(sector, &mask);
+        self.data.decrypt_blocks_inout(blocks::<C>(sector));
+        xor(sector, &mask);
     }
 }
 
@@ -146,6 +175,13 @@ impl<C: Cipher> Keyed for Ecb<C> {
 
     fn decrypt(&self, sector: &mut [u8], _: &[u8; 16]) {
         self.0.decrypt_blocks_inout(blocks::<C>(sector));
+    }
+}
+
+/// Changes `bytes` by `others`, as far as both go.
+pub(crate) fn xor(bytes: &mut [u8], others: &[u8]) {
+    for (byte, other) in bytes.iter_mut().zip(others) {
+        *byte ^= other;
     }
 }
 

@@ -19,6 +19,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use crate::cipher::{Cipher, CipherSpec, SECTOR};
 use crate::error::CryptError;
 use crate::hash::Hash;
+use crate::modes::xor;
 
 /// The header as it stands in the file. [LUKS 1.2.3, "PHDR layout"]
 #[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -421,12 +422,6 @@ fn split(hash: &Hash, key: &[u8]) -> Result<Vec<u8>, CryptError> {
     rest.copy_from_slice(key);
     xor(rest, &sum);
     Ok(material)
-}
-
-fn xor(bytes: &mut [u8], others: &[u8]) {
-    for (byte, other) in bytes.iter_mut().zip(others) {
-        *byte ^= other;
-    }
 }
 
 /// Makes each bit depend on all others of its piece.
