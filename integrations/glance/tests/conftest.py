@@ -1,7 +1,8 @@
-"""What all tests share: the command, and images to feed it."""
+"""What all tests share: the command, images to feed it, and Glances to import them into."""
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from tools import GOLDEN, qemu_img, tool
@@ -116,3 +117,43 @@ class Images:
 def images(tmp_path_factory, goldsmith):
     """See Images."""
     return Images(tmp_path_factory.mktemp("images"), goldsmith)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory):
+    """A database to be copied."""
+    from server import make_database
+
+    return make_database(tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture(scope="session")
+def drop_in(tmp_path_factory, goldsmith):
+    """A folder in which goldsmith is called qemu-img."""
+    folder = tmp_path_factory.mktemp("drop-in")
+    os.symlink(goldsmith, folder / "qemu-img")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory, database, goldsmith, drop_in):
+    """Starts a Glance with a plugin and its options; it ends with the block."""
+    from server import Glance
+
+    @contextmanager
+    def started(plugin, size_cap=128 << 20, **options):
+        section = {"goldsmith": "goldsmith", "image_conversion": "image_conversion"}[plugin]
+        if plugin == "goldsmith":
+            options.setdefault("command", goldsmith)
+        lines = [f"{key} = {value}" for key, value in options.items()]
+        imports = f"[image_import_opts]\nimage_import_plugins = ['{plugin}']\n[{section}]\n"
+        folder = tmp_path_factory.mktemp("glance")
+        imports += "\n".join(lines) + "\n"
+        glance = Glance(folder, database, imports, [drop_in], size_cap)
+        try:
+            yield glance
+        finally:
+            glance.stop()
+            shutil.rmtree(folder)
+
+    return started

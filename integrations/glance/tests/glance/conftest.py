@@ -1,53 +1,6 @@
 """Glances to import into."""
 
-import os
-import shutil
-import sys
-from contextlib import contextmanager
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from cloud import Glance, make_database  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory):
-    """A database to be copied."""
-    return make_database(tmp_path_factory.mktemp("database"))
-
-
-@pytest.fixture(scope="session")
-def drop_in(tmp_path_factory, goldsmith):
-    """A folder in which goldsmith is called qemu-img."""
-    folder = tmp_path_factory.mktemp("drop-in")
-    os.symlink(goldsmith, folder / "qemu-img")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory, database, goldsmith, drop_in):
-    """Starts a Glance with a plugin and its options; it ends with the block."""
-
-    @contextmanager
-    def started(plugin, path=None, **options):
-        section = {"goldsmith": "goldsmith", "image_conversion": "image_conversion"}[plugin]
-        if plugin == "goldsmith":
-            options.setdefault("command", goldsmith)
-        lines = [f"{key} = {value}" for key, value in options.items()]
-        imports = f"[image_import_opts]\nimage_import_plugins = ['{plugin}']\n[{section}]\n"
-        folder = tmp_path_factory.mktemp("glance")
-        path = [drop_in] if path is None else path
-        glance = Glance(folder, database, imports + "\n".join(lines) + "\n", path)
-        try:
-            yield glance
-        finally:
-            glance.stop()
-            shutil.rmtree(folder)
-
-    return started
 
 
 @pytest.fixture(scope="module")

@@ -1,84 +1,39 @@
 """From the private cloud, which runs qcow2, to the public one, which runs VHD: with two commands."""
 
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from clouds import Clouds
 from tools import GOLDEN, qemu_img
-
-CLOUDS = """
-clouds:
-  private:
-    auth_type: none
-    auth:
-      endpoint: {private}
-    image_endpoint_override: {private}
-  public:
-    auth_type: none
-    auth:
-      endpoint: {public}
-    image_endpoint_override: {public}
-"""
 
 
 @pytest.fixture(scope="module")
 def clouds(start, tmp_path_factory, goldsmith):
-    """Both clouds, and what runs goldsmith-glance against one of them."""
+    """Both clouds, and what moves images between them."""
     folder = tmp_path_factory.mktemp("clouds")
     with (
         start("goldsmith", output_format="qcow2") as private,
         start("goldsmith", cloud="xenserver") as public,
     ):
-        text = CLOUDS.format(private=private.url, public=public.url)
-        (folder / "clouds.yaml").write_text(text)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "GOLDSMITH": goldsmith,
-            "OS_CLIENT_CONFIG_FILE": str(folder / "clouds.yaml"),
-            "NO_PROXY": "127.0.0.1",
-        }
-        command = Path(sys.executable).with_name("goldsmith-glance")
-
-        def run(cloud, *words):
-            return subprocess.run(
-                [command, "--os-cloud", cloud, *map(str, words)],
-                env=environment,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-            )
-
-        def logs():
-            return private.log() + public.log()
-
-        def must(cloud, *words):
-            done = run(cloud, *words)
-            assert (done.returncode, done.stderr) == (0, ""), f"{words}: {done}\n{logs()}"
-            return done.stdout
-
-        run.must = must
-        yield private, public, run, folder
+        yield Clouds(folder, goldsmith, private=private, public=public)
 
 
 def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
-    private, public, run, folder = clouds
+    private, public = clouds.clouds["private"], clouds.clouds["public"]
+    folder = clouds.folder
     uploaded = images.path("zstd.qcow2")
-    image = run.must("private", "import", uploaded, "--name", "golden").strip()
+    image = clouds.must("private", "import", uploaded, "--name", "golden").strip()
     assert private.image(image)["disk_format"] == "qcow2"
 
     digest = hashlib.sha256(GOLDEN.read_bytes()).hexdigest()
-    said = run.must("private", "export", image, "--to", "raw", "-o", "golden.raw")
+    said = clouds.must("private", "export", image, "--to", "raw", "-o", "golden.raw")
     assert said == f"{digest}  golden.raw\n"
     exported = folder / "golden.raw"
     assert exported.read_bytes() == GOLDEN.read_bytes()
     assert exported.stat().st_blocks * 512 < exported.stat().st_size, "holes are holes"
 
     words = ["--sha256", digest, "--property", "os_distro=debian", "--store", "xen"]
-    moved = run.must("public", "import", "golden.raw", *words).strip()
+    moved = clouds.must("public", "import", "golden.raw", *words).strip()
     facts = public.image(moved)
     assert (facts["status"], facts["disk_format"]) == ("active", "vhd")
     assert (facts["name"], facts["os_distro"]) == ("golden.raw", "debian")
@@ -88,7 +43,7 @@ def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
     assert back.read_bytes() == GOLDEN.read_bytes()
 
     # And back again, in the private cloud's own format.
-    run.must("public", "export", moved, "--to", "kvm", "-o", "disk.qcow2", "--compression", "zlib")
+    clouds.must("public", "export", moved, "--to", "kvm", "-o", "disk.qcow2", "--compression", "zlib")
     qemu_img("compare", "-f", "raw", "-F", "qcow2", GOLDEN, folder / "disk.qcow2")
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == [
         "back.raw",
@@ -99,9 +54,9 @@ def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
 
 
 def test_cloud_s_reason_is_the_command_s_and_nothing_stays(clouds, images):
-    private, _, run, _ = clouds
+    private = clouds.clouds["private"]
     before = private.files()
-    done = run("private", "import", images.path("backing.qcow2"))
+    done = clouds.run("private", "import", images.path("backing.qcow2"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "goldsmith-glance: The cloud refused the image: The image needs a backing file, which is "
@@ -113,14 +68,13 @@ def test_cloud_s_reason_is_the_command_s_and_nothing_stays(clouds, images):
 
 
 def test_wrong_words_are_one_line(clouds, images):
-    _, _, run, folder = clouds
     for words, hint in [
         (["export", "8f3a1c52-0000-4000-8000-000000000000"], "No Image found"),
         (["import", "nothing"], "No such file"),
         (["import", images.path("golden.raw"), "--sha256", "00"], "is not the file that has"),
     ]:
-        done = run("private", *words)
+        done = clouds.run("private", *words)
         assert (done.returncode, done.stdout) == (1, ""), done
         assert done.stderr.startswith("goldsmith-glance: ") and done.stderr.count("\n") == 1, done
         assert hint in done.stderr, done
-    assert not [path for path in folder.iterdir() if path.name.startswith(".goldsmith")]
+    assert not [path for path in clouds.folder.iterdir() if path.name.startswith(".goldsmith")]
