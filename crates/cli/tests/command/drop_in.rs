@@ -418,6 +418,45 @@ fn info_of_every_known_image_stays_within_glance_s_limits() {
     assert!(asked >= 60, "{asked}");
 }
 
+/// As many snapshots as there can be, which QEMU counts in a u32 and caps. [qemu]
+#[test]
+fn info_of_65536_snapshots_stays_within_glance_s_limits() {
+    const SNAPSHOTS: u32 = 65536;
+    let folder = bare();
+    folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+    let mut image = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    let (l1_len, l1_offset) = (image[36..40].to_owned(), image[40..48].to_owned());
+    image.resize(image.len().next_multiple_of(1 << 16), 0);
+    let table = image.len() as u64;
+    for nth in 0..SNAPSHOTS {
+        let (id, name) = (nth.to_string(), format!("snapshot-{nth}"));
+        let begin = image.len();
+        image.extend(l1_offset.iter().chain(&l1_len));
+        image.extend(
+            [id.len(), name.len()]
+                .map(|len| (len as u16).to_be_bytes())
+                .concat(),
+        );
+        // When, by which clock, how much memory: nothing of it; and 16 bytes of more such.
+        image.extend([0; 20]);
+        image.extend(16_u32.to_be_bytes());
+        image.extend([0; 16]);
+        image.extend(id.bytes().chain(name.bytes()));
+        let len = (image.len() - begin).next_multiple_of(8);
+        image.resize(begin + len, 0);
+    }
+    image[60..64].copy_from_slice(&SNAPSHOTS.to_be_bytes());
+    image[64..72].copy_from_slice(&table.to_be_bytes());
+    std::fs::write(folder.path("disk.qcow2"), image).unwrap();
+    let line =
+        "ulimit -v 1048576; ulimit -t 2; exec qemu-img info -f qcow2 --output=json disk.qcow2";
+    let ours = facts(&called(&folder, line));
+    assert_eq!(
+        ours["snapshots"].as_array().unwrap().len(),
+        SNAPSHOTS as usize
+    );
+}
+
 /// As Ironic's agent writes an image to the disk of a machine. Only where loop devices are to be
 /// had, as for all tests of devices.
 #[test]
