@@ -6,9 +6,8 @@ serve.py FD
 import socket
 import sys
 
-from waitress import serve
-
 from glance.common import wsgi_app
+from waitress import serve
 
 
 class Identity:

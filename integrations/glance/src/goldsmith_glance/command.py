@@ -1,5 +1,6 @@
 """Runs the goldsmith command, within limits, and tells in a user's words what it said."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional
+
+from goldsmith_glance import formats
 
 # For looking at an image nobody vouches for: what Glance itself allows `qemu-img info`.
 INFO_MEMORY = 1 << 30
@@ -17,9 +20,15 @@ INFO_CPU_SECONDS = 2
 # Looking waits for nothing but the disk.
 INFO_TIMEOUT = 60
 
+# What is listened to, in bytes: images can hold tens of thousands of snapshots with long names.
+MOST_SAID = 4 << 20
+MOST_COMPLAINED = 64 << 10
+
 # How long a command that was asked to stop may take to clean up, in seconds.
 GRACE = 10
 
+# Advice for whoever types the command.
+_ADVICE = re.compile(r"; [^;]*\(-[^)]*\)")
 _PROGRESS = re.compile(rb"\(([0-9.]+)/100%\)")
 
 
@@ -72,7 +81,7 @@ class Goldsmith:
         """What the command calls itself, such as `goldsmith 0.1.0`."""
         return self.run(["--version"], LOOK).strip()
 
-    def info(self, path: str, name: Optional[str] = None) -> dict:
+    def info(self, path: str, name: str | None = None) -> dict:
         """The facts about the image at `path`, of the format called `name` or to be found out."""
         words = ["info", "--output=json"]
         if name is not None:
@@ -83,8 +92,8 @@ class Goldsmith:
         self,
         words: list,
         limits: Limits,
-        path: Optional[str] = None,
-        progress: Optional[Callable[[float], None]] = None,
+        path: str | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> str:
         """Runs it with `words`; gives what it says on standard output.
 
@@ -121,7 +130,7 @@ class Goldsmith:
                 if timer:
                     timer.cancel()
             errors.seek(0)
-            complaint = errors.read().decode("utf-8", "replace")
+            complaint = errors.read(MOST_COMPLAINED).decode("utf-8", "replace")
         if overdue.is_set():
             raise Refused(
                 f"Working on the image took longer than the {limits.timeout:g} seconds that this "
@@ -138,11 +147,13 @@ class Goldsmith:
         return said
 
 
-def _listen(process: subprocess.Popen, progress: Optional[Callable[[float], None]]) -> str:
+def _listen(process: subprocess.Popen, progress: Callable[[float], None] | None) -> str:
     """All that `process` says; percents are passed on as they come."""
-    said = b""
+    said = bytearray()
     while chunk := os.read(process.stdout.fileno(), 65536):
         said += chunk
+        if len(said) > MOST_SAID:
+            raise Refused("The image has more to say about itself than anybody wants to hear.")
         if progress:
             for percent in _PROGRESS.findall(chunk):
                 progress(float(percent))
@@ -159,21 +170,21 @@ def _stop(process: subprocess.Popen) -> None:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             return
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            pass
 
 
-def _sentence(complaint: str, words: list, path: Optional[str], status: int) -> str:
-    """What the command complained about, without the paths of this machine."""
+def _sentence(complaint: str, words: list, path: str | None, status: int) -> str:
+    """What the command complained about, in Glance's words and without paths of this machine."""
     text = " ".join(complaint.split())
+    text = _ADVICE.sub("", text)
     text = text.removeprefix("goldsmith: ")
     if path is not None:
         text = text.removeprefix(f"{path}: ")
     # Longest first, because the target's name begins with the source's.
     for name in sorted((word for word in words if "/" in word), key=len, reverse=True):
         text = text.replace(name, "the image" if name == path else "a file of this cloud")
+    text = formats.told_in_words_of_glance(text)
     if not text:
         text = f"goldsmith {words[0]} ended with status {status} and said nothing"
     return f"The image was refused: {text}"

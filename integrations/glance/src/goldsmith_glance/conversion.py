@@ -1,10 +1,11 @@
 """From the image that came to the one that is stored."""
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable, Optional
 
 from goldsmith_glance import screening
 from goldsmith_glance.command import Goldsmith, Refused
@@ -84,11 +85,12 @@ def convert(
     target: str,
     claimed: Format,
     wish: Wish,
-    progress: Optional[Callable[[str], None]] = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Screens `source`, converts it into `target` and holds the two against each other.
 
-    A RAW disk that is to stay one stays where it is, unless copies are wished for. Nothing is at `target` if it fails.
+    A RAW disk that is to stay one stays where it is, unless copies are wished for. If it fails,
+    nothing is at `target`.
     """
     tell = progress or (lambda text: None)
     version = goldsmith.version()
@@ -136,7 +138,9 @@ def _run(goldsmith, source, target, claimed, wish, tell) -> None:
         tell("Verifying the converted image")
         formats += ["-F", wish.format.goldsmith]
         try:
-            goldsmith.run(["compare", "-q", *deny, *formats, source, target], goldsmith.work, source)
+            goldsmith.run(
+                ["compare", "-q", *deny, *formats, source, target], goldsmith.work, source
+            )
         except Refused as error:
             raise Refused(f"The converted image is not the same disk. {error}") from error
 
@@ -177,7 +181,5 @@ def remove(path: str) -> None:
     draft = f".{name}.goldsmith-"
     beside = [entry for entry in os.listdir(folder or ".") if entry.startswith(draft)]
     for entry in [name, *beside]:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(folder, entry))
-        except FileNotFoundError:
-            pass

@@ -1,7 +1,7 @@
 """Which names mean which formats. Nowhere else do Glance's words meet goldsmith's."""
 
+import re
 from dataclasses import dataclass
-from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ CLOUDS = {
 }
 
 
-def claimed(disk_format: Optional[str], container_format: Optional[str]) -> Optional[Format]:
+def claimed(disk_format: str | None, container_format: str | None) -> Format | None:
     """The format that an image with these attributes says it has; None if it is not read here."""
     for known in FORMATS:
         if (known.disk_format, known.container_format) == (disk_format, container_format):
@@ -51,3 +51,10 @@ def in_words_of_glance(name: str) -> str:
         if known.goldsmith == name:
             return known.disk_format
     return name
+
+
+def told_in_words_of_glance(text: str) -> str:
+    """`text` with Glance's names for formats."""
+    for known in (QCOW2, RAW, VHD):
+        text = re.sub(rf"\b{known.goldsmith}\b", known.disk_format, text)
+    return text

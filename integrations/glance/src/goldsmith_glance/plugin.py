@@ -29,6 +29,9 @@ GIB = 1 << 30
 # Least time between two words of progress, in seconds: each is a write to the database.
 TELL_EVERY = 2
 
+# Import methods with a task of their own that puts the image back when an import fails.
+DOWNLOADS = ("web-download", "glance-download")
+
 _TARGETS = (*formats.OUTPUTS, *formats.CLOUDS)
 
 OPTS = [
@@ -125,11 +128,12 @@ class ConvertWithGoldsmith(task.Task):
 
     default_provides = "file_path"
 
-    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores):
+    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores, method):
         self.task_id = task_id
         self.task_repo = task_repo
         self.action_wrapper = action_wrapper
         self.stores = [store for store in stores or [] if store]
+        self.method = method
         self.source = None
         self.target = None
         self.told = None
@@ -174,9 +178,7 @@ class ConvertWithGoldsmith(task.Task):
             )
         wish = self._wish()
         self.target = f"{self.source}.{wish.format.suffix}"
-        made = conversion.convert(
-            goldsmith, self.source, self.target, claimed, wish, self._tell
-        )
+        made = conversion.convert(goldsmith, self.source, self.target, claimed, wish, self._tell)
         _must_pass_inspection(made.path, made.format)
         with self.action_wrapper as action:
             action.set_image_attribute(
@@ -238,8 +240,8 @@ class ConvertWithGoldsmith(task.Task):
             if path:
                 conversion.remove(path)
         with self.action_wrapper as action:
-            # web-download reverts it as well, and from queued there is no way to queued.
-            if action.image_status != "queued":
+            # Downloads do it as well after us, and from queued there is no way to queued.
+            if action.image_status != "queued" and self.method not in DOWNLOADS:
                 action.set_image_attribute(status="queued")
             if self.stores:
                 action.remove_importing_stores(self.stores)
@@ -277,5 +279,6 @@ def get_flow(**kwargs):
             kwargs.get("task_repo"),
             kwargs["action_wrapper"],
             kwargs.get("backend"),
+            kwargs.get("import_req", {}).get("method", {}).get("name"),
         )
     )

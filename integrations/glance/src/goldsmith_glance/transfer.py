@@ -3,7 +3,6 @@
 import os
 import tempfile
 import time
-from typing import Optional
 
 from goldsmith_glance import conversion, formats
 from goldsmith_glance.command import Goldsmith, Refused
@@ -12,7 +11,7 @@ from goldsmith_glance.command import Goldsmith, Refused
 POLL = 1
 
 
-def connect(cloud: Optional[str]):
+def connect(cloud: str | None):
     """The cloud called so in clouds.yaml, or the one that the environment (OS_*) describes."""
     return _sdk().connect(cloud=cloud)
 
@@ -53,10 +52,10 @@ def bring(
     goldsmith: Goldsmith,
     path: str,
     name: str,
-    disk_format: Optional[str] = None,
+    disk_format: str | None = None,
     container_format: str = "bare",
-    properties: Optional[dict] = None,
-    stores: Optional[list] = None,
+    properties: dict | None = None,
+    stores: list | None = None,
     timeout: float = 7200,
 ) -> str:
     """Imports the file at `path` by glance-direct and gives the image's id once it is active.

@@ -1,4 +1,4 @@
-"""From the private cloud, which runs qcow2, to the public one, which runs VHD: with two commands."""
+"""From a private cloud, which runs qcow2, to a public one, which runs VHD: with two commands."""
 
 import hashlib
 
@@ -43,7 +43,9 @@ def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
     assert back.read_bytes() == GOLDEN.read_bytes()
 
     # And back again, in the private cloud's own format.
-    clouds.must("public", "export", moved, "--to", "kvm", "-o", "disk.qcow2", "--compression", "zlib")
+    clouds.must(
+        "public", "export", moved, "--to", "kvm", "-o", "disk.qcow2", "--compression", "zlib"
+    )
     qemu_img("compare", "-f", "raw", "-F", "qcow2", GOLDEN, folder / "disk.qcow2")
     assert sorted(path.name for path in folder.iterdir() if path.name != ".cache") == [
         "back.raw",
@@ -75,6 +77,7 @@ def test_wrong_words_are_one_line(clouds, images):
     ]:
         done = clouds.run("private", *words)
         assert (done.returncode, done.stdout) == (1, ""), done
-        assert done.stderr.startswith("goldsmith-glance: ") and done.stderr.count("\n") == 1, done
+        assert done.stderr.startswith("goldsmith-glance: "), done
+        assert done.stderr.count("\n") == 1, done
         assert hint in done.stderr, done
     assert not [path for path in clouds.folder.iterdir() if path.name.startswith(".goldsmith")]

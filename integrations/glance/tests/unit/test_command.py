@@ -20,7 +20,7 @@ def script(tmp_path):
     return make
 
 
-def refused(goldsmith, limits=Limits(), path=None, words=("convert",)):
+def refused(goldsmith, limits=LOOK, path=None, words=("convert",)):
     with pytest.raises(Refused) as caught:
         goldsmith.run(list(words), limits, path)
     return str(caught.value)
@@ -34,6 +34,17 @@ def test_complaint_is_told_without_paths(script):
     command = script('echo "goldsmith: $2: cannot create" >&2; exit 1')
     said = refused(command, path=path, words=("convert", "/staging/8f3a.raw"))
     assert said == "The image was refused: a file of this cloud: cannot create"
+
+
+def test_advice_for_whoever_types_the_command_is_left_out(script):
+    command = script(
+        'echo "goldsmith: it could be any of qcow2, vpc; say which it is (-f)" >&2; exit 1'
+    )
+    assert refused(command) == "The image was refused: it could be any of qcow2, vhd"
+
+
+def test_endless_answer_is_not_listened_to(script):
+    assert "more to say about itself" in refused(script("yes"), Limits(timeout=60))
 
 
 def test_anything_on_standard_error_is_a_failure(script):
@@ -55,7 +66,7 @@ def test_progress_is_told_as_it_comes(script):
 def test_limits_hold(script):
     spin = script("while :; do :; done")
     assert "cost more than this cloud allows" in refused(spin, Limits(cpu_seconds=1))
-    limits = script('ulimit -v; ulimit -t').run([], Limits(1 << 30, 7))
+    limits = script("ulimit -v; ulimit -t").run([], Limits(1 << 30, 7))
     assert limits.split() == ["1048576", "7"]
 
 

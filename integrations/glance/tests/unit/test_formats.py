@@ -9,7 +9,7 @@ from goldsmith_glance import formats
 
 
 @pytest.mark.parametrize(
-    "disk_format, container_format, found",
+    ("disk_format", "container_format", "found"),
     [
         ("raw", "bare", formats.RAW),
         ("qcow2", "bare", formats.QCOW2),
