@@ -14,6 +14,7 @@ use goldsmith_block::{
 
 use crate::device::Nature;
 use crate::error::{StorageError as E, past_end};
+use crate::lock::Lockable;
 use crate::sys;
 
 /// Zeroing without writing works in whole blocks of this size; a block that is cut is written.
@@ -35,7 +36,7 @@ pub struct FileStorage {
     name: String,
     id: StorageId,
     nature: Nature,
-    file: File,
+    file: Lockable,
     /// In bytes.
     len: AtomicU64,
     blank: bool,
@@ -93,7 +94,7 @@ impl FileStorage {
             name,
             id,
             nature,
-            file,
+            file: Lockable(file),
             len: AtomicU64::new(len),
             blank: false,
             lasting: true,
@@ -131,7 +132,7 @@ impl FileStorage {
             name,
             id: Nature::File.id(&metadata),
             nature: Nature::File,
-            file,
+            file: Lockable(file),
             len: AtomicU64::new(0),
             blank: true,
             lasting: true,

@@ -9,6 +9,9 @@
 //! their holders do. Whoever comes later takes its own first, then looks whether the other kind is
 //! held by somebody else. [qemu] block/file-posix.c
 
+use std::fs::File;
+use std::ops::Deref;
+
 use goldsmith_block::{Error, ErrorKind, Result, Storage};
 
 use crate::sys;
@@ -71,6 +74,26 @@ pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
     Ok(())
 }
 
+/// A file that gives up whatever [`lock`] took of it when it is closed. Closing alone is not enough: a
+/// child that was forked just then still has it, until it becomes another program.
+#[derive(Debug)]
+pub(crate) struct Lockable(pub(crate) File);
+
+impl Deref for Lockable {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lockable {
+    fn drop(&mut self) {
+        // Nothing can be done about a lock that stays, and it goes with the last who has the file.
+        let _ = sys::unlock(&self.0, USED..UNSHARED + 100);
+    }
+}
+
 fn in_use(storage: &dyn Storage, text: &str) -> Error {
     let text = format!("{text}: is another process using the image?");
     Error::new(ErrorKind::Io, text).in_file(storage.name())
@@ -108,6 +131,19 @@ mod tests {
         assert_eq!(second(Use::Write, Use::Write), write);
         let shared = refused("Failed to get shared \"write\" lock");
         assert_eq!(second(Use::Write, Use::Read), shared);
+    }
+
+    /// As a child has it that was forked and has not yet become another program.
+    #[test]
+    fn lock_goes_with_its_holder_though_a_child_has_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let one = FileStorage::edit(file.path()).unwrap();
+        lock(&one, Use::Write).unwrap();
+        let inherited = one.file().unwrap().try_clone().unwrap();
+        drop(one);
+        let two = FileStorage::edit(file.path()).unwrap();
+        lock(&two, Use::Write).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -75,24 +76,29 @@ fn or_unsupported(errno: Errno) -> io::Error {
 
 /// Locks one byte of `file` for as long as it is open, together with whoever wants to.
 pub(crate) fn lock_shared(file: &File, byte: u64) -> io::Result<()> {
-    open_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, byte).map(drop)
+    open_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, byte..byte + 1).map(drop)
+}
+
+/// Gives up all locks on `bytes` of `file`.
+pub(crate) fn unlock(file: &File, bytes: Range<u64>) -> io::Result<()> {
+    open_lock(file, libc::F_OFD_SETLK, libc::F_UNLCK, bytes).map(drop)
 }
 
 /// Whether somebody else has locked one byte of `file`.
 pub(crate) fn is_locked(file: &File, byte: u64) -> io::Result<bool> {
-    let found = open_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte)?;
+    let found = open_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte..byte + 1)?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
 
 /// Locks that belong to what is open, not to the process. `rustix` has those of the process only.
-fn open_lock(file: &File, command: i32, kind: i32, byte: u64) -> io::Result<libc::flock> {
+fn open_lock(file: &File, command: i32, kind: i32, bytes: Range<u64>) -> io::Result<libc::flock> {
     #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
     // SAFETY: All bytes zero are numbers, of which the structure is made.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = byte as libc::off_t;
-    lock.l_len = 1;
+    lock.l_start = bytes.start as libc::off_t;
+    lock.l_len = (bytes.end - bytes.start) as libc::off_t;
     #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
     // SAFETY: The descriptor is open as long as `file` lives, and the call writes to `lock` alone.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) };

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use goldsmith_block::HostRange;
@@ -30,6 +31,10 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
 }
 
 pub(crate) fn lock_shared(_file: &File, _byte: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn unlock(_file: &File, _bytes: Range<u64>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
