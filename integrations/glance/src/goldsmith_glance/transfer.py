@@ -40,11 +40,14 @@ def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -
             "goldsmith does not read."
         )
     folder = os.path.dirname(os.path.abspath(target))
-    # Beside the target, because it may be large.
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".goldsmith-glance-") as file:
-        connection.image.download_image(image, output=file.name)
-        conversion.convert(goldsmith, file.name, target, claimed, wish)
-    return conversion.sha256(target)
+    # Beside the target, because it is large; what stands there stays until all is well.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".goldsmith-glance-") as scratch:
+        fetched, made = os.path.join(scratch, "fetched"), os.path.join(scratch, "made")
+        connection.image.download_image(image, output=fetched)
+        conversion.convert(goldsmith, fetched, made, claimed, wish)
+        digest = conversion.sha256(made)
+        os.replace(made, target)
+    return digest
 
 
 def bring(

@@ -69,6 +69,22 @@ def test_cloud_s_reason_is_the_command_s_and_nothing_stays(clouds, images):
     assert "backing.qcow2" not in names
 
 
+def test_export_that_fails_leaves_what_was_there(clouds, images, command):
+    image = clouds.must("private", "import", images.path("plain.qcow2")).strip()
+    kept = clouds.folder / "kept.raw"
+    kept.write_text("kept")
+    command.behave(after="truncate -s 1M $target")
+    words = ["--goldsmith", command.path, "export", image, "-o", kept]
+    done = clouds.run("private", *words)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    assert "The converted image is not the same disk" in done.stderr
+    assert kept.read_text() == "kept"
+    assert not list(clouds.folder.glob(".goldsmith*"))
+    command.behave()
+    clouds.must("private", *words)
+    assert kept.read_bytes() == GOLDEN.read_bytes()
+
+
 def test_wrong_words_are_one_line(clouds, images):
     for words, hint in [
         (["export", "8f3a1c52-0000-4000-8000-000000000000"], "No Image found"),
