@@ -141,12 +141,13 @@ def start(tmp_path_factory, database, goldsmith, drop_in):
     from server import Glance
 
     @contextmanager
-    def started(plugin, size_cap=128 << 20, more="", **options):
+    def started(plugin, size_cap=128 << 20, more="", before=(), **options):
         section = {"goldsmith": "goldsmith", "image_conversion": "image_conversion"}[plugin]
         if plugin == "goldsmith":
             options.setdefault("command", goldsmith)
+        plugins = [*before, plugin]
         lines = [f"{key} = {value}" for key, value in options.items()]
-        imports = f"[image_import_opts]\nimage_import_plugins = ['{plugin}']\n[{section}]\n"
+        imports = f"[image_import_opts]\nimage_import_plugins = {plugins}\n[{section}]\n"
         folder = tmp_path_factory.mktemp("glance")
         imports += "\n".join([*lines, more, ""])
         glance = Glance(folder, database, imports, [drop_in], size_cap)

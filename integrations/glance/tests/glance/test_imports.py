@@ -1,6 +1,7 @@
 """Images that come in, and what is stored of them: by Glance's own plugin with goldsmith in the
 place of qemu-img, and by ours."""
 
+import gzip
 import hashlib
 import threading
 from functools import partial
@@ -219,6 +220,22 @@ def test_command_that_misbehaves_gets_nothing_stored(start, images, command, tmp
         must_be_stored(glance, image, "qcow2", tmp_path)
         info = qemu_img("info", "-f", "qcow2", glance.stored(image))
         assert "compression type: zstd" in info
+
+
+def test_packed_uploads_are_unpacked_first_and_then_screened(start, images, tmp_path):
+    with start("goldsmith", before=["image_decompression"]) as glance:
+        for name, sentence in [
+            ("plain.qcow2", None),
+            ("cut.qcow2", "The image was refused: corrupt image"),
+        ]:
+            packed = tmp_path / f"{name}.gz"
+            packed.write_bytes(gzip.compress(images.path(name).read_bytes()))
+            image = glance.upload(packed, "qcow2")
+            if sentence is None:
+                must_be_stored(glance, image, "raw", tmp_path)
+            else:
+                must_be_refused(glance, image, sentence)
+            forget(glance, image)
 
 
 WEB = """
