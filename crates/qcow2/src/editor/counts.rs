@@ -87,7 +87,17 @@ impl Counts {
             }
             *entry = place;
         }
-        Ok(Self {
+        Ok(Self::new(storage, geometry, table_at, table))
+    }
+
+    /// Counts that nobody has looked at, whose blocks stand where `table` says.
+    fn new(
+        storage: Arc<dyn Storage>,
+        geometry: &Geometry,
+        table_at: HostRange,
+        table: Vec<u64>,
+    ) -> Self {
+        Self {
             storage,
             cluster_bits: geometry.cluster_bits,
             order: geometry.refcount_bits.trailing_zeros(),
@@ -99,7 +109,7 @@ impl Counts {
             unshared: false,
             uses: None,
             keeps_small: false,
-        })
+        }
     }
 
     /// Refcounts of an image that has none that can be trusted, counted anew: `uses` says how often
@@ -113,19 +123,8 @@ impl Counts {
         uses: check::Counts,
         budget: &Budget,
     ) -> Result<Self> {
-        let mut counts = Self {
-            search: uses.clusters,
-            storage,
-            cluster_bits: geometry.cluster_bits,
-            order: geometry.refcount_bits.trailing_zeros(),
-            table_at: HostRange::new(0, 0),
-            table: Vec::new(),
-            rows: BTreeMap::new(),
-            unplaced: BTreeSet::new(),
-            unshared: false,
-            uses: None,
-            keeps_small: false,
-        };
+        let mut counts = Self::new(storage, geometry, HostRange::new(0, 0), Vec::new());
+        counts.search = uses.clusters;
         for cluster in 0..uses.clusters {
             let count = uses.get(cluster);
             if count > 0 {

@@ -4,11 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use goldsmith_block::{Budget, HostRange, Result, Scribe, StorageMut, Zeroing, align_up};
-use zerocopy::IntoBytes;
-use zerocopy::byteorder::{BE, U64};
 
 use super::counts::Counts;
 use super::header::Header;
+use super::tables::bytes_of;
 use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
 use crate::ondisk::OFFSET;
@@ -141,11 +140,7 @@ impl Draft {
     /// # Errors
     /// Those of [`take`](Self::take) and [`write`](Self::write).
     pub(super) fn write_table(&mut self, what: &'static str, entries: &[u64]) -> Result<u64> {
-        if entries.is_empty() {
-            return Ok(0);
-        }
-        let entries: Vec<U64<BE>> = entries.iter().map(|entry| (*entry).into()).collect();
-        self.write_bytes(what, entries.as_bytes())
+        self.write_bytes(what, &bytes_of(entries))
     }
 
     /// As [`write_table`](Self::write_table), of bytes.
@@ -190,9 +185,9 @@ impl Draft {
             for (offset, block) in &placed.blocks {
                 self.write("refcount blocks", *offset, block)?;
             }
-            let table: Vec<U64<BE>> = placed.table.iter().map(|entry| (*entry).into()).collect();
-            self.write("refcount table", placed.table_offset, table.as_bytes())?;
-            let len = table.as_bytes().len() as u64;
+            let table = bytes_of(&placed.table);
+            self.write("refcount table", placed.table_offset, &table)?;
+            let len = table.len() as u64;
             self.header
                 .set_refcount_table(HostRange::new(placed.table_offset, len), bits);
         }
