@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Budget, Error, Extent, GuestRange, Result, Storage};
+use crate::{Budget, Error, Extent, GuestRange, Result, Storage, Symptom};
 
 /// One open image: what it says about each guest byte, and the bytes themselves.
 ///
@@ -85,6 +85,18 @@ pub trait Layer: Send + Sync {
     fn dirty_ranges(&self, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
         let _ = (index, budget);
         Err(Error::usage("the image has no such bitmap"))
+    }
+
+    /// What ails the image as far as it shows at a glance, beyond what [`info`](Self::info) says: no
+    /// substitute for [`Format::check`](crate::Format::check), which looks at all tables.
+    ///
+    /// # Errors
+    /// `Io` if a table cannot be read. What is wrong with one is a symptom.
+    ///
+    /// # Cost
+    /// A few reads, whatever the size of the disk; nothing of it is mapped.
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
+        Ok(Vec::new())
     }
 }
 

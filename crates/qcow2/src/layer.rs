@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, GuestRange, HostRange,
-    Layer, LayerInfo, Result, Storage, align_down,
+    Layer, LayerInfo, Result, Storage, Symptom, align_down,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use goldsmith_crypt::Luks;
@@ -16,6 +16,7 @@ use crate::crypt::{self, Crypt, read_luks};
 use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
 use crate::geometry::{Area, DataPlace, Encryption, Geometry};
+use crate::health::symptoms;
 use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;
 use crate::snapshot::Snapshots;
@@ -418,6 +419,10 @@ impl Layer for Qcow2Layer {
         let bitmap = self.bitmaps.get(index);
         let bitmap = bitmap.ok_or(Qcow2Error::NoBitmap { index, count })?;
         bitmap.dirty(&*self.storage, &self.geometry, budget)
+    }
+
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
+        symptoms(&*self.storage)
     }
 
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {

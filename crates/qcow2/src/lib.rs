@@ -65,6 +65,7 @@ mod editor;
 mod error;
 mod features;
 mod geometry;
+mod health;
 mod layer;
 mod layout;
 mod mapping;

@@ -70,6 +70,7 @@ fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)
     let layer = open(format, bytes, METADATA)?;
     look_at_snapshots(&*layer);
     look_at_bitmaps(&*layer);
+    layer.symptoms()?;
     let size = layer.info().virtual_size;
     if size <= READ_ALL {
         let extents = walk(&*layer, 0, size, usize::MAX)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
     Budget, Detail, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, Layer, LayerInfo,
-    OptionKind, OptionSpec, Options, Result, SECTOR, Storage,
+    OptionKind, OptionSpec, Options, Result, SECTOR, Storage, Symptom,
 };
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
@@ -15,6 +15,7 @@ use crate::bitmap::{Bitmap, BitmapCache};
 use crate::error::VhdError;
 use crate::footer::{Disk, Footer, Found, SizeRule};
 use crate::geometry::{Block, Dynamic};
+use crate::health;
 use crate::locator::Parent;
 use crate::ondisk::{RawHeader, UNUSED};
 
@@ -119,7 +120,7 @@ fn info(found: &Found) -> LayerInfo {
 }
 
 /// The dynamic header at `offset`, unchecked, and where it stands.
-fn read_header(
+pub(crate) fn read_header(
     storage: &dyn Storage,
     offset: u64,
     data_end: u64,
@@ -135,6 +136,8 @@ fn read_header(
 pub(crate) struct FixedLayer {
     pub(crate) info: LayerInfo,
     pub(crate) poisoned: bool,
+    /// Where the footer begins.
+    data_end: u64,
     disk: Flat,
 }
 
@@ -154,6 +157,7 @@ impl FixedLayer {
         Ok(Self {
             info,
             poisoned: found.footer.poisoned,
+            data_end: data_len,
             disk: Flat::new(storage, virtual_size),
         })
     }
@@ -180,6 +184,10 @@ impl Layer for FixedLayer {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         refuse_poison(self.poisoned)?;
         self.disk.storage().read_at(offset, buf)
+    }
+
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
+        Ok(health::fixed(self, self.data_end))
     }
 }
 
@@ -330,5 +338,9 @@ impl Layer for DynamicLayer {
             at = extent.range.end;
         }
         Ok(())
+    }
+
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
+        health::dynamic(self)
     }
 }

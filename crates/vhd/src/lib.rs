@@ -68,6 +68,7 @@ mod editor;
 mod error;
 mod footer;
 mod geometry;
+mod health;
 mod layer;
 mod locator;
 mod ondisk;

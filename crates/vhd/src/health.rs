@@ -1,0 +1,70 @@
+//! What shows at a glance: whether the file ends where its blocks do.
+
+use goldsmith_block::{Ailment, HostRange, Result, SECTOR, Symptom};
+
+use crate::check::tables;
+use crate::error::VhdError;
+use crate::layer::{DynamicLayer, FixedLayer, read_header};
+use crate::ondisk::UNUSED;
+
+/// What ails a fixed image; the disk itself is known to be all there.
+pub(crate) fn fixed(layer: &FixedLayer, data_end: u64) -> Vec<Symptom> {
+    let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
+    symptoms.extend(tail(layer.info.virtual_size, data_end));
+    symptoms
+}
+
+/// What ails a dynamic or differencing image.
+///
+/// The block table is in memory, so this reads no more than the header.
+pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
+    let geometry = &layer.geometry;
+    let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
+    let (header, _) = read_header(&*layer.storage, geometry.header.offset, geometry.data_end)?;
+    let tables = tables(layer, &header);
+    let mut end = tables.iter().map(|place| place.end).max().unwrap_or(0);
+    let (mut outside, mut worst) = (0_u64, None);
+    for (block, entry) in (0..).zip(&layer.bat) {
+        if *entry == UNUSED {
+            continue;
+        }
+        match geometry.block(block, *entry) {
+            // The last block may end with the disk.
+            Ok(_) => end = end.max(u64::from(*entry) * SECTOR + geometry.block_len()),
+            Err(error) => {
+                outside += 1;
+                worst.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = worst {
+        let ailment = match error {
+            VhdError::BlockOutside { .. } => Ailment::Truncated,
+            _ => Ailment::Corrupt,
+        };
+        let others = outside - 1;
+        symptoms.push(match others {
+            0 => ailment.sign(error),
+            _ => ailment.sign(format_args!(
+                "{error}; {others} other blocks are wrong, too"
+            )),
+        });
+    }
+    // Less than a block may be alignment.
+    if geometry.data_end.saturating_sub(end) >= geometry.block_len() {
+        symptoms.extend(tail(end, geometry.data_end));
+    }
+    Ok(symptoms)
+}
+
+fn poison(poisoned: bool) -> Option<Symptom> {
+    poisoned.then(|| Ailment::Corrupt.sign(VhdError::Poisoned))
+}
+
+fn tail(end: u64, data_end: u64) -> Option<Symptom> {
+    (end < data_end).then(|| {
+        let rest = HostRange::new(end, data_end - end);
+        let text = format!("{} bytes of the file, {rest}, belong to nothing", rest.len);
+        Ailment::Tail.sign(text)
+    })
+}
