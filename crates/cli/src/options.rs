@@ -132,6 +132,10 @@ pub(crate) struct Spelling {
     /// Read images although somebody, such as a running virtual machine, may be writing to them
     #[arg(short = 'U', long)]
     force_share: bool,
+
+    /// Refuse the image unless it carries the marks of this format, and of no other; raw carries none
+    #[arg(long, value_name = "FMT")]
+    expect: Option<String>,
 }
 
 /// A source image as the user meant it.
@@ -141,6 +145,7 @@ pub(crate) struct Source {
     /// Options with which its format opens it.
     options: Vec<(String, String)>,
     force_share: bool,
+    expect: Option<String>,
 }
 
 impl Spelling {
@@ -156,6 +161,7 @@ impl Spelling {
             format: format.map(str::to_owned),
             options: Vec::new(),
             force_share: self.force_share,
+            expect: self.expect.clone(),
         };
         if !self.image_opts {
             called::must_be_known(&source.path, format)?;
@@ -189,6 +195,10 @@ impl Source {
     /// `opener` for this image.
     pub(crate) fn opener(&self, opener: Opener) -> Opener {
         let options = self.options.iter().cloned();
+        let opener = match &self.expect {
+            Some(format) => opener.expect(format),
+            None => opener,
+        };
         options.fold(
             opener.force_share(self.force_share),
             |opener, (key, value)| opener.option(key, value),

@@ -75,8 +75,13 @@ impl Subject {
         let path = self.path.clone();
         let storage = storage(&self.opener, &path, self.dry_run)?;
         let mut warnings = Vec::new();
-        let format = match &self.format {
-            Some(name) => registry::format_named(name)?,
+        let stated = self.format.as_deref().map(registry::format_named);
+        let mut stated = stated.transpose()?;
+        if depth == 0 {
+            stated = self.opener.expected_format(stated, &*storage)?.or(stated);
+        }
+        let format = match stated {
+            Some(format) => format,
             None => {
                 let format = registry::probe(&*storage)?;
                 // Whoever fills a RAW disk decides what it looks like.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use goldsmith_block::{Error, ErrorKind, LayerInfo, Result};
+use goldsmith_block::{Ailment, Error, ErrorKind, Layer, LayerInfo, Result, Symptom};
 
-use crate::filename::protocol;
-use crate::{Opener, registry};
+use crate::filename::{FileName, protocol};
+use crate::{Opener, marks, registry};
 
 /// The facts about one image file, without opening anything that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageInfo {
     /// Where the image is, as the caller named it.
     pub path: PathBuf,
@@ -20,6 +21,52 @@ pub struct ImageInfo {
     pub allocated: u64,
     /// The format that the file looks like, if it looks like one that is known here, and one alone.
     pub looks_like: Option<String>,
+    /// What ails it, as far as that shows at a glance; a [check](crate::Check) looks closer.
+    pub symptoms: Vec<Symptom>,
+    /// The files that it names, all of them, in the order in which they would be tried.
+    pub named_files: Vec<NamedFile>,
+    /// The other formats, by name, whose marks the file carries though it was opened in this one:
+    /// another program may take it for something else. Says nothing of a raw image, whose file is
+    /// its disk.
+    pub also_looks_like: Vec<&'static str>,
+    /// The formats, by name, whose marks the guest's disk carries, as far as this file holds it: it
+    /// is an image inside of an image, or somebody wants it to be taken for one.
+    pub content_looks_like: Vec<&'static str>,
+}
+
+/// A file that an image names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedFile {
+    /// What it is to the image.
+    pub role: Role,
+    /// The name as it stands in the image. Untrusted.
+    pub name: String,
+    /// The format that the image says it has.
+    pub format: Option<String>,
+    /// Why it would not be opened, if the opener's [policy](crate::References) or its name stand in
+    /// the way; whether it is there nobody looked.
+    pub refused: Option<String>,
+}
+
+/// What a file is to the image that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// The image that shows through.
+    Backing,
+    /// The file that holds its guest data.
+    Data,
+}
+
+impl Role {
+    /// The words for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backing => "backing file",
+            Self::Data => "data file",
+        }
+    }
 }
 
 impl ImageInfo {
@@ -27,18 +74,53 @@ impl ImageInfo {
     ///
     /// # Errors
     /// As [`Opener::open_alone`].
+    ///
+    /// # Cost
+    /// Headers, and a few reads more; nothing of the disk is mapped.
     pub fn read(opener: &Opener, path: impl AsRef<Path>, format: Option<&str>) -> Result<Self> {
         let path = path.as_ref();
         let layer = opener.open_alone(path, format)?;
-        let file_len = layer.storage().len();
+        Self::of_layer(opener, path, &*layer)
+    }
+
+    /// Reads the facts about the image at `path` and about each image behind it, topmost first.
+    ///
+    /// # Errors
+    /// As [`Opener::open`], but that files with the data of an image are not opened.
+    pub fn read_chain(
+        opener: &Opener,
+        path: impl AsRef<Path>,
+        format: Option<&str>,
+    ) -> Result<Vec<Self>> {
+        let (chain, paths) = opener.open_heads(path.as_ref(), format)?;
+        let layers = chain.layers().iter().zip(&paths);
+        layers
+            .map(|(layer, path)| Self::of_layer(opener, path, &**layer))
+            .collect()
+    }
+
+    fn of_layer(opener: &Opener, path: &Path, layer: &dyn Layer) -> Result<Self> {
+        let storage = &**layer.storage();
+        let metadata = metadata(path)?;
+        let info = layer.info();
+        let mut also = Vec::new();
+        if !layer.is_flat() || info.virtual_size < storage.len() {
+            also = marks::of_file(storage)?;
+            also.retain(|name| *name != info.format);
+        }
         Ok(Self {
             path: path.to_owned(),
-            layer: layer.info().clone(),
-            file_len,
-            allocated: allocated(path)?,
-            looks_like: registry::probe(&**layer.storage())
+            layer: info.clone(),
+            file_len: storage.len(),
+            allocated: allocated(&metadata),
+            looks_like: registry::probe(storage)
                 .ok()
                 .map(|format| format.name().into()),
+            symptoms: symptoms(layer, metadata.is_file())?,
+            named_files: named_files(opener, path, info),
+            also_looks_like: also,
+            // What cannot be read, because it is encrypted or damaged, tells nothing.
+            content_looks_like: marks::of_disk(layer).unwrap_or_default(),
         })
     }
 
@@ -53,16 +135,50 @@ impl ImageInfo {
     }
 }
 
+/// What ails the image; a device that holds one ends where it ends.
+fn symptoms(layer: &dyn Layer, is_file: bool) -> Result<Vec<Symptom>> {
+    let info = layer.info();
+    let mut symptoms = layer.symptoms()?;
+    symptoms.retain(|symptom| is_file || symptom.ailment != Ailment::Tail);
+    if info.dirty {
+        symptoms.push(Ailment::Dirty.sign("the image was not closed properly"));
+    }
+    let warnings = info.warnings.iter();
+    symptoms.extend(warnings.map(|text| Ailment::Warning.sign(text)));
+    Ok(symptoms)
+}
+
+fn named_files(opener: &Opener, path: &Path, info: &LayerInfo) -> Vec<NamedFile> {
+    let named = |role: Role, name: &String, format: Option<&String>| {
+        let resolved =
+            FileName::parse(name).and_then(|name| opener.resolve(path, &name.path, role.name()));
+        NamedFile {
+            role,
+            name: name.clone(),
+            format: format.cloned(),
+            refused: resolved.err().map(|error| error.report()),
+        }
+    };
+    let backing = info.backing.iter().flat_map(|backing| {
+        let names = std::iter::once(&backing.name).chain(&backing.other_names);
+        names.map(|name| named(Role::Backing, name, backing.format.as_ref()))
+    });
+    let data = info.data_file.iter();
+    backing
+        .chain(data.map(|name| named(Role::Data, name, None)))
+        .collect()
+}
+
 #[cfg(unix)]
-fn allocated(path: &Path) -> Result<u64> {
+fn allocated(metadata: &std::fs::Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt;
     // POSIX counts blocks of 512 bytes here, whatever the file system's own are.
-    metadata(path).map(|metadata| metadata.blocks() * 512)
+    metadata.blocks() * 512
 }
 
 #[cfg(not(unix))]
-fn allocated(path: &Path) -> Result<u64> {
-    metadata(path).map(|metadata| metadata.len())
+fn allocated(metadata: &std::fs::Metadata) -> u64 {
+    metadata.len()
 }
 
 fn metadata(path: &Path) -> Result<std::fs::Metadata> {

@@ -67,6 +67,7 @@ mod filename;
 mod info;
 mod lint;
 mod map;
+mod marks;
 mod measure;
 mod open;
 mod ovf;
@@ -87,14 +88,14 @@ pub use create::{Create, Created};
 pub use edit::Edited;
 pub use filename::protocol;
 pub use goldsmith_block::{
-    BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind, Extent,
-    ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,
-    Preallocation, Repair, Result, Snapshot, Step, parse_size,
+    Ailment, BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind,
+    Extent, ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,
+    Preallocation, Repair, Result, Snapshot, Step, Symptom, parse_size,
 };
 pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
 };
-pub use info::ImageInfo;
+pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map};
 pub use measure::{Measure, Measurement};

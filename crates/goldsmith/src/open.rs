@@ -11,6 +11,7 @@ use goldsmith_block::{
 use goldsmith_storage::{FileStorage, Use};
 
 use crate::filename::FileName;
+use crate::marks;
 use crate::registry;
 use crate::secret::Secrets;
 use crate::snapshot::SnapshotName;
@@ -37,6 +38,9 @@ pub struct Opener {
     snapshot: Option<SnapshotName>,
     secrets: Secrets,
     force_share: bool,
+    expected: Option<String>,
+    /// Whether files with the data of an image are left alone, because nobody is going to read it.
+    heads_only: bool,
 }
 
 impl Opener {
@@ -91,6 +95,15 @@ impl Opener {
         self
     }
 
+    /// States the format that the topmost image must have: its file must carry that one's marks and
+    /// those of no other format (`raw`: none at all), or it is not opened. For files from people who
+    /// may have made them look like something else, or like two things at once.
+    #[must_use]
+    pub fn expect(mut self, format: impl Into<String>) -> Self {
+        self.expected = Some(format.into());
+        self
+    }
+
     /// Opens the topmost image as it was when this internal snapshot was taken.
     #[must_use]
     pub fn snapshot(mut self, name: SnapshotName) -> Self {
@@ -122,6 +135,7 @@ impl Opener {
         Self {
             options: Vec::new(),
             snapshot: None,
+            expected: None,
             ..self.clone()
         }
     }
@@ -132,9 +146,10 @@ impl Opener {
     ///
     /// # Errors
     /// `Io` if a file cannot be opened, or somebody else is [writing](Self::force_share) to it;
-    /// `Denied` if the image needs a file that the policy forbids or whose format nobody states;
-    /// `Limit` if the chain is too deep; `Corrupt` if it runs in a circle; `Usage` for an unknown
-    /// format; and those of [`Format::open`](goldsmith_block::Format::open).
+    /// `Denied` if the image is not what was [expected](Self::expect), or needs a file that the policy
+    /// forbids or whose format nobody states; `Limit` if the chain is too deep; `Corrupt` if it runs
+    /// in a circle; `Usage` for an unknown format; and those of
+    /// [`Format::open`](goldsmith_block::Format::open).
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
         self.open_with_paths(path.as_ref(), format)
             .map(|(chain, _)| chain)
@@ -154,6 +169,20 @@ impl Opener {
             top = name.open(&*top, &budget).map_err(in_top)?;
         }
         self.open_behind(path, top, &budget)
+    }
+
+    /// The layers of the image at `path`, and the path of each: to be asked about themselves, not for
+    /// guest data that stands in a file of its own.
+    pub(crate) fn open_heads(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
+        let heads_only = Self {
+            heads_only: true,
+            ..self.clone()
+        };
+        heads_only.open_with_paths(path, format)
     }
 
     /// Opens everything behind `top`, the image at `path`; gives the path of each layer, too.
@@ -320,9 +349,12 @@ impl Opener {
         budget: &Budget,
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
-        let format = format.map(registry::format_named).transpose()?;
+        let mut format = format.map(registry::format_named).transpose()?;
         let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
         self.lock(&*storage)?;
+        if depth == 0 {
+            format = self.expected_format(format, &*storage)?.or(format);
+        }
         let format = match format {
             Some(format) => format,
             None => registry::probe(&*storage)?,
@@ -331,6 +363,37 @@ impl Opener {
         format
             .open_with(storage, budget, &options)
             .map_err(|error| error.in_file(path.to_string_lossy()))
+    }
+
+    /// The format that the topmost image was expected to have, if any was; `storage` is its file, and
+    /// `stated` the format in which it is to be opened.
+    ///
+    /// # Errors
+    /// `Denied` if it is of another format, or of several, or is to be opened in another.
+    pub(crate) fn expected_format(
+        &self,
+        stated: Option<&'static dyn Format>,
+        storage: &dyn Storage,
+    ) -> Result<Option<&'static dyn Format>> {
+        let Some(expected) = &self.expected else {
+            return Ok(None);
+        };
+        let format = registry::format_named(expected)?;
+        let expected = format.name();
+        let mut found = marks::of_file(storage)?;
+        if found.is_empty() {
+            found.push("raw");
+        }
+        let text = if found != [expected] {
+            let found = found.join(" and ");
+            format!("the file was expected to be {expected}, and it is {found}")
+        } else if let Some(stated) = stated.filter(|stated| stated.name() != expected) {
+            let stated = stated.name();
+            format!("the file was expected to be {expected}, and it was to be opened as {stated}")
+        } else {
+            return Ok(Some(format));
+        };
+        Err(denied(text).in_file(storage.name()))
     }
 
     /// The options with which `format` opens the image at `depth`.
@@ -350,6 +413,9 @@ impl Opener {
 
     /// Gives `layer`, the image at `path`, the file that holds its data, if it needs one.
     fn with_data(&self, path: &Path, layer: Arc<dyn Layer>) -> Result<Arc<dyn Layer>> {
+        if self.heads_only {
+            return Ok(layer);
+        }
         match self.data_path(path, &*layer)? {
             Some(path) => {
                 let data = FileStorage::open(path)?;
@@ -380,7 +446,7 @@ impl Opener {
 
     /// The path that `name`, found in the image at `from`, stands for, if it may be opened. `what`
     /// is what the file is to the image.
-    fn resolve(&self, from: &Path, name: &str, what: &str) -> Result<PathBuf> {
+    pub(crate) fn resolve(&self, from: &Path, name: &str, what: &str) -> Result<PathBuf> {
         let directory = from.parent().unwrap_or(Path::new(""));
         let path = directory.join(name);
         match self.references {

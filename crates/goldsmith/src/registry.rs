@@ -14,7 +14,7 @@ pub static FORMATS: &[&dyn Format] = &[
 
 /// Marks of formats that are not read here, by name, byte offset and bytes. Whoever leaves the
 /// guessing to us must not get the insides of such a file as a RAW disk.
-static FOREIGN: &[(&str, usize, &[u8])] = &[
+pub(crate) static FOREIGN: &[(&str, usize, &[u8])] = &[
     ("vhdx", 0, b"vhdxfile"),
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
@@ -29,6 +29,35 @@ static FOREIGN: &[(&str, usize, &[u8])] = &[
     ("zstd", 0, b"\x28\xb5\x2f\xfd"),
     ("bzip2", 0, b"BZh"),
 ];
+
+/// The bytes at both ends of a file or a disk.
+pub(crate) struct Ends {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Ends {
+    /// Those of `len` bytes that `read` reads.
+    pub(crate) fn read(len: u64, read: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<Self> {
+        let mut head = vec![0; len.min(Probe::HEAD as u64) as usize];
+        let mut tail = vec![0; len.min(Probe::TAIL as u64) as usize];
+        read(0, &mut head)?;
+        read(len - tail.len() as u64, &mut tail)?;
+        Ok(Self { head, tail })
+    }
+
+    /// Those of a whole file.
+    pub(crate) fn of_file(storage: &dyn Storage) -> Result<Self> {
+        Self::read(storage.len(), |offset, buf| storage.read_at(offset, buf))
+    }
+
+    pub(crate) fn probe(&self) -> Probe<'_> {
+        Probe {
+            head: &self.head,
+            tail: &self.tail,
+        }
+    }
+}
 
 /// The format called `name`, by its own name or an alias.
 ///
@@ -66,13 +95,9 @@ pub(crate) fn named(options: &[(String, String)]) -> impl Iterator<Item = (&str,
 /// `Usage` if the bytes carry the marks of several formats, `Unsupported` if they carry those of a
 /// format that is not read here, `Io` if they cannot be read.
 pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
-    let mut head = [0; Probe::HEAD];
-    let mut tail = [0; Probe::TAIL];
-    let head = &mut head[..storage.len().min(Probe::HEAD as u64) as usize];
-    let tail = &mut tail[..storage.len().min(Probe::TAIL as u64) as usize];
-    storage.read_at(0, head)?;
-    storage.read_at(storage.len() - tail.len() as u64, tail)?;
-    let probe = Probe { head, tail };
+    let ends = Ends::of_file(storage)?;
+    let probe = ends.probe();
+    let head = probe.head;
 
     let foreign = FOREIGN
         .iter()

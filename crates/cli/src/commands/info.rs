@@ -1,28 +1,44 @@
 //! `goldsmith info`
 
-use std::io::stdout;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use goldsmith::{ImageInfo, Opener};
+use goldsmith::ImageInfo;
 
 use crate::exit::{self, Failure};
-use crate::options::{OutputFormat, Spelling};
+use crate::options::{Opening, OutputFormat, Spelling};
 use crate::output::{human, json};
 
 /// Show what an image is
 ///
-/// Reads the image's own headers and opens nothing that it names.
+/// Reads the image's own headers, and opens what it names only for --backing-chain. Says what
+/// ails the image as far as that shows at a glance ('goldsmith check' looks closer), which files it
+/// names, and whether it, or the disk inside of it, could be taken for something else.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  goldsmith info disk.qcow2
+  The image and all behind it, for a program:
+    goldsmith info --backing-chain --output json disk.qcow2
+  Only if it is what somebody said, and nothing else besides:
+    goldsmith info --expect qcow2 upload.img")]
 pub(crate) struct Info {
     /// Format of the image; without it the format is guessed
     #[arg(short = 'f', long, value_name = "FMT")]
     format: Option<String>,
 
+    /// Show everything behind the image, too
+    #[arg(short = 'b', long)]
+    backing_chain: bool,
+
     /// For whom
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
     output: OutputFormat,
+
+    #[command(flatten)]
+    opening: Opening,
 
     #[command(flatten)]
     spelling: Spelling,
@@ -34,16 +50,32 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
-        let opener = source.opener(Opener::new());
-        let mut info = ImageInfo::read(&opener, &source.path, source.format.as_deref())?;
-        info.layer.format = asked_for(source.format.as_deref(), info.layer.format);
+        let opener = source.opener(self.opening.opener());
+        let format = source.format.as_deref();
+        let mut infos = match self.backing_chain {
+            true => ImageInfo::read_chain(&opener, &source.path, format)?,
+            false => vec![ImageInfo::read(&opener, &source.path, format)?],
+        };
+        if let Some(top) = infos.first_mut() {
+            top.layer.format = asked_for(format, top.layer.format);
+        }
         let mut out = stdout().lock();
         match self.output {
-            OutputFormat::Human => {
-                human::info(&mut out, &info)?;
-                exit::warn(&info.layer.warnings);
+            OutputFormat::Json if self.backing_chain => json::chain_info(&mut out, &infos)?,
+            OutputFormat::Json => {
+                for info in &infos {
+                    json::info(&mut out, info)?;
+                }
             }
-            OutputFormat::Json => json::info(&mut out, &info)?,
+            OutputFormat::Human => {
+                for (nth, info) in infos.iter().enumerate() {
+                    if nth > 0 {
+                        writeln!(out)?;
+                    }
+                    human::info(&mut out, info)?;
+                    exit::warn(&info.layer.warnings);
+                }
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::exit::Failure;
+use crate::output::beyond;
 
 /// The facts about an image, as `qemu-img info` lays them out.
 pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
@@ -62,7 +63,8 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
         rounded(info.file_len),
         info.file_len
     )?;
-    writeln!(out, "    disk size: {}", rounded(info.allocated))
+    writeln!(out, "    disk size: {}", rounded(info.allocated))?;
+    beyond::lines(out, info)
 }
 
 /// A table of snapshots, as `qemu-img info` and `qemu-img snapshot -l` show it.

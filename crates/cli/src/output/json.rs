@@ -7,9 +7,19 @@ use goldsmith::{Chain, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, Rep
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
+use crate::output::beyond;
 
 /// The facts about an image, as `qemu-img info --output=json` gives them.
 pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure> {
+    pretty(out, &image(info))
+}
+
+/// The facts about an image and all behind it, as `qemu-img info --backing-chain` gives them.
+pub(crate) fn chain_info(out: &mut impl Write, infos: &[ImageInfo]) -> Result<(), Failure> {
+    pretty(out, &infos.iter().map(image).collect::<Vec<_>>())
+}
+
+fn image(info: &ImageInfo) -> Map<String, Value> {
     let filename = info.path.to_string_lossy();
     let layer = &info.layer;
     let mut facts = Map::new();
@@ -65,8 +75,8 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure
         say("backing-filename", json!(backing.name));
     }
     say("dirty-flag", json!(layer.dirty));
-
-    pretty(out, &facts)
+    beyond::facts(&mut facts, info);
+    facts
 }
 
 /// `value` as qemu-img lays JSON out.

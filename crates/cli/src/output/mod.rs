@@ -1,4 +1,5 @@
 //! What the command says: for people, and for programs. The words are qemu-img's.
 
+mod beyond;
 pub(crate) mod human;
 pub(crate) mod json;

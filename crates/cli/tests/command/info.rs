@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::Folder;
 
 /// Images of every kind, by name and format.
-fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
+pub(crate) fn images() -> (Folder, Vec<(&'static str, &'static str)>) {
     let folder = Folder::new();
     folder.write("disk.raw", &disk("1M:A 3M:- 512:C"));
     for line in [
@@ -63,7 +63,7 @@ fn json_is_that_of_qemu_img() {
     let (folder, images) = images();
     for (name, format) in images {
         let line = format!("info -f {format} --output=json {name}");
-        let (ours, theirs) = (folder.goldsmith_ok(&line), folder.qemu_img_ok(&line));
+        let (ours, theirs) = (folder.as_qemu_img_ok(&line), folder.qemu_img_ok(&line));
         assert_eq!(normal(&ours), normal(&theirs), "{name}");
         assert_eq!(ours.lines().next(), theirs.lines().next());
     }
@@ -74,7 +74,7 @@ fn text_is_that_of_qemu_img() {
     let (folder, images) = images();
     for (name, format) in images {
         let line = format!("info -f {format} {name}");
-        let (ours, theirs) = (folder.goldsmith_ok(&line), folder.qemu_img_ok(&line));
+        let (ours, theirs) = (folder.as_qemu_img_ok(&line), folder.qemu_img_ok(&line));
         // QEMU rounds the length of the file up to a sector.
         let is_exact = |line: &&str| !line.contains("file length: ");
         let ours_alike: Vec<_> = ours.lines().filter(is_exact).collect();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 mod amend;
+mod backing_chain;
 mod bitmap;
 mod check;
 mod commit;
@@ -10,6 +11,8 @@ mod convert;
 mod create;
 mod drop_in;
 mod errors;
+mod expect;
+mod health;
 mod info;
 mod lint;
 mod locks;
@@ -22,6 +25,7 @@ mod snapshot;
 mod twins;
 mod vhd;
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -64,6 +68,22 @@ impl Folder {
             "goldsmith {line}: {done:?}"
         );
         done.stdout
+    }
+
+    /// Runs goldsmith under the name `qemu-img`, which must do as it is told and say nothing on
+    /// standard error.
+    fn as_qemu_img_ok(&self, line: &str) -> String {
+        let done = self.as_qemu_img(line);
+        assert!(
+            done.status == 0 && done.stderr.is_empty(),
+            "goldsmith as qemu-img {line}: {done:?}"
+        );
+        done.stdout
+    }
+
+    fn as_qemu_img(&self, line: &str) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+        self.run(command.arg0("qemu-img").args(line.split(' ')))
     }
 
     /// Runs qemu-img, which must do as it is told.
