@@ -97,7 +97,7 @@ pub use goldsmith_engine::{
 };
 pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
-pub use map::{MapEntry, map};
+pub use map::{MapEntry, map, map_range};
 pub use measure::{Measure, Measurement};
 pub use open::{Opener, References};
 pub use rebase::Rebase;

@@ -26,7 +26,25 @@ pub struct MapEntry {
 /// # Errors
 /// Each item may be an error of [`Chain::extent_at`]; it is the last one.
 pub fn map(chain: &Chain) -> impl Iterator<Item = Result<MapEntry>> {
-    let mut extents = chain.extents().peekable();
+    map_range(chain, GuestRange::new(0, chain.virtual_size()))
+}
+
+/// The entries of a part of the disk, in order; `range` may go on behind its end.
+///
+/// # Errors
+/// As [`map`].
+pub fn map_range(chain: &Chain, range: GuestRange) -> impl Iterator<Item = Result<MapEntry>> {
+    let end = range.end.min(chain.virtual_size());
+    let mut at = range.start;
+    let extents = std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let found = chain.extent_at(at, end);
+        at = found.as_ref().map_or(end, |found| found.extent.range.end);
+        Some(found)
+    });
+    let mut extents = extents.peekable();
     std::iter::from_fn(move || {
         let mut entry = match extents.next()? {
             Ok(extent) => MapEntry::from(extent),

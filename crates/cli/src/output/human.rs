@@ -4,8 +4,8 @@ use std::io::{Result, Write};
 use std::path::Path;
 
 use goldsmith::{
-    Chain, Checked, Cloud, Detail, Edited, Finding, Flaw, Format, ImageInfo, Measurement,
-    OptionKind, OptionSpec, Report, Snapshot,
+    Chain, Checked, Cloud, Detail, Edited, Finding, Flaw, Format, GuestRange, ImageInfo,
+    Measurement, OptionKind, OptionSpec, Report, Snapshot,
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -133,14 +133,18 @@ fn detail(out: &mut impl Write, depth: usize, name: &str, value: &Detail) -> Res
     }
 }
 
-/// The stored runs of a disk, as `qemu-img map` lays them out.
-pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> std::result::Result<(), Failure> {
+/// The stored runs of a part of a disk, as `qemu-img map` lays them out.
+pub(crate) fn map(
+    out: &mut impl Write,
+    chain: &Chain,
+    range: GuestRange,
+) -> std::result::Result<(), Failure> {
     writeln!(
         out,
         "{:<16}{:<16}{:<16}File",
         "Offset", "Length", "Mapped to"
     )?;
-    for entry in goldsmith::map(chain) {
+    for entry in goldsmith::map_range(chain, range) {
         let entry = entry?;
         if !entry.data {
             continue;
@@ -444,7 +448,7 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// A size with three significant digits and a unit. [qemu] From 1000 of one unit on it shows the
 /// next one.
-fn rounded(bytes: u64) -> String {
+pub(crate) fn rounded(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
-use goldsmith::{Chain, Cloud, Detail, Finding, Flaw, ImageInfo, Measurement, Report, Snapshot};
+use goldsmith::{
+    Chain, Cloud, Detail, Finding, Flaw, GuestRange, ImageInfo, MapEntry, Measurement, Report,
+    Snapshot,
+};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
@@ -128,35 +131,48 @@ fn record(fields: &[(&'static str, Detail)]) -> Value {
         .collect()
 }
 
-/// The runs of a disk, as `qemu-img map --output=json` gives them: one object to a line.
-pub(crate) fn map(out: &mut impl Write, chain: &Chain) -> Result<(), Failure> {
+/// The runs of a part of a disk, as `qemu-img map --output=json` gives them: one object to a line.
+pub(crate) fn map(out: &mut impl Write, chain: &Chain, range: GuestRange) -> Result<(), Failure> {
     let mut separator = "[";
-    for entry in goldsmith::map(chain) {
-        let entry = entry?;
-        write!(
-            out,
-            "{separator}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \
-             \"zero\": {}, \"data\": {}, \"compressed\": {}",
-            entry.range.start,
-            entry.range.len(),
-            entry.depth,
-            entry.present,
-            entry.zero,
-            entry.data,
-            entry.compressed,
-        )?;
-        if let Some(offset) = entry.offset {
-            write!(out, ", \"offset\": {offset}")?;
-        }
-        write!(out, "}}")?;
+    for entry in goldsmith::map_range(chain, range) {
+        run(out, separator, &entry?)?;
         separator = ",\n";
     }
     if separator == "[" {
-        write!(out, "[")?;
+        // [qemu] There is always one, be it empty.
+        let nothing = MapEntry {
+            range: GuestRange::new(range.start, range.start),
+            depth: 0,
+            present: false,
+            zero: false,
+            data: false,
+            compressed: false,
+            offset: None,
+        };
+        run(out, separator, &nothing)?;
     }
     writeln!(out, "]")?;
     out.flush()?;
     Ok(())
+}
+
+fn run(out: &mut impl Write, separator: &str, entry: &MapEntry) -> std::io::Result<()> {
+    write!(
+        out,
+        "{separator}{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \
+         \"data\": {}, \"compressed\": {}",
+        entry.range.start,
+        entry.range.len(),
+        entry.depth,
+        entry.present,
+        entry.zero,
+        entry.data,
+        entry.compressed,
+    )?;
+    if let Some(offset) = entry.offset {
+        write!(out, ", \"offset\": {offset}")?;
+    }
+    write!(out, "}}")
 }
 
 /// How long a target would become, as `qemu-img measure --output=json` gives it, and exactly.

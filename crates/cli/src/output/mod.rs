@@ -3,3 +3,4 @@
 mod beyond;
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod svg;

@@ -22,6 +22,7 @@ mod rebase;
 mod resize;
 mod secrets;
 mod snapshot;
+mod svg;
 mod twins;
 mod vhd;
 

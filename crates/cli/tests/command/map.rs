@@ -96,3 +96,61 @@ fn vhd_blocks_are_where_qemu_img_finds_them() {
     let line = "map -f vpc --output=json disk.vhd";
     assert_eq!(folder.goldsmith_ok(line), folder.qemu_img_ok(line));
 }
+
+/// [qemu] Both generations of names, parts of sectors and what lies behind the end.
+#[test]
+fn part_of_the_disk_is_that_of_qemu_img() {
+    let folder = images();
+    for part in [
+        "--start-offset 100k",
+        "--start-offset 1M --max-length 600G",
+        "-s 70k -l 70k",
+        "--start-offset=100 --max-length=1000",
+        "--start-offset 70001 --max-length 1",
+        "--max-length 0",
+        "--max-length 100T",
+        "--start-offset 2M --max-length 0",
+        "--start-offset 100T",
+        "-s 9223372036854775807 -l 9223372036854775807",
+    ] {
+        for name in ["big", "top", "tiny", "subtop", "split"] {
+            let line = format!("map -f qcow2 {part} {name}.qcow2");
+            for line in [line.clone(), format!("{line} --output=json")] {
+                assert_eq!(
+                    folder.goldsmith_ok(&line),
+                    folder.qemu_img_ok(&line),
+                    "{line}"
+                );
+            }
+        }
+    }
+    for part in [
+        "-s -1",
+        "--start-offset abc",
+        "-l 9223372036854775808",
+        "--max-length 1z",
+    ] {
+        let line = format!("map -f qcow2 {part} big.qcow2");
+        assert_eq!(folder.goldsmith(&line).status, 1, "{line}");
+        assert_eq!(folder.qemu_img(&line).status, 1, "{line}");
+    }
+}
+
+/// [qemu] There is always an entry, be it empty.
+#[test]
+fn disk_of_no_bytes_has_one_entry() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("empty"), "").unwrap();
+    folder.qemu_img_ok("create -q -f qcow2 empty.qcow2 0");
+    for line in [
+        "map -f raw --output=json empty",
+        "map -f qcow2 --output=json empty.qcow2",
+        "map -f raw empty",
+    ] {
+        assert_eq!(
+            folder.goldsmith_ok(line),
+            folder.qemu_img_ok(line),
+            "{line}"
+        );
+    }
+}
