@@ -46,6 +46,7 @@ enum Command {
     Commit(commands::commit::Commit),
     Amend(commands::amend::Amend),
     Bitmap(commands::bitmap::Bitmap),
+    Bench(commands::bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Commit(commit) => commit.run(),
         Command::Amend(amend) => amend.run(),
         Command::Bitmap(bitmap) => bitmap.run(),
+        Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

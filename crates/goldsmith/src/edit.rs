@@ -158,6 +158,14 @@ impl Open {
         self.opener.open_behind(&self.path, editor.layer(), &budget)
     }
 
+    /// The files that are written to.
+    pub(crate) fn storages(&self) -> Vec<Arc<dyn StorageMut>> {
+        let data = self.data.iter().cloned();
+        std::iter::once(Arc::clone(&self.storage))
+            .chain(data)
+            .collect()
+    }
+
     /// The file as whoever only reads sees it.
     pub(crate) fn read(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.storage) as _

@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod amend;
+mod bench;
 mod bitmap;
 mod carry;
 mod check;
@@ -79,6 +80,7 @@ mod secret;
 mod snapshot;
 
 pub use amend::Amend;
+pub use bench::{Bench, Writing};
 pub use bitmap::{Bitmaps, EditBitmap};
 pub use check::{Check, Report, check};
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};

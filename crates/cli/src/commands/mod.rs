@@ -1,6 +1,7 @@
 //! The subcommands: what was typed, and what is done about it.
 
 pub(crate) mod amend;
+pub(crate) mod bench;
 pub(crate) mod bitmap;
 pub(crate) mod check;
 pub(crate) mod commit;

@@ -154,6 +154,7 @@ fn what_was_not_expected_is_refused_by_both_names() {
         ("measure --expect vpc disk.qcow2", "vpc", "qcow2"),
         ("compare --expect vpc disk.qcow2 disk.qcow2", "vpc", "qcow2"),
         ("map --expect vpc disk.qcow2", "vpc", "qcow2"),
+        ("bench -c 1 --expect vpc disk.qcow2", "vpc", "qcow2"),
         ("resize --expect raw disk.qcow2 2M", "raw", "qcow2"),
         ("resize -f raw --expect raw disk.qcow2 2M", "raw", "qcow2"),
         ("snapshot --expect vpc -c one disk.qcow2", "vpc", "qcow2"),

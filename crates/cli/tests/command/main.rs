@@ -3,6 +3,7 @@
 
 mod amend;
 mod backing_chain;
+mod bench;
 mod bitmap;
 mod check;
 mod commit;
