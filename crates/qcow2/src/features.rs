@@ -3,8 +3,8 @@
 use goldsmith_block::{HostRange, Result, Storage};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::area::Area;
 use crate::error::Qcow2Error;
-use crate::geometry::Area;
 use crate::ondisk::{self, RawBitmaps, RawEncryption, RawExtension, RawFeatureName};
 
 /// What the header extensions say, as far as it matters.

@@ -11,11 +11,12 @@ use goldsmith_crypt::Luks;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::NAME;
+use crate::area::Area;
 use crate::bitmap::Bitmap;
 use crate::crypt::{self, Crypt, read_luks};
 use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
-use crate::geometry::{Area, DataPlace, Encryption, Geometry};
+use crate::geometry::{DataPlace, Encryption, Geometry};
 use crate::health::symptoms;
 use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;

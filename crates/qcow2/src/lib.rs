@@ -58,6 +58,7 @@
 //! Not supported, and refused: ciphers other than AES.
 #![forbid(unsafe_code)]
 
+mod area;
 mod bitmap;
 mod check;
 mod crypt;

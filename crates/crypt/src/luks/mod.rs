@@ -8,69 +8,22 @@
 //! Key material is the master key, blown up to 4000 times its length in such a way that all of it
 //! is needed to get the key back, and encrypted with what a passphrase becomes.
 
+mod material;
+mod ondisk;
 mod slots;
 
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use zerocopy::byteorder::{BE, U16, U32};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use self::material::{material_len, merge, random, slot_len, split};
+use self::ondisk::{
+    ACTIVE, ALIGN, FREE, LEAST_ROUNDS, MAGIC, ROUNDS, RawHeader, RawSlot, SLOTS, STRIPES,
+};
 use crate::cipher::{Cipher, CipherSpec, SECTOR};
 use crate::error::CryptError;
 use crate::hash::Hash;
-use crate::modes::xor;
-
-/// The header as it stands in the file. [LUKS 1.2.3, "PHDR layout"]
-#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawHeader {
-    /// `b"LUKS\xba\xbe"`.
-    magic: [u8; 6],
-    /// 1.
-    version: U16<BE>,
-    /// Padded with zeros, as all names here.
-    cipher: [u8; 32],
-    mode: [u8; 32],
-    hash: [u8; 32],
-    /// Where encrypted data starts, in sectors; qcow2 makes no use of it.
-    payload: U32<BE>,
-    /// Bytes of the master key.
-    key_len: U32<BE>,
-    /// What the master key becomes with `digest_salt` and `digest_rounds`.
-    digest: [u8; 20],
-    digest_salt: [u8; 32],
-    digest_rounds: U32<BE>,
-    uuid: [u8; 40],
-    slots: [RawSlot; SLOTS],
-}
-const _: () = assert!(size_of::<RawHeader>() == Luks::LEN);
-
-#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawSlot {
-    /// [`ACTIVE`] or [`FREE`].
-    state: U32<BE>,
-    rounds: U32<BE>,
-    salt: [u8; 32],
-    /// Where the key material starts, in sectors.
-    offset: U32<BE>,
-    stripes: U32<BE>,
-}
-
-const MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
-const SLOTS: usize = 8;
-const ACTIVE: u32 = 0x00ac_71f3;
-const FREE: u32 = 0x0000_dead;
-/// Copies of the key that key material is as long as. [qemu] There are no others.
-const STRIPES: u32 = 4000;
-/// Most rounds of one derivation. [ours] A minute on a slow machine; QEMU's own choice takes two
-/// seconds.
-const ROUNDS: u32 = 1 << 26;
-/// Fewest rounds that are written. [LUKS]
-const LEAST_ROUNDS: u32 = 1000;
-/// Key material starts at multiples of this many bytes. [qemu]
-const ALIGN: u64 = 4096;
 
 /// A LUKS header, checked.
 #[derive(Clone, Debug)]
@@ -369,20 +322,6 @@ fn check_rounds(found: u32) -> Result<(), CryptError> {
     Ok(())
 }
 
-fn random(bytes: &mut [u8]) -> Result<(), CryptError> {
-    getrandom::fill(bytes).map_err(|_| CryptError::Random)
-}
-
-/// Bytes of key material for a key of `key_len` bytes, which was checked.
-fn material_len(key_len: usize) -> usize {
-    key_len * STRIPES as usize
-}
-
-/// Bytes that the key material of each slot takes, for a key of `key_len` bytes.
-fn slot_len(key_len: usize) -> u64 {
-    (material_len(key_len) as u64).next_multiple_of(ALIGN)
-}
-
 /// As many rounds as this machine does in `time`, within reason.
 fn rounds_in(hash: &Hash, time: Duration, key_len: usize) -> u32 {
     let mut key = vec![0; key_len];
@@ -393,46 +332,6 @@ fn rounds_in(hash: &Hash, time: Duration, key_len: usize) -> u32 {
     let rounds = f64::from(sample) * (time.as_secs_f64() / taken.as_secs_f64());
     // A float that is too large becomes the largest number.
     (rounds as u32).clamp(LEAST_ROUNDS, ROUNDS)
-}
-
-/// The key that `material` holds. [LUKS, "Anti-forensic splitting"]
-fn merge(hash: &Hash, material: &[u8], key_len: usize) -> Vec<u8> {
-    let mut key = vec![0; key_len];
-    let mut stripes = material.chunks_exact(key_len).peekable();
-    while let Some(stripe) = stripes.next() {
-        xor(&mut key, stripe);
-        if stripes.peek().is_some() {
-            diffuse(hash, &mut key);
-        }
-    }
-    key
-}
-
-/// Key material that [`merge`] makes `key` of.
-fn split(hash: &Hash, key: &[u8]) -> Result<Vec<u8>, CryptError> {
-    let mut material = vec![0; material_len(key.len())];
-    let last = material.len() - key.len();
-    let (stripes, rest) = material.split_at_mut(last);
-    random(stripes)?;
-    let mut sum = vec![0; key.len()];
-    for stripe in stripes.chunks_exact(key.len()) {
-        xor(&mut sum, stripe);
-        diffuse(hash, &mut sum);
-    }
-    rest.copy_from_slice(key);
-    xor(rest, &sum);
-    Ok(material)
-}
-
-/// Makes each bit depend on all others of its piece.
-fn diffuse(hash: &Hash, bytes: &mut [u8]) {
-    let piece_len = hash.of(&[]).len();
-    for (nth, piece) in bytes.chunks_mut(piece_len).enumerate() {
-        // A key has few pieces.
-        let digest = hash.of(&[&(nth as u32).to_be_bytes(), piece]);
-        let len = piece.len();
-        piece.copy_from_slice(&digest[..len]);
-    }
 }
 
 #[cfg(test)]

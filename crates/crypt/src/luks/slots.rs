@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
-use super::{ACTIVE, FREE, Luks, SLOTS, material_len, rounds_in};
+use super::material::material_len;
+use super::ondisk::{ACTIVE, FREE, SLOTS};
+use super::{Luks, rounds_in};
 use crate::cipher::SECTOR;
 use crate::error::CryptError;
 

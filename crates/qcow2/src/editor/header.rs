@@ -4,9 +4,9 @@
 use goldsmith_block::{HostRange, Result, Scribe, Storage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::area::Area;
 use crate::error::Qcow2Error;
 use crate::features::extension;
-use crate::geometry::Area;
 use crate::ondisk::{self, RawBitmaps, RawEncryption, RawExtension, RawHeader};
 
 /// Bytes that a storage device writes all or none of. [ours] Every disk's sector is as long or

@@ -8,6 +8,7 @@ mod forge;
 mod bitmaps;
 mod check;
 mod damage;
+mod directories;
 mod editing;
 mod encryption;
 mod features;
