@@ -28,6 +28,7 @@ mod measure;
 mod options;
 mod sink;
 mod storage;
+mod suggest;
 mod units;
 mod zero;
 
@@ -45,5 +46,6 @@ pub use measure::{Content, Measured};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
 pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};
 pub use storage::{Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage};
+pub use suggest::did_you_mean;
 pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
 pub use zero::is_zero;

@@ -1,6 +1,7 @@
-//! Creation options: the `k=v` pairs of `-o`, declared by each format and checked in one place.
+//! Creation options: the `k=v` pairs of `-o`, declared by each format and checked in one place. What
+//! refuses one begins with the words that scripts know. [qemu]
 
-use crate::{Error, Result};
+use crate::{Error, Result, did_you_mean};
 
 /// One creation option of a format.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,8 +89,9 @@ impl Options {
                 } else {
                     known.join(", ")
                 };
+                let hint = did_you_mean(key, specs.iter().map(|spec| spec.name));
                 return Err(Error::usage(format!(
-                    "'{key}' is no creation option of this format; it has: {known}"
+                    "Invalid parameter '{key}'; this format has: {known}{hint}"
                 )));
             };
             options.values[at].1 = specs[at].parse(value)?;
@@ -180,12 +182,12 @@ impl OptionSpec {
                 "on" | "yes" | "true" => Ok(Value::Flag(true)),
                 "off" | "no" | "false" => Ok(Value::Flag(false)),
                 _ => Err(Error::usage(format!(
-                    "option {name} is 'on' or 'off', not '{text}'"
+                    "Parameter '{name}' expects 'on' or 'off', not '{text}'"
                 ))),
             },
             OptionKind::Size => parse_size(text).map(Value::Size).ok_or_else(|| {
                 Error::usage(format!(
-                    "option {name} is a size such as 65536 or 64k, which '{text}' is not"
+                    "Parameter '{name}' expects a size such as 65536 or 64k, which '{text}' is not"
                 ))
             }),
             OptionKind::Text => Ok(Value::Text(text.to_owned())),
@@ -193,8 +195,9 @@ impl OptionSpec {
             OptionKind::Choice(words) => match words.iter().find(|word| **word == text) {
                 Some(word) => Ok(Value::Choice(word)),
                 None => Err(Error::usage(format!(
-                    "option {name} is one of {}, not '{text}'",
-                    words.join(", ")
+                    "Parameter '{name}' does not accept value '{text}', only {}{}",
+                    words.join(", "),
+                    did_you_mean(text, words.iter().copied())
                 ))),
             },
         }
@@ -318,15 +321,16 @@ mod tests {
         let refused = |key, value| Options::parse(&SPECS, [(key, value)]).unwrap_err().report();
         assert_eq!(
             refused("cluster", "4k"),
-            "'cluster' is no creation option of this format; it has: lazy, cluster_size, compat"
+            "Invalid parameter 'cluster'; this format has: lazy, cluster_size, compat; did you mean \
+             'cluster_size'?"
         );
         assert_eq!(
             refused("lazy", "maybe"),
-            "option lazy is 'on' or 'off', not 'maybe'"
+            "Parameter 'lazy' expects 'on' or 'off', not 'maybe'"
         );
         assert_eq!(
             refused("compat", "2"),
-            "option compat is one of 0.10, 1.1, not '2'"
+            "Parameter 'compat' does not accept value '2', only 0.10, 1.1"
         );
         assert!(refused("cluster_size", "4q").contains("'4q' is not"));
     }

@@ -107,7 +107,9 @@ impl Amend {
                 key if specs.iter().any(|spec| spec.name == key) => own.push((key, &**value)),
                 "size" => {
                     let bytes = goldsmith_block::parse_size(value).ok_or_else(|| {
-                        Error::usage(format!("option size is a size, which '{value}' is not"))
+                        Error::usage(format!(
+                            "Parameter 'size' expects a size, which '{value}' is not"
+                        ))
                     })?;
                     size = Some(bytes);
                 }

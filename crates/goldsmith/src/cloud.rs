@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Error, Result};
+use goldsmith_block::{Error, Result, did_you_mean};
 
 use crate::ovf;
 
 /// A place where images run, and what it wants of them.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Cloud {
     /// What it is called on the command line.
     pub name: &'static str,
@@ -27,6 +28,7 @@ pub struct Cloud {
 
 /// One thing that a cloud refuses.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Rule {
     /// The fact that it is about.
     pub fact: &'static str,
@@ -40,6 +42,7 @@ pub struct Rule {
 
 /// What a fact must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Must {
     /// One of these words.
     Be(&'static [&'static str]),
@@ -350,8 +353,9 @@ pub fn cloud_named(name: &str) -> Result<&'static Cloud> {
         .ok_or_else(|| {
             let known: Vec<_> = CLOUDS.iter().map(|cloud| cloud.name).collect();
             Error::usage(format!(
-                "unknown cloud '{name}'; there are: {}",
-                known.join(", ")
+                "unknown cloud '{name}'; there are: {}{}",
+                known.join(", "),
+                did_you_mean(name, known.iter().copied())
             ))
         })
 }

@@ -92,7 +92,7 @@ pub use filename::protocol;
 pub use goldsmith_block::{
     Ailment, BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind,
     Extent, ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,
-    Preallocation, Repair, Result, Snapshot, Step, Symptom, parse_size,
+    Preallocation, Repair, Result, Snapshot, Step, Symptom, did_you_mean, parse_size,
 };
 pub use goldsmith_engine::{
     Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,

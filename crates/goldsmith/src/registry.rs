@@ -1,6 +1,6 @@
 //! The formats there are. A new one is one line here.
 
-use goldsmith_block::{Error, Format, Match, Probe, Result, Storage};
+use goldsmith_block::{Error, Format, Match, Probe, Result, Storage, did_you_mean};
 
 use crate::ovf::OVF;
 
@@ -69,8 +69,14 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
         .find(|format| format.name() == name || format.aliases().contains(&name));
     found.copied().ok_or_else(|| {
         let known: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
+        let aliases = FORMATS.iter().flat_map(|format| format.aliases()).copied();
+        // One that is known for what it is was not mistyped.
+        let hint = match FOREIGN.iter().any(|(foreign, ..)| *foreign == name) {
+            true => String::new(),
+            false => did_you_mean(name, known.iter().copied().chain(aliases)),
+        };
         Error::usage(format!(
-            "unknown format '{name}'; there are: {}",
+            "unknown format '{name}'; there are: {}{hint}",
             known.join(", ")
         ))
     })

@@ -68,7 +68,7 @@ impl SnapshotName {
             count if count > known.len() => format!("{} and others", known.join(", ")),
             _ => known.join(", "),
         };
-        format!("the image has no snapshot with {wanted}; it has {known}")
+        format!("Can't find snapshot with {wanted}; the image has {known}")
     }
 }
 

@@ -234,7 +234,7 @@ fn snapshot_is_found_by_id_and_by_name() {
     let error = both(Some("1"), Some("one")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(error.report().ends_with(
-        "the image has no snapshot with the id '1' and the name 'one'; it has 1 (2), 2 (one), \
+        "Can't find snapshot with the id '1' and the name 'one'; the image has 1 (2), 2 (one), \
          3 (one)"
     ));
     either("four").unwrap_err();

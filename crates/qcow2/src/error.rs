@@ -459,7 +459,7 @@ pub enum Qcow2Error {
         source: CodecError,
     },
     /// A creation option that is not possible.
-    #[error("cluster_size={found}; it must be a power of two from 512 to 2097152")]
+    #[error("Cluster size must be a power of two between 512 and 2048k, which {found} is not")]
     ClusterSizeOption {
         /// The size.
         found: u64,

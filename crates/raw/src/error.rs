@@ -7,7 +7,7 @@ use goldsmith_block::Error;
 #[non_exhaustive]
 pub enum RawError {
     /// Compression was asked for.
-    #[error("raw images cannot be compressed")]
+    #[error("Compression not supported for this file format (raw)")]
     Compressed,
     /// A raw image has no tables in which units could have a place.
     #[error("Unsupported preallocation mode: metadata (raw images have off, falloc and full)")]

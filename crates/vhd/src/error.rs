@@ -268,7 +268,7 @@ pub enum VhdError {
     #[error("backing_file names the parent and backing_fmt its format; neither does alone")]
     ParentMissing,
     /// VHD has no compression.
-    #[error("vpc images cannot be compressed")]
+    #[error("Compression not supported for this file format (vpc)")]
     Compressed,
     /// The image would have no identity.
     #[error("the uuid of a VHD must not be null")]

@@ -21,8 +21,8 @@ use crate::options::{Editing, described};
 Examples:
   A disk of 40 GiB:
     goldsmith resize -f qcow2 disk.qcow2 40G
-  10 GiB more, and the space for them reserved:
-    goldsmith resize -f raw --preallocation falloc disk.raw +10G
+  100 MiB more, and the space for them reserved:
+    goldsmith resize -f raw --preallocation falloc disk.raw +100M
   1 GiB less, whose data is lost:
     goldsmith resize -f qcow2 --shrink disk.qcow2 -1G
   What the first one would write, and where:
@@ -79,9 +79,11 @@ impl Resize {
 }
 
 fn preallocation(name: &str) -> Result<Preallocation, String> {
-    let names = Preallocation::NAMES.join(", ");
-    Preallocation::named(name)
-        .ok_or_else(|| format!("Invalid preallocation mode '{name}'; there are: {names}"))
+    Preallocation::named(name).ok_or_else(|| {
+        let names = Preallocation::NAMES.join(", ");
+        let hint = goldsmith::did_you_mean(name, Preallocation::NAMES.iter().copied());
+        format!("Invalid preallocation mode '{name}'; there are: {names}{hint}")
+    })
 }
 
 fn new_size(text: &str) -> Result<NewSize, String> {

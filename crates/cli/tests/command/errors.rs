@@ -54,18 +54,18 @@ fn wrong_words_exit_with_1_and_say_what_is_right() {
         ),
         (
             "convert -O qcow2 -o clustersize=4k disk.raw out",
-            "'clustersize' is no creation option",
+            "Invalid parameter 'clustersize'",
         ),
         (
             "convert -O qcow2 -o cluster_size=5000 disk.raw out",
-            "cluster",
+            "Cluster size",
         ),
         (
             "convert -O qcow2 -o cluster_size disk.raw out",
             "-o takes pairs",
         ),
-        ("convert -O vpc -c disk.raw out", "compress"),
-        ("convert -O raw -c disk.raw out", "compress"),
+        ("convert -O vpc -c disk.raw out", "Compression"),
+        ("convert -O raw -c disk.raw out", "Compression"),
         ("info -f qcow2 disk.raw", "disk.raw: "),
     ] {
         let message = refused(&folder, line);

@@ -23,6 +23,7 @@ mod rebase;
 mod resize;
 mod secrets;
 mod snapshot;
+mod suggestions;
 mod svg;
 mod twins;
 mod vhd;

@@ -63,7 +63,7 @@ fn what_is_not_there_cannot_be_gone_back_to() {
     for (line, hint) in [
         (
             "snapshot -a two disk.qcow2",
-            "Could not apply snapshot 'two': disk.qcow2: the image has no snapshot",
+            "Could not apply snapshot 'two': disk.qcow2: Can't find snapshot",
         ),
         // Only the name counts.
         ("snapshot -d 1 disk.qcow2", "Could not delete snapshot '1'"),

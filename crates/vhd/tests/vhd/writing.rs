@@ -94,7 +94,10 @@ fn compression_and_a_null_uuid_are_refused() {
     let compressed = image::spec(&VHD, 1 << 20, &[], true).unwrap();
     assert_eq!(
         refused(&compressed),
-        (ErrorKind::Usage, "vpc images cannot be compressed".into())
+        (
+            ErrorKind::Usage,
+            "Compression not supported for this file format (vpc)".into()
+        )
     );
     let nameless = CreateSpec {
         uuid: Uuid::nil(),
