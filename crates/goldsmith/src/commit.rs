@@ -9,6 +9,7 @@ use goldsmith_storage::FileStorage;
 
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
+use crate::found::may_write;
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 
@@ -118,6 +119,13 @@ impl<'a> Commit<'a> {
         let (above, below) = (&layers[..depth], &layers[depth + 1..]);
 
         let mut base = self.open_base(&paths[depth], depth, &*layers[depth])?;
+        // By its name an image does not get to write where its owner could not.
+        let names_it = &layers[depth - 1];
+        may_write(
+            self.subject.opener.references,
+            &**names_it.storage(),
+            &*base.read(),
+        )?;
         let mut editor = base.editor()?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use goldsmith_block::{
     Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageMut,
 };
-use goldsmith_storage::{FileStorage, Rehearsal, Use, lock};
+use goldsmith_storage::{Rehearsal, Use, lock};
 
+use crate::found::Found;
 use crate::open::refuse_itself;
 use crate::{Opener, registry};
 
@@ -73,7 +74,7 @@ impl Subject {
     /// Opens the file, with the opener's options for the image at `depth` of a chain.
     pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
         let path = self.path.clone();
-        let storage = storage(&self.opener, &path, self.dry_run)?;
+        let storage = storage(&self.opener, &Found::by_user(&path), self.dry_run)?;
         let mut warnings = Vec::new();
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
@@ -133,16 +134,17 @@ impl Open {
                 &self.options,
             )
             .map_err(in_file)?;
-        let path = self
+        let found = self
             .opener
-            .data_path(&self.path, &*editor.layer())
+            .data_file(&self.path, &*editor.layer())
             .map_err(in_file)?;
-        if let Some(path) = path {
+        if let Some(found) = found {
             if self.data.is_none() {
                 // Before it is locked, which would keep the image from being so.
-                let file = FileStorage::open(&path)?;
+                let file = found.open().map_err(in_file)?;
                 refuse_itself(&*editor.layer(), &file).map_err(in_file)?;
-                self.data = Some(storage(&self.opener, &path, self.dry_run)?);
+                let data = storage(&self.opener, &found, self.dry_run).map_err(in_file)?;
+                self.data = Some(data);
             }
             if let Some(data) = &self.data {
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;
@@ -195,14 +197,14 @@ pub(crate) fn snapshots_lose_sight(path: &Path, layer: &dyn Layer) -> Option<Str
     })
 }
 
-/// The file at `path`, which nobody else may write to from now on.
-fn storage(opener: &Opener, path: &Path, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
+/// The file `found`, which nobody else may write to from now on.
+fn storage(opener: &Opener, found: &Found, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
     if dry_run {
-        let file = FileStorage::open(path)?;
+        let file = found.open()?;
         opener.lock(&file)?;
         return Ok(Arc::new(Rehearsal::new(Arc::new(file))));
     }
-    let file = FileStorage::edit(path)?;
+    let file = found.edit()?;
     lock(&file, Use::Write)?;
     Ok(Arc::new(file))
 }

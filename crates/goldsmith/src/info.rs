@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use goldsmith_block::{Ailment, Error, ErrorKind, Layer, LayerInfo, Result, Symptom};
+use goldsmith_block::{Ailment, Error, ErrorKind, Layer, LayerInfo, Result, Storage, Symptom};
 
 use crate::filename::{FileName, protocol};
+use crate::found::Found;
 use crate::{Opener, marks, registry};
 
 /// The facts about one image file, without opening anything that it names.
@@ -117,7 +118,7 @@ impl ImageInfo {
                 .ok()
                 .map(|format| format.name().into()),
             symptoms: symptoms(layer, metadata.is_file())?,
-            named_files: named_files(opener, path, info),
+            named_files: named_files(opener, (path, storage), info),
             also_looks_like: also,
             // What cannot be read, because it is encrypted or damaged, tells nothing.
             content_looks_like: marks::of_disk(layer).unwrap_or_default(),
@@ -148,10 +149,10 @@ fn symptoms(layer: &dyn Layer, is_file: bool) -> Result<Vec<Symptom>> {
     Ok(symptoms)
 }
 
-fn named_files(opener: &Opener, path: &Path, info: &LayerInfo) -> Vec<NamedFile> {
+fn named_files(opener: &Opener, from: (&Path, &dyn Storage), info: &LayerInfo) -> Vec<NamedFile> {
     let named = |role: Role, name: &String, format: Option<&String>| {
-        let resolved =
-            FileName::parse(name).and_then(|name| opener.resolve(path, &name.path, role.name()));
+        let resolved = FileName::parse(name)
+            .and_then(|name| Found::by_image(opener.references, from, &name.path, role.name()));
         NamedFile {
             role,
             name: name.clone(),

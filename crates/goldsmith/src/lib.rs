@@ -65,6 +65,7 @@ mod convert;
 mod create;
 mod edit;
 mod filename;
+mod found;
 mod info;
 mod lint;
 mod map;

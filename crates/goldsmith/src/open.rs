@@ -1,6 +1,6 @@
 //! Opening an image, and what it names only as far as the caller allows.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,9 +8,10 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, Error, ErrorKind, Format, Layer, Limits, Options, Result,
     Storage,
 };
-use goldsmith_storage::{FileStorage, Use};
+use goldsmith_storage::Use;
 
 use crate::filename::FileName;
+use crate::found::Found;
 use crate::marks;
 use crate::registry;
 use crate::secret::Secrets;
@@ -22,16 +23,22 @@ pub enum References {
     /// None: an image that needs another one is refused.
     #[default]
     Deny,
-    /// Files in the directory of the image that names them, symbolic links excepted.
+    /// Files in the directory of the image that names them.
+    ///
+    /// They must be regular files that belong to the owner of that image, or that everybody may read
+    /// (and write, where they are to be written to): an image gets nobody to open for it what its
+    /// owner could not. Symbolic links, devices, pipes and sockets are refused, and so is whatever
+    /// becomes one of them while it is opened. Who can put files into the directory decides what such
+    /// an image shows.
     SameDirectory,
-    /// Any file that the process may read. For images from people you trust.
+    /// Any file or block device that the process may read. For images from people you trust.
     Allow,
 }
 
 /// Opens images.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
-    references: References,
+    pub(crate) references: References,
     pub(crate) limits: Limits,
     backing_format: Option<String>,
     options: Vec<(String, String)>,
@@ -162,7 +169,7 @@ impl Opener {
         format: Option<&str>,
     ) -> Result<(Chain, Vec<PathBuf>)> {
         let budget = Budget::new(&self.limits);
-        let mut top = self.open_layer(path, format, &budget, 0)?;
+        let mut top = self.open_layer(&Found::by_user(path), format, &budget, 0)?;
         let in_top = |error: Error| error.in_file(path.to_string_lossy());
         top = self.with_data(path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
@@ -205,9 +212,14 @@ impl Opener {
                 break;
             };
             let (next_path, layer) = self
-                .open_reference(path, &reference, budget, behind.len() + 1)
+                .open_reference(
+                    (path, &**last.storage()),
+                    &reference,
+                    budget,
+                    behind.len() + 1,
+                )
                 .map_err(|error| error.in_file(path.to_string_lossy()))?;
-            warnings.extend(changed_since(path, &reference, &next_path));
+            warnings.extend(changed_since(path, &reference, &**layer.storage()));
             let id = layer.storage().id();
             if std::iter::once(&top)
                 .chain(&behind)
@@ -241,14 +253,14 @@ impl Opener {
         format: Option<&str>,
     ) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
-        self.open_layer(path.as_ref(), format, &budget, 0)
+        self.open_layer(&Found::by_user(path.as_ref()), format, &budget, 0)
     }
 
-    /// Opens what `reference`, found in the image at `from`, means: the first of its names that
-    /// leads to an image with the right identity.
+    /// Opens what `reference`, found in the image at the path `from`, means: the first of its names
+    /// that leads to an image with the right identity.
     fn open_reference(
         &self,
-        from: &Path,
+        from: (&Path, &dyn Storage),
         reference: &BackingReference,
         budget: &Budget,
         depth: usize,
@@ -292,7 +304,7 @@ impl Opener {
 
     fn open_name(
         &self,
-        from: &Path,
+        from: (&Path, &dyn Storage),
         name: &str,
         reference: &BackingReference,
         budget: &Budget,
@@ -310,7 +322,7 @@ impl Opener {
                  it is {stated}"
             )));
         }
-        let path = self.resolve(from, &name, "backing file")?;
+        let found = Found::by_image(self.references, from, &name, "backing file")?;
         // Guessing would let whoever fills a RAW backing file turn it into something else.
         let format = reference
             .format
@@ -323,9 +335,10 @@ impl Opener {
                  the backing format option (--backing-format)"
             ))
         })?;
-        let layer = self.open_layer(&path, Some(format), budget, depth)?;
+        let layer = self.open_layer(&found, Some(format), budget, depth)?;
+        let path = found.path();
         let layer = self
-            .with_data(&path, layer)
+            .with_data(path, layer)
             .map_err(|error| error.in_file(path.to_string_lossy()))?;
         let found = layer.info().uuid;
         if let Some(wanted) = reference.uuid
@@ -338,19 +351,19 @@ impl Opener {
                 path.display()
             )));
         }
-        Ok((path, layer))
+        Ok((path.to_owned(), layer))
     }
 
-    /// Opens the image at `path` with the options that are meant for the one at `depth`.
+    /// Opens the image `found` with the options that are meant for the one at `depth`.
     fn open_layer(
         &self,
-        path: &Path,
+        found: &Found,
         format: Option<&str>,
         budget: &Budget,
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
         let mut format = format.map(registry::format_named).transpose()?;
-        let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(path)?);
+        let storage: Arc<dyn Storage> = Arc::new(found.open()?);
         self.lock(&*storage)?;
         if depth == 0 {
             format = self.expected_format(format, &*storage)?.or(format);
@@ -362,7 +375,7 @@ impl Opener {
         let options = self.options_for(format, depth)?;
         format
             .open_with(storage, budget, &options)
-            .map_err(|error| error.in_file(path.to_string_lossy()))
+            .map_err(|error| error.in_file(found.path().to_string_lossy()))
     }
 
     /// The format that the topmost image was expected to have, if any was; `storage` is its file, and
@@ -416,9 +429,9 @@ impl Opener {
         if self.heads_only {
             return Ok(layer);
         }
-        match self.data_path(path, &*layer)? {
-            Some(path) => {
-                let data = FileStorage::open(path)?;
+        match self.data_file(path, &*layer)? {
+            Some(found) => {
+                let data = found.open()?;
                 refuse_itself(&*layer, &data)?;
                 self.lock(&data)?;
                 layer.with_data(Arc::new(data))
@@ -427,9 +440,9 @@ impl Opener {
         }
     }
 
-    /// Where the file is that holds the data of `layer`, the image at `path`, if it needs one and
-    /// that may be opened.
-    pub(crate) fn data_path(&self, path: &Path, layer: &dyn Layer) -> Result<Option<PathBuf>> {
+    /// The file that holds the data of `layer`, the image at `path`, if it needs one and that may be
+    /// opened.
+    pub(crate) fn data_file(&self, path: &Path, layer: &dyn Layer) -> Result<Option<Found>> {
         let Some(name) = layer.info().data_file.as_deref() else {
             return Ok(None);
         };
@@ -441,60 +454,29 @@ impl Opener {
             let text = format!("the data file '{name}' is no plain path");
             return Err(Error::unsupported(text));
         };
-        self.resolve(path, &name, "data file").map(Some)
-    }
-
-    /// The path that `name`, found in the image at `from`, stands for, if it may be opened. `what`
-    /// is what the file is to the image.
-    pub(crate) fn resolve(&self, from: &Path, name: &str, what: &str) -> Result<PathBuf> {
-        let directory = from.parent().unwrap_or(Path::new(""));
-        let path = directory.join(name);
-        match self.references {
-            References::Allow => Ok(path),
-            References::Deny => Err(denied(format!(
-                "the image needs the {what} '{name}', and the reference policy \
-                 is 'deny' (--references)"
-            ))),
-            References::SameDirectory => {
-                let mut parts = Path::new(name).components();
-                let file_only = matches!(
-                    (parts.next(), parts.next()),
-                    (Some(Component::Normal(_)), None)
-                );
-                let in_directory = file_only || path.parent() == Some(&absolute(directory)?);
-                if !in_directory
-                    || !matches!(path.components().next_back(), Some(Component::Normal(_)))
-                {
-                    return Err(denied(format!(
-                        "the {what} '{name}' is not in the directory of the image that \
-                         names it, and the reference policy is 'same-directory' (--references)"
-                    )));
-                }
-                if path.is_symlink() {
-                    return Err(denied(format!(
-                        "the {what} '{name}' is a symbolic link, and the reference policy \
-                         is 'same-directory' (--references)"
-                    )));
-                }
-                Ok(path)
-            }
-        }
+        let from = (path, &**layer.storage());
+        Found::by_image(self.references, from, &name, "data file").map(Some)
     }
 }
 
 /// `error` in other words, made of its own.
 pub(crate) fn told(error: &Error, words: impl FnOnce(&str) -> String) -> Error {
+    let told = Error::new(error.kind(), words(&why(error)));
+    match error.path() {
+        Some(path) => told.in_file(path),
+        None => told,
+    }
+}
+
+/// What is wrong, without where.
+pub(crate) fn why(error: &Error) -> String {
     let mut why = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         why.push(error.to_string());
         source = error.source();
     }
-    let told = Error::new(error.kind(), words(&why.join(": ")));
-    match error.path() {
-        Some(path) => told.in_file(path),
-        None => told,
-    }
+    why.join(": ")
 }
 
 /// Whether `data` is another file than that of `layer`, whose data it is said to be.
@@ -506,22 +488,18 @@ pub(crate) fn refuse_itself(layer: &dyn Layer, data: &dyn Storage) -> Result<()>
     Err(Error::corrupt(text))
 }
 
-fn absolute(directory: &Path) -> Result<PathBuf> {
-    let directory = if directory == Path::new("") {
-        Path::new(".")
-    } else {
-        directory
-    };
-    std::path::absolute(directory).map_err(|error| Error::new(ErrorKind::Io, error))
-}
-
-/// What to say if the file at `path` is not as the image at `from` last saw it.
+/// What to say if the file that `storage` is in is not as the image at `from` last saw it.
 ///
 /// A word of warning only: XenServer's tools never compare the times, and a copied file rarely
 /// keeps its own; Hyper-V refuses. The identity has to match in any case.
-fn changed_since(from: &Path, reference: &BackingReference, path: &Path) -> Option<String> {
+fn changed_since(
+    from: &Path,
+    reference: &BackingReference,
+    storage: &dyn Storage,
+) -> Option<String> {
     let known = UNIX_EPOCH + Duration::from_secs(reference.modified?);
-    let found = std::fs::metadata(path).and_then(|it| it.modified()).ok()?;
+    let found = storage.file()?.metadata().and_then(|it| it.modified());
+    let found = found.ok()?;
     let apart = found
         .duration_since(known)
         .unwrap_or_else(|error| error.duration());
@@ -532,7 +510,7 @@ fn changed_since(from: &Path, reference: &BackingReference, path: &Path) -> Opti
         "{}: its backing file '{}' was last changed {apart} seconds {order} than the image says; if \
          it was written to since, what shows through is wrong",
         from.display(),
-        path.display()
+        storage.name()
     ))
 }
 

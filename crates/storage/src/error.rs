@@ -41,6 +41,9 @@ pub(crate) enum StorageError {
     FlushDirectory { source: io::Error },
     #[error("is {what}; only files and block devices hold images")]
     NotBytes { what: &'static str },
+    /// Said of a file that a stranger names.
+    #[error("{how}")]
+    Refused { how: &'static str },
     #[error("the device holds {device} bytes; {need} are needed")]
     DeviceTooSmall { device: u64, need: u64 },
     #[error("bytes {range} are not inside the {len} bytes to look at")]
@@ -52,6 +55,7 @@ impl From<StorageError> for Error {
         use StorageError as E;
         let kind = match error {
             E::NotBytes { .. } | E::DeviceTooSmall { .. } | E::Outside { .. } => ErrorKind::Usage,
+            E::Refused { .. } => ErrorKind::Denied,
             _ => ErrorKind::Io,
         };
         Self::new(kind, error)

@@ -1,6 +1,6 @@
 //! Files and block devices.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -12,6 +12,7 @@ use goldsmith_block::{
     align_up,
 };
 
+use crate::beneath;
 use crate::device::Nature;
 use crate::error::{StorageError as E, past_end};
 use crate::lock::Lockable;
@@ -85,11 +86,46 @@ impl FileStorage {
                 .map_err(cannot_open)?;
             // The name may mean something else by now; what is open does not change.
             let metadata = file.metadata().map_err(cannot_open)?;
-            let nature = Nature::of(&metadata)?;
-            let len = nature.len(&file, &metadata).map_err(cannot_open)?;
-            Ok((file, nature, nature.id(&metadata), len))
+            Ok((file, metadata))
         };
-        let (file, nature, id, len) = open().map_err(|error: E| named(error, &name))?;
+        Self::opened(open(), name)
+    }
+
+    /// Opens the regular file `name`, a path from `directory` on that a stranger may have chosen, for
+    /// reading.
+    ///
+    /// Never waits, follows no symbolic link beneath `directory`, and leaves alone what is no regular
+    /// file, whatever becomes of the name meanwhile. The way to `directory` itself is the caller's.
+    ///
+    /// # Errors
+    /// `Denied` if the path leads out of the directory or through a symbolic link, or to what is no
+    /// regular file; `Io` if it cannot be opened.
+    pub fn open_beneath(directory: impl AsRef<Path>, name: impl AsRef<Path>) -> Result<Self> {
+        Self::beneath(directory.as_ref(), name.as_ref(), false)
+    }
+
+    /// As [`open_beneath`](Self::open_beneath), for reading and writing in place.
+    ///
+    /// # Errors
+    /// As [`open_beneath`](Self::open_beneath).
+    pub fn edit_beneath(directory: impl AsRef<Path>, name: impl AsRef<Path>) -> Result<Self> {
+        Self::beneath(directory.as_ref(), name.as_ref(), true)
+    }
+
+    fn beneath(directory: &Path, name: &Path, write: bool) -> Result<Self> {
+        let path = directory.join(name).to_string_lossy().into_owned();
+        Self::opened(beneath::open(directory, name, write), path)
+    }
+
+    /// What was opened, to be known as `name`.
+    fn opened(opened: Result<(File, Metadata), E>, name: String) -> Result<Self> {
+        let facts = opened.and_then(|(file, metadata)| {
+            let nature = Nature::of(&metadata)?;
+            let len = nature.len(&file, &metadata);
+            let len = len.map_err(|source| E::Open { source })?;
+            Ok((file, nature, nature.id(&metadata), len))
+        });
+        let (file, nature, id, len) = facts.map_err(|error| named(error, &name))?;
         Ok(Self {
             name,
             id,

@@ -3,6 +3,7 @@
 //! ```text
 //!  FileStorage::open ──► Storage      a file or block device, read only
 //!  FileStorage::edit ──► StorageMut   the same, in place
+//!      ..._beneath ────►              a file that a stranger names
 //!  Target::create ─────► StorageMut   a file without a name yet ──► publish: it has its name
 //!  MemoryStorage ──────► StorageMut   a buffer
 //!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
@@ -34,6 +35,7 @@
 //! Holes and fast zeroing are known on Linux; elsewhere everything is data and zeros are written.
 #![deny(unsafe_code)]
 
+mod beneath;
 mod device;
 mod error;
 mod file;

@@ -4,21 +4,43 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use goldsmith_block::HostRange;
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, linkat, seek,
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range, fallocate,
+    linkat, openat2, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
+
+use crate::beneath::step_by_step;
 
 /// Flags for opening whatever stands under a name without waiting for another process (a pipe).
 pub(crate) const OPEN_AT_ONCE: i32 = OFlags::NONBLOCK.bits() as i32;
 /// Flags for opening a block device that nothing else has mounted or opened in this way.
 pub(crate) const OPEN_ALONE: i32 = OFlags::EXCL.bits() as i32;
+
+/// Flags for looking at what stands under a name without opening it.
+pub(crate) const LOOK: OFlags = OFlags::PATH;
+
+/// Opens `name`, a path from `directory` on that may lead neither out of it nor through a symbolic
+/// link; a link that it ends with can be [looked at](LOOK).
+///
+/// Links of the kernel's own, such as those in `/proc/self/fd`, are symbolic links here. Links that
+/// stay inside the directory are refused as well: who may put them there could be somebody else than
+/// who may put files there, and may change them at any time.
+pub(crate) fn open_beneath(directory: &File, name: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let all = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match retry_on_intr(|| openat2(directory, name, all, Mode::empty(), resolve)) {
+        // Older than the call, or in a container whose filter is.
+        Err(Errno::NOSYS | Errno::PERM) => step_by_step(directory, name, flags),
+        opened => opened.map_err(io::Error::from),
+    }
+}
 
 /// The offset of the next byte of data at or after `offset`; `None` if there is none.
 pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {

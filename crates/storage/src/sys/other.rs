@@ -7,12 +7,22 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use goldsmith_block::HostRange;
+use rustix::fs::OFlags;
+
+use crate::beneath::step_by_step;
 
 pub(crate) const OPEN_AT_ONCE: i32 = 0;
 pub(crate) const OPEN_ALONE: i32 = 0;
+/// There is no way to look without opening; but that does not wait.
+pub(crate) const LOOK: OFlags = OFlags::NONBLOCK;
+
+pub(crate) fn open_beneath(directory: &File, name: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    step_by_step(directory, name, flags)
+}
 
 pub(crate) fn next_data(_file: &File, _offset: u64) -> io::Result<Option<u64>> {
     Err(io::ErrorKind::Unsupported.into())
