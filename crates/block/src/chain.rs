@@ -107,14 +107,22 @@ impl Chain {
     /// # Errors
     /// Each item may be an error of [`extent_at`](Self::extent_at); it is the last one.
     pub fn extents(&self) -> impl Iterator<Item = Result<ChainExtent>> + '_ {
-        let size = self.virtual_size();
-        let mut at = 0;
+        self.extents_in(GuestRange::new(0, self.virtual_size()))
+    }
+
+    /// The same in a part of the disk; `range` may go on behind its end.
+    ///
+    /// # Errors
+    /// As [`extents`](Self::extents).
+    pub fn extents_in(&self, range: GuestRange) -> impl Iterator<Item = Result<ChainExtent>> + '_ {
+        let end = range.end.min(self.virtual_size());
+        let mut at = range.start;
         std::iter::from_fn(move || {
-            if at == size {
+            if at >= end {
                 return None;
             }
-            let found = self.extent_at(at, size);
-            at = found.as_ref().map_or(size, |found| found.extent.range.end);
+            let found = self.extent_at(at, end);
+            at = found.as_ref().map_or(end, |found| found.extent.range.end);
             Some(found)
         })
     }

@@ -34,17 +34,7 @@ pub fn map(chain: &Chain) -> impl Iterator<Item = Result<MapEntry>> {
 /// # Errors
 /// As [`map`].
 pub fn map_range(chain: &Chain, range: GuestRange) -> impl Iterator<Item = Result<MapEntry>> {
-    let end = range.end.min(chain.virtual_size());
-    let mut at = range.start;
-    let extents = std::iter::from_fn(move || {
-        if at >= end {
-            return None;
-        }
-        let found = chain.extent_at(at, end);
-        at = found.as_ref().map_or(end, |found| found.extent.range.end);
-        Some(found)
-    });
-    let mut extents = extents.peekable();
+    let mut extents = chain.extents_in(range).peekable();
     std::iter::from_fn(move || {
         let mut entry = match extents.next()? {
             Ok(extent) => MapEntry::from(extent),
