@@ -9,6 +9,23 @@ use crate::found::Found;
 use crate::{Opener, marks, registry};
 
 /// The facts about one image file, without opening anything that it names.
+///
+/// ```
+/// use goldsmith::{Ailment, Create, ImageInfo, Opener};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.qcow2");
+/// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
+/// let file = std::fs::File::options().write(true).open(&disk)?;
+/// file.set_len(file.metadata()?.len() + 4096)?;
+///
+/// let info = ImageInfo::read(&Opener::new(), &disk, Some("qcow2"))?;
+/// assert_eq!(info.symptoms[0].ailment, Ailment::Tail);
+/// assert!(info.named_files.is_empty() && info.content_looks_like.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageInfo {

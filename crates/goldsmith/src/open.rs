@@ -105,6 +105,21 @@ impl Opener {
     /// States the format that the topmost image must have: its file must carry that one's marks and
     /// those of no other format (`raw`: none at all), or it is not opened. For files from people who
     /// may have made them look like something else, or like two things at once.
+    ///
+    /// ```
+    /// use goldsmith::{Create, ErrorKind, Opener};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let upload = folder.path().join("upload.img");
+    /// // Said to be a raw disk, by somebody who wants it to be opened as something else one day.
+    /// Create::new(&upload).format("qcow2").size(1 << 20).run()?;
+    /// let opener = Opener::new().expect("raw");
+    /// let refused = opener.open(&upload, Some("raw")).err().map(|error| error.kind());
+    /// assert_eq!(refused, Some(ErrorKind::Denied));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn expect(mut self, format: impl Into<String>) -> Self {
         self.expected = Some(format.into());
