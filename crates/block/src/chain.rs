@@ -1,5 +1,6 @@
 //! An image and all the images behind it, as the one disk that the guest sees.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::{Extent, ExtentKind, GuestRange, Layer, Result};
@@ -18,6 +19,14 @@ pub struct ChainExtent {
     pub extent: Extent,
     /// The layer that decided, or the last one that reaches this far if none did.
     pub depth: usize,
+}
+
+/// The names of the files, topmost first.
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.layers.iter().map(|layer| layer.storage().name());
+        f.debug_list().entries(names).finish()
+    }
 }
 
 impl Chain {

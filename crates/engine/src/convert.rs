@@ -66,6 +66,7 @@ impl Job<'_> {
 
 /// What a conversion did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The finished target.
     pub committed: Committed,

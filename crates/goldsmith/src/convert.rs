@@ -9,14 +9,37 @@ use goldsmith_block::{
 };
 use goldsmith_engine::{Cancel, Crc32, Job, Progress};
 use goldsmith_storage::Target;
-use uuid::Uuid;
 
 use crate::bitmap::Bitmaps;
+use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
 use crate::{Cloud, Opener, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Cancel, Convert, ErrorKind, cloud_named};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let at = |name: &str| folder.path().join(name);
+/// std::fs::write(at("golden.raw"), vec![7; 1 << 20])?;
+/// let azure = Convert::new(at("golden.raw"), at("azure.vhd"))
+///     .source_format("raw")
+///     .cloud(cloud_named("azure")?);
+/// let done = azure.run()?;
+/// assert_eq!(done.virtual_size, 20 << 20, "Azure's smallest disk");
+/// assert_eq!(done.warnings.len(), 1, "which tells that it grew");
+///
+/// // From any thread, at any time:
+/// let cancel = Cancel::new();
+/// cancel.cancel();
+/// let error = azure.cancel(&cancel).run().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Cancelled, "and azure.vhd is what it was");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Convert<'a> {
     source: PathBuf,
@@ -35,16 +58,9 @@ pub struct Convert<'a> {
     job: Job<'a>,
 }
 
-/// Where the target's UUID comes from.
-#[derive(Clone, Copy)]
-enum Identity {
-    Random,
-    Name,
-    Given(Uuid),
-}
-
 /// What a conversion did.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Converted {
     /// Size of the disk in bytes.
     pub virtual_size: u64,
@@ -74,7 +90,7 @@ impl<'a> Convert<'a> {
             bitmaps: Bitmaps::None,
             round_up: false,
             cloud: None,
-            identity: Identity::Random,
+            identity: Identity::default(),
             timestamp: None,
             job: Job::default(),
         }
@@ -101,28 +117,7 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Sets one creation option of the target's format; the last value of a key wins.
-    #[must_use]
-    pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.options.push((key.into(), value.into()));
-        self
-    }
-
-    /// Adds a passphrase, which options of the target name by `id`. The source's are its
-    /// [opener](Opener::secret)'s.
-    #[must_use]
-    pub fn secret(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
-        self.secrets.insert(id.into(), text.into());
-        self
-    }
-
-    /// Makes the target show the image `name`, a path from the target's directory, where it holds
-    /// nothing itself, and puts only what differs into it. `format` is that image's.
-    #[must_use]
-    pub fn backing(self, name: impl Into<String>, format: impl Into<String>) -> Self {
-        self.option("backing_file", name)
-            .option("backing_fmt", format)
-    }
+    new_image_methods!();
 
     /// Sets whether the target is packed, where its format can be. Default: no.
     #[must_use]
@@ -153,29 +148,6 @@ impl<'a> Convert<'a> {
     pub fn cloud(mut self, cloud: &'static Cloud) -> Self {
         self.target_format = cloud.format.into();
         self.cloud = Some(cloud);
-        self
-    }
-
-    /// Sets the target's identity, for formats that have one. Default: a random one.
-    #[must_use]
-    pub fn uuid(mut self, uuid: Uuid) -> Self {
-        self.identity = Identity::Given(uuid);
-        self
-    }
-
-    /// Derives the target's identity from its file name, its format and the source's size, so that
-    /// the same build gives the same bytes.
-    #[must_use]
-    pub fn uuid_from_name(mut self) -> Self {
-        self.identity = Identity::Name;
-        self
-    }
-
-    /// Sets the target's time of creation, in seconds since 1970-01-01 UTC, for formats that keep
-    /// it. Default: now.
-    #[must_use]
-    pub fn timestamp(mut self, seconds: u64) -> Self {
-        self.timestamp = Some(seconds);
         self
     }
 
@@ -280,6 +252,7 @@ impl<'a> Convert<'a> {
 
     /// The creation options of the target.
     pub(crate) fn options(&self, format: &dyn Format) -> Result<Options> {
+        backing_must_fit(format, &self.options)?;
         let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
         let given = registry::named(&self.options);
         let options = of_cloud.iter().copied().chain(given);
@@ -309,7 +282,7 @@ impl<'a> Convert<'a> {
             backing: None,
             options,
             compress: self.compress,
-            uuid: self.new_uuid(virtual_size, format),
+            uuid: self.identity.uuid(&self.target, format, virtual_size),
             timestamp: self.timestamp.unwrap_or_else(now),
         }
     }
@@ -336,22 +309,6 @@ impl<'a> Convert<'a> {
             ));
         }
         warnings
-    }
-
-    fn new_uuid(&self, virtual_size: u64, format: &dyn Format) -> Uuid {
-        match self.identity {
-            Identity::Random => Uuid::new_v4(),
-            Identity::Given(uuid) => uuid,
-            Identity::Name => {
-                let name = self
-                    .target
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy();
-                let text = format!("goldsmith:{}:{virtual_size}:{name}", format.name());
-                Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes())
-            }
-        }
     }
 
     /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.

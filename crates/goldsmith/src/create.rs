@@ -7,9 +7,9 @@ use goldsmith_block::{
     BackingReference, Chain, CreateSpec, Error, Format, Options, Result, StorageMut,
 };
 use goldsmith_storage::{MemoryStorage, Rehearsal, Target};
-use uuid::Uuid;
 
 use crate::convert::{now, target};
+use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
 use crate::{Opener, registry};
@@ -44,7 +44,7 @@ pub struct Create {
     opener: Opener,
     secrets: Secrets,
     unseen: bool,
-    uuid: Option<Uuid>,
+    identity: Identity,
     timestamp: Option<u64>,
     dry_run: bool,
 }
@@ -72,7 +72,7 @@ impl Create {
             opener: Opener::new(),
             secrets: Secrets::default(),
             unseen: false,
-            uuid: None,
+            identity: Identity::default(),
             timestamp: None,
             dry_run: false,
         }
@@ -93,20 +93,7 @@ impl Create {
         self
     }
 
-    /// Sets one creation option; the last value of a key wins.
-    #[must_use]
-    pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.options.push((key.into(), value.into()));
-        self
-    }
-
-    /// Makes the image show the one called `name`, a path from the new image's directory, where it
-    /// holds nothing itself. `format` is that image's.
-    #[must_use]
-    pub fn backing(self, name: impl Into<String>, format: impl Into<String>) -> Self {
-        self.option("backing_file", name)
-            .option("backing_fmt", format)
-    }
+    new_image_methods!();
 
     /// Sets whether to believe that the backing file is there instead of opening it. Default: no.
     #[must_use]
@@ -119,28 +106,6 @@ impl Create {
     #[must_use]
     pub fn opener(mut self, opener: Opener) -> Self {
         self.opener = opener;
-        self
-    }
-
-    /// Adds a passphrase, which options name by `id`.
-    #[must_use]
-    pub fn secret(mut self, id: impl Into<String>, text: impl Into<String>) -> Self {
-        self.secrets.insert(id.into(), text.into());
-        self
-    }
-
-    /// Sets the image's identity, for formats that have one. Default: a random one.
-    #[must_use]
-    pub fn uuid(mut self, uuid: Uuid) -> Self {
-        self.uuid = Some(uuid);
-        self
-    }
-
-    /// Sets the image's time of creation, in seconds since 1970-01-01 UTC, for formats that keep
-    /// it. Default: now.
-    #[must_use]
-    pub fn timestamp(mut self, seconds: u64) -> Self {
-        self.timestamp = Some(seconds);
         self
     }
 
@@ -165,13 +130,8 @@ impl Create {
     pub fn run(&self) -> Result<Created> {
         let format = registry::format_named(&self.format)?;
         let given = |name: &str| self.options.iter().any(|(key, _)| key == name);
-        let takes_backing = format.options().iter().any(|it| it.name == "backing_file");
-        if !takes_backing && given("backing_file") {
-            return Err(self.refuse(format!(
-                "Backing file not supported for file format '{}'",
-                format.name()
-            )));
-        }
+        backing_must_fit(format, &self.options)
+            .map_err(|error| error.in_file(self.path.to_string_lossy()))?;
         if given("backing_file") && !given("backing_fmt") {
             return Err(self.refuse("Backing file specified without backing format"));
         }
@@ -201,7 +161,7 @@ impl Create {
             backing,
             options,
             compress: false,
-            uuid: self.uuid.unwrap_or_else(Uuid::new_v4),
+            uuid: self.identity.uuid(&self.path, format, virtual_size),
             timestamp: self.timestamp.unwrap_or_else(now),
         };
         let data_file = data_file(&self.path, &spec.options)?;

@@ -5,7 +5,6 @@
 //!  disk.qcow2 ─┼─► open ─► Chain ─► convert ─► publish ┼─► disk.vhd     (XenServer, Azure)
 //!  disk.vhd   ─┘    │                                  └─► golden.raw   (everybody)
 //!                   └─► info, map, measure, compare, check, lint
-//!  disk.qcow2 ─► edit ─► create, resize, snapshots, rebase, commit, amend, bitmaps, repair
 //!
 //!  disk.qcow2 ─► edit in place ─► resize, snapshots, rebase, commit, amend, bitmaps, repair
 //! ```
@@ -52,6 +51,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What the command does, a program does with:
+//!
+//! | subcommand | here |
+//! |---|---|
+//! | `convert` | [`Convert`], with [`Cloud`]s by [`cloud_named`] |
+//! | `info`, `map` | [`ImageInfo`], [`map`](map()) |
+//! | `measure`, `compare` | [`Measure`], [`Compare`] |
+//! | `lint`, `check` | [`lint`](lint()), [`Check`] |
+//! | `create`, `resize`, `snapshot`, `amend`, `bitmap` | [`Create`], [`Resize`], [`Snapshots`], [`Amend`], [`EditBitmap`] |
+//! | `rebase`, `commit` | [`Rebase`], [`Commit`] |
+//!
+//! All of them can be sent to another thread, print nothing, and share no state but that of the file
+//! system. Those that read whole disks tell a listener how far they have come ([`Progress`]) and stop
+//! when a [`Cancel`] is raised. Programs to begin with are in `examples/`.
 #![forbid(unsafe_code)]
 
 mod amend;
@@ -61,6 +75,7 @@ mod carry;
 mod check;
 mod cloud;
 mod commit;
+mod compare;
 mod convert;
 mod create;
 mod edit;
@@ -71,6 +86,7 @@ mod lint;
 mod map;
 mod marks;
 mod measure;
+mod new_image;
 mod open;
 mod ovf;
 mod rebase;
@@ -86,18 +102,18 @@ pub use bitmap::{Bitmaps, EditBitmap};
 pub use check::{Check, Report, check};
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
 pub use commit::Commit;
+pub use compare::Compare;
 pub use convert::{Convert, Converted, now};
 pub use create::{Create, Created};
 pub use edit::Edited;
 pub use filename::protocol;
 pub use goldsmith_block::{
-    Ailment, BackingReference, Chain, ChainExtent, Change, Checked, Detail, Error, ErrorKind,
-    Extent, ExtentKind, Flaw, Format, GuestRange, Layer, LayerInfo, Limits, OptionKind, OptionSpec,
-    Preallocation, Repair, Result, Snapshot, Step, Symptom, did_you_mean, parse_size,
+    Ailment, BackingReference, BitmapInfo, Budget, Chain, ChainExtent, Change, Checked, Codec,
+    Detail, Error, ErrorKind, Extent, ExtentKind, Flaw, Format, GuestRange, HostRange, Layer,
+    LayerInfo, Limits, OptionKind, OptionSpec, Preallocation, Repair, Result, Snapshot, Step,
+    Storage, Symptom, did_you_mean, parse_size,
 };
-pub use goldsmith_engine::{
-    Cancel, CompareError, CompareJob, Comparison, Crc32, Progress, compare,
-};
+pub use goldsmith_engine::{Cancel, CompareError, Comparison, Crc32, Progress};
 pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map, map_range};

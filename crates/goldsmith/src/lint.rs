@@ -10,6 +10,7 @@ use crate::{ImageInfo, Opener};
 
 /// A rule that an image breaks.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Finding {
     /// The rule.
     pub rule: &'static Rule,
@@ -24,6 +25,26 @@ const SLACK: u64 = 1800;
 
 /// What `cloud` would refuse of the image at `path`, without opening anything that it names;
 /// `format` as in [`Opener::open`].
+///
+/// ```
+/// use goldsmith::{Create, Opener, cloud_named, lint};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let disk = folder.path().join("disk.vhd");
+/// Create::new(&disk).format("vpc").option("subformat", "fixed").size(512).run()?;
+/// let findings = lint(&Opener::new(), &disk, Some("vpc"), cloud_named("azure")?)?;
+/// let broken: Vec<_> = findings.iter().map(|finding| finding.rule.reason).collect();
+/// assert_eq!(
+///     broken,
+///     [
+///         "Azure refuses disks that are no whole number of MiB",
+///         "Azure's smallest upload is a disk of 20 MiB"
+///     ]
+/// );
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// As [`Opener::open_alone`].

@@ -4,6 +4,7 @@ use goldsmith_block::{Chain, ChainExtent, ExtentKind, GuestRange, Result};
 
 /// A run of guest bytes of one kind, in the words of `qemu-img map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MapEntry {
     /// The guest bytes.
     pub range: GuestRange,
@@ -22,6 +23,26 @@ pub struct MapEntry {
 }
 
 /// The entries of the whole disk, in order.
+///
+/// ```
+/// use goldsmith::{Convert, Opener, map};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let (golden, disk) = (folder.path().join("golden.raw"), folder.path().join("disk.qcow2"));
+/// let mut bytes = vec![7; 1 << 16];
+/// bytes.resize(1 << 20, 0);
+/// std::fs::write(&golden, bytes)?;
+/// Convert::new(&golden, &disk).source_format("raw").target_format("qcow2").run()?;
+///
+/// let disk = Opener::new().open(&disk, Some("qcow2"))?;
+/// let entries = map(&disk).collect::<Result<Vec<_>, _>>()?;
+/// assert_eq!(entries.len(), 2);
+/// assert!(entries[0].data && entries[0].range.len() == 1 << 16);
+/// assert!(entries[1].zero && entries[1].offset.is_none());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Each item may be an error of [`Chain::extent_at`]; it is the last one.

@@ -10,6 +10,23 @@ use goldsmith_storage::VoidStorage;
 use crate::{Cloud, Convert, Opener};
 
 /// A conversion that is not made but measured: to be described and then [`run`](Self::run).
+///
+/// ```
+/// use goldsmith::{Convert, Measure};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let (golden, disk) = (folder.path().join("golden.raw"), folder.path().join("disk.qcow2"));
+/// std::fs::write(&golden, vec![7; 1 << 20])?;
+/// let measured = Measure::new(&golden).source_format("raw").target_format("qcow2").run()?;
+/// let done = Convert::new(&golden, &disk).source_format("raw").target_format("qcow2").run()?;
+/// assert_eq!(measured.exact, Some(done.file_len));
+///
+/// let empty = Measure::of_size(40 << 30).target_format("vpc").run()?;
+/// assert!(empty.required < 1 << 20 && empty.fully_allocated > 40 << 30);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Measure<'a> {
     convert: Convert<'a>,
@@ -20,6 +37,7 @@ pub struct Measure<'a> {
 
 /// How long a target would become, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Measurement {
     /// With the data of the source: what is enough, and for qcow2 the number that qemu-img gives.
     pub required: u64,

@@ -19,6 +19,7 @@ use crate::snapshot::SnapshotName;
 
 /// Which of the files that an image names may be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum References {
     /// None: an image that needs another one is refused.
     #[default]
@@ -36,6 +37,26 @@ pub enum References {
 }
 
 /// Opens images.
+///
+/// ```
+/// use goldsmith::{Create, ErrorKind, Opener, References};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let at = |name: &str| folder.path().join(name);
+/// std::fs::write(at("golden.raw"), vec![7; 1 << 20])?;
+/// let disk = at("disk.qcow2");
+/// Create::new(&disk).format("qcow2").backing("golden.raw", "raw").run()?;
+///
+/// let strangers = Opener::new();
+/// assert_eq!(strangers.open(&disk, Some("qcow2")).unwrap_err().kind(), ErrorKind::Denied);
+/// let ours = Opener::new().references(References::SameDirectory);
+/// let mut bytes = [0; 512];
+/// ours.open(&disk, Some("qcow2"))?.read_at(4096, &mut bytes)?;
+/// assert_eq!(bytes, [7; 512]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     pub(crate) references: References,

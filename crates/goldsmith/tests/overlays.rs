@@ -253,7 +253,7 @@ fn targets_that_would_destroy_what_they_need_are_refused() {
     let stated = r#"json:{"driver":"qcow2","file.filename":"base.raw"}"#;
     assert!(refused(job().backing(stated, "raw")).contains("is said to be raw"));
     let flat = convert((&raw, "raw"), (&top, "raw")).backing("base.raw", "raw");
-    assert!(refused(flat).contains("Invalid parameter 'backing_file'"));
+    assert!(refused(flat).contains("Backing file not supported for file format 'raw'"));
     let missing = job().backing("none.raw", "raw").run().unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Io);
     assert_eq!(folder.names(), ["base.raw", "disk.raw"]);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use goldsmith::{Chain, CompareError, CompareJob, Comparison};
+use goldsmith::{Chain, CompareError, Comparison};
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
@@ -56,13 +56,11 @@ impl Compare {
         let second = self.open(&self.second, self.second_format.as_deref())?;
         let watch = Watch::new(self.progress && !self.quiet);
         let listener = |progress| watch.show(progress);
-        let job = CompareJob {
-            strict: self.strict,
-            progress: Some(&listener),
-            cancel: Some(watch.cancel()),
-            ..CompareJob::default()
-        };
-        let found = goldsmith::compare(&first, &second, &job).map_err(|error| match error {
+        let compare = goldsmith::Compare::new(&first, &second)
+            .strict(self.strict)
+            .progress(&listener)
+            .cancel(watch.cancel());
+        let found = compare.run().map_err(|error| match error {
             CompareError::Status(error) => Failure::with_status(3, error.report()),
             CompareError::Read(error) => Failure::with_status(4, error.report()),
             CompareError::Other(error) => error.into(),

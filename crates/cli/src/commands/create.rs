@@ -60,7 +60,8 @@ pub(crate) struct Create {
     #[arg(long)]
     dry_run: bool,
 
-    /// Identity of the image (vpc); by default a random one
+    /// Identity of the image (vpc); by default a random one, or one derived from its name and size
+    /// when SOURCE_DATE_EPOCH is set
     #[arg(long, value_name = "UUID")]
     uuid: Option<Uuid>,
 
@@ -119,6 +120,8 @@ impl Create {
         }
         if let Some(uuid) = self.uuid {
             create = create.uuid(uuid);
+        } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
+            create = create.uuid_from_name();
         }
         if let Some(seconds) = self.timestamp {
             create = create.timestamp(seconds);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use goldsmith_testkit::pattern::disk;
 
@@ -185,4 +186,22 @@ fn encrypted_image_opens_with_its_passphrase() {
     let image = "driver=qcow2,file.filename=new.qcow2,encrypt.key-secret=s";
     let line = format!("check {secret} --image-opts {image}");
     folder.qemu_img_ok(&line);
+}
+
+/// As `convert` does it.
+#[test]
+fn same_day_gives_the_same_empty_vhd() {
+    let folder = Folder::new();
+    let made = |epoch: Option<&str>| {
+        let mut create = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+        let words = ["create", "-q", "-f", "vpc", "new.vhd", "1M"];
+        create.args(words).current_dir(folder.path(""));
+        create.env_remove("SOURCE_DATE_EPOCH");
+        create.envs(epoch.map(|epoch| ("SOURCE_DATE_EPOCH", epoch)));
+        assert!(create.status().unwrap().success());
+        fs::read(folder.path("new.vhd")).unwrap()
+    };
+    let day = Some("1700000000");
+    assert!(made(day) == made(day));
+    assert!(made(day) != made(Some("1700000001")) && made(None) != made(None));
 }
