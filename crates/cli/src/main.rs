@@ -10,7 +10,7 @@ mod progress;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Convert disk images between RAW, qcow2 and VHD, without losing a byte.
 ///
@@ -23,7 +23,16 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    args_override_self = true
+    args_override_self = true,
+    after_long_help = "\
+Examples:
+  A golden RAW disk for KVM, and what became of it:
+    goldsmith convert -O qcow2 golden.raw kvm.qcow2
+    goldsmith info kvm.qcow2
+    goldsmith compare golden.raw kvm.qcow2
+  The same disk for Azure:
+    goldsmith convert --for azure golden.raw azure.vhd
+    goldsmith lint --for azure azure.vhd"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -47,15 +56,25 @@ enum Command {
     Amend(commands::amend::Amend),
     Bitmap(commands::bitmap::Bitmap),
     Bench(commands::bench::Bench),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
+}
+
+/// The command line as it is understood, under the name by which the command was called.
+fn definition() -> clap::Command {
+    let command = Cli::command();
+    match called::qemu_img() {
+        true => command
+            .name(called::name())
+            .version(called::VERSION)
+            .color(ColorChoice::Never),
+        false => command,
+    }
 }
 
 fn main() -> ExitCode {
-    let mut command = Cli::command();
-    if called::qemu_img() {
-        command = command.name(called::name()).version(called::VERSION);
-    }
     let words = commands::resize::words(std::env::args_os());
-    let cli = command.try_get_matches_from(words);
+    let cli = definition().try_get_matches_from(words);
     let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
@@ -76,6 +95,8 @@ fn main() -> ExitCode {
         Command::Amend(amend) => amend.run(),
         Command::Bitmap(bitmap) => bitmap.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

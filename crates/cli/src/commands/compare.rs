@@ -16,6 +16,11 @@ use crate::progress::Watch;
 /// Exit status: 0 the same, 1 different, 2 an image cannot be opened, 3 its tables cannot be read,
 /// 4 its data cannot be read.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  goldsmith compare -f raw -F qcow2 golden.raw kvm.qcow2
+  Nothing but the exit status:
+    goldsmith compare -q -f raw -F vpc golden.raw golden.vhd")]
 pub(crate) struct Compare {
     /// Format of the first image; without it the format is guessed
     #[arg(short = 'f', long, value_name = "FMT")]

@@ -23,7 +23,11 @@ Examples:
   The image and all behind it, for a program:
     goldsmith info --backing-chain --output json disk.qcow2
   Only if it is what somebody said, and nothing else besides:
-    goldsmith info --expect qcow2 upload.img")]
+    goldsmith info --expect qcow2 upload.img
+  For a program, which knows the format and trusts nobody's guess:
+    goldsmith info -f qcow2 --output=json disk.qcow2
+  While a machine is running on it:
+    goldsmith info -U disk.qcow2")]
 pub(crate) struct Info {
     /// Format of the image; without it the format is guessed
     #[arg(short = 'f', long, value_name = "FMT")]

@@ -16,6 +16,11 @@ use crate::output::{human, json};
 /// Reads the image's own headers and opens nothing that it names. Exit status: 0 nothing to refuse,
 /// 1 something, 2 the image cannot be opened.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  goldsmith lint --for azure azure.vhd
+  For a program:
+    goldsmith lint --for azure --output=json azure.vhd")]
 pub(crate) struct Lint {
     /// The cloud
     #[arg(long = "for", value_name = "CLOUD", value_parser = super::cloud)]

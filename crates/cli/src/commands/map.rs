@@ -15,7 +15,10 @@ use crate::output::{human, json, svg};
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
-  goldsmith map --output json disk.qcow2
+  What is stored, and in which file of the chain:
+    goldsmith map -f qcow2 disk.qcow2
+  All of it, holes and zeros too, for a program:
+    goldsmith map -f qcow2 --output=json disk.qcow2
   What stands in the second gibibyte:
     goldsmith map --start-offset 1G --max-length 1G disk.qcow2
   A picture of the disk, and of each image behind it:

@@ -20,12 +20,14 @@ use crate::output::human;
     override_usage = "goldsmith snapshot [OPTIONS] [-l | -c NAME | -a NAME | -d NAME] IMAGE",
     after_long_help = "\
 Examples:
-  goldsmith snapshot -c before-upgrade disk.qcow2
-  goldsmith snapshot -l disk.qcow2
-  goldsmith snapshot -a before-upgrade disk.qcow2
-  goldsmith snapshot -d before-upgrade disk.qcow2
+  Keep the disk as it is now, and see what was kept:
+    goldsmith snapshot -c before-upgrade disk.qcow2
+    goldsmith snapshot -l disk.qcow2
   One of them as an image of its own:
-    goldsmith convert -l before-upgrade -O qcow2 disk.qcow2 old.qcow2"
+    goldsmith convert -l before-upgrade -O qcow2 disk.qcow2 old.qcow2
+  Come back to it, and forget it:
+    goldsmith snapshot -a before-upgrade disk.qcow2
+    goldsmith snapshot -d before-upgrade disk.qcow2"
 )]
 pub(crate) struct Snapshot {
     /// List the snapshots; what is done if nothing else is said

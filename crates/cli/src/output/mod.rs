@@ -3,4 +3,5 @@
 mod beyond;
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod manual;
 pub(crate) mod svg;
