@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::called;
+use crate::output::style::{BAD, DOUBTFUL};
 
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
@@ -25,7 +26,8 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         // If standard error is gone there is nobody left to tell.
         let message = crate::output::human::shown(&self.message);
-        let _ = writeln!(std::io::stderr(), "{}: {message}", called::name());
+        let name = called::name();
+        let _ = writeln!(anstream::stderr(), "{BAD}{name}:{BAD:#} {message}");
         ExitCode::from(self.status)
     }
 }
@@ -36,7 +38,11 @@ impl Failure {
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
         let shown = crate::output::human::shown(warning);
-        let _ = writeln!(std::io::stdout(), "{}: warning: {shown}", called::name());
+        let (name, word) = (called::name(), "warning:");
+        let _ = writeln!(
+            anstream::stdout(),
+            "{name}: {DOUBTFUL}{word}{DOUBTFUL:#} {shown}"
+        );
     }
 }
 

@@ -73,6 +73,9 @@ fn definition() -> clap::Command {
 }
 
 fn main() -> ExitCode {
+    if called::qemu_img() {
+        anstream::ColorChoice::Never.write_global();
+    }
     let words = commands::resize::words(std::env::args_os());
     let cli = definition().try_get_matches_from(words);
     let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {

@@ -1,6 +1,5 @@
 //! `goldsmith check`
 
-use std::io::stdout;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,7 +95,7 @@ impl Check {
                 "This image format does not support checks",
             ));
         };
-        let mut out = stdout().lock();
+        let mut out = anstream::stdout().lock();
         let checked = if self.dry_run {
             human::repairs(&mut out, &report, self.quiet)?;
             report.before.unwrap_or(report.checked)

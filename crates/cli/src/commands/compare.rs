@@ -1,6 +1,6 @@
 //! `goldsmith compare`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use goldsmith::{Chain, CompareError, Comparison};
 
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
+use crate::output::style::{BAD, DOUBTFUL, GOOD};
 use crate::progress::Watch;
 
 /// Compare what a guest reads from two images, whatever their formats
@@ -73,22 +74,27 @@ impl Compare {
         watch.finish();
 
         if !self.quiet {
-            let mut out = stdout().lock();
+            let mut out = anstream::stdout().lock();
             let sizes = [first.virtual_size(), second.virtual_size()];
             let common = sizes[0].min(sizes[1]);
             let past_the_end = !matches!(found, Comparison::Content(offset) if offset < common);
             if !self.strict && sizes[0] != sizes[1] && past_the_end {
-                writeln!(out, "Warning: Image size mismatch!")?;
+                writeln!(out, "{DOUBTFUL}Warning: Image size mismatch!{DOUBTFUL:#}")?;
             }
             match found {
-                Comparison::Identical => writeln!(out, "Images are identical.")?,
+                Comparison::Identical => {
+                    writeln!(out, "{GOOD}Images are identical.{GOOD:#}")?;
+                }
                 Comparison::Content(offset) => {
-                    writeln!(out, "Content mismatch at offset {offset}!")?;
+                    writeln!(out, "{BAD}Content mismatch at offset {offset}!{BAD:#}")?;
                 }
-                Comparison::Allocation(offset) => {
-                    writeln!(out, "Strict mode: Offset {offset} block status mismatch!")?;
+                Comparison::Allocation(offset) => writeln!(
+                    out,
+                    "{BAD}Strict mode: Offset {offset} block status mismatch!{BAD:#}"
+                )?,
+                Comparison::Size => {
+                    writeln!(out, "{BAD}Strict mode: Image size mismatch!{BAD:#}")?;
                 }
-                Comparison::Size => writeln!(out, "Strict mode: Image size mismatch!")?,
             }
         }
         Ok(ExitCode::from(u8::from(found != Comparison::Identical)))

@@ -45,13 +45,15 @@ impl Lint {
         let info = goldsmith::ImageInfo::read(&opener, &self.image, self.format.as_deref())
             .map_err(|error| Failure::with_status(2, error.report()))?;
         let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());
-        let mut out = stdout().lock();
         match self.output {
             OutputFormat::Human => {
                 exit::warn(&info.layer.warnings);
+                let mut out = anstream::stdout().lock();
                 human::lint(&mut out, &self.image, self.cloud, &findings)?;
             }
-            OutputFormat::Json => json::lint(&mut out, &self.image, self.cloud, &findings)?,
+            OutputFormat::Json => {
+                json::lint(&mut stdout().lock(), &self.image, self.cloud, &findings)?
+            }
         }
         Ok(ExitCode::from(u8::from(!findings.is_empty())))
     }

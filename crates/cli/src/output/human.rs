@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use crate::exit::Failure;
 use crate::output::beyond;
+use crate::output::style::{BAD, DOUBTFUL, GOOD};
 
 /// The facts about an image, as `qemu-img info` lays them out.
 pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
@@ -225,15 +226,21 @@ fn checked(out: &mut impl Write, checked: &Checked, quiet: bool) -> Result<()> {
     }
     let (corruptions, leaks) = (checked.corruptions, checked.leaks);
     if corruptions == 0 && leaks == 0 && checked.errors == 0 {
-        writeln!(out, "No errors were found on the image.")?;
+        writeln!(out, "{GOOD}No errors were found on the image.{GOOD:#}")?;
     }
     if corruptions > 0 {
-        writeln!(out, "\n{corruptions} errors were found on the image.")?;
+        writeln!(
+            out,
+            "\n{BAD}{corruptions} errors were found on the image.{BAD:#}"
+        )?;
         let text = "Data may be corrupted, or further writes to the image may corrupt it.";
         writeln!(out, "{text}")?;
     }
     if leaks > 0 {
-        writeln!(out, "\n{leaks} leaked clusters were found on the image.")?;
+        writeln!(
+            out,
+            "\n{DOUBTFUL}{leaks} leaked clusters were found on the image.{DOUBTFUL:#}"
+        )?;
         writeln!(out, "This means waste of disk space, but no harm to data.")?;
     }
     if checked.errors > 0 {
@@ -259,11 +266,11 @@ fn checked(out: &mut impl Write, checked: &Checked, quiet: bool) -> Result<()> {
 
 fn flaws(checked: &Checked) -> Result<()> {
     for flaw in &checked.flaws {
-        let (word, text) = match flaw {
-            Flaw::Corruption(text) => ("ERROR", text),
-            Flaw::Leak(text) => ("Leaked:", text),
+        let (style, word, text) = match flaw {
+            Flaw::Corruption(text) => (BAD, "ERROR", text),
+            Flaw::Leak(text) => (DOUBTFUL, "Leaked:", text),
         };
-        writeln!(std::io::stderr(), "{word} {}", shown(text))?;
+        writeln!(anstream::stderr(), "{style}{word}{style:#} {}", shown(text))?;
     }
     Ok(())
 }
@@ -278,7 +285,7 @@ pub(crate) fn lint(
     if findings.is_empty() {
         return writeln!(
             out,
-            "{}: nothing that {} would refuse",
+            "{GOOD}{}: nothing that {} would refuse{GOOD:#}",
             image.display(),
             cloud.name
         );
@@ -286,7 +293,8 @@ pub(crate) fn lint(
     for finding in findings {
         let rule = finding.rule;
         let (fact, found) = (rule.fact, shown(&finding.found));
-        writeln!(out, "{fact} is {found}; it must be {}", finding.wanted)?;
+        let wanted = &finding.wanted;
+        writeln!(out, "{BAD}{fact} is {found}; it must be {wanted}{BAD:#}")?;
         writeln!(out, "    why:  {}", rule.reason)?;
         writeln!(out, "    mend: {}", rule.mend_for(cloud, image))?;
     }

@@ -4,4 +4,5 @@ mod beyond;
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod manual;
+pub(crate) mod style;
 pub(crate) mod svg;

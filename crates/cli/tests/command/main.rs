@@ -6,6 +6,7 @@ mod backing_chain;
 mod bench;
 mod bitmap;
 mod check;
+mod colours;
 mod commit;
 mod compare;
 mod completions;
