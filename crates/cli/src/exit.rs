@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
+
 use crate::called;
 use crate::output::style::{BAD, DOUBTFUL};
 
@@ -20,6 +22,11 @@ impl Failure {
             status,
             message: message.into(),
         }
+    }
+
+    /// The same, with an exit status of its own.
+    pub(crate) fn and_status(self, status: u8) -> Self {
+        Self { status, ..self }
     }
 
     /// Says it on standard error and gives the exit status.
@@ -68,7 +75,10 @@ impl From<std::io::Error> for Failure {
 /// with clap's 2, which `compare` and `check` use for something else.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if called::qemu_img() && error.use_stderr() {
-        let text = error.render().to_string();
+        let mut text = error.render().to_string();
+        if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+            text = format!("Command not found: {word}\n{text}");
+        }
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         let _ = write!(std::io::stderr(), "qemu-img: {text}");
     } else {

@@ -101,10 +101,11 @@ impl Compare {
     }
 
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
-        let source = self.spelling.source(path, format)?;
+        let source = self.spelling.source(path, format);
+        let source = source.map_err(|failure| failure.and_status(2))?;
         let opener = source.opener(self.opening.opener());
         let opened = opener.open(&source.path, source.format.as_deref());
-        let chain = opened.map_err(|error| Failure::with_status(2, error.report()))?;
+        let chain = opened.map_err(|error| Failure::from(error).and_status(2))?;
         if !self.quiet {
             exit::warn(chain.warnings());
         }

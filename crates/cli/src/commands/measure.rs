@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::called;
 use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling, pairs, size, snapshot_name};
 use crate::output::{human, json};
@@ -106,7 +107,7 @@ impl Measure {
             }
         };
         let mut measure = measure
-            .target_format(&self.target_format)
+            .target_format(called::target_format(&self.target_format)?.name())
             .exact(!self.estimate);
         for (key, value) in pairs(&self.target_options)? {
             measure = measure.option(key, value);

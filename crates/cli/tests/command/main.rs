@@ -23,6 +23,7 @@ mod locks;
 mod manual;
 mod map;
 mod measure;
+mod phrases;
 mod rebase;
 mod resize;
 mod secrets;
