@@ -120,12 +120,8 @@ impl<'a> Commit<'a> {
 
         let mut base = self.open_base(&paths[depth], depth, &*layers[depth])?;
         // By its name an image does not get to write where its owner could not.
-        let names_it = &layers[depth - 1];
-        may_write(
-            self.subject.opener.references,
-            &**names_it.storage(),
-            &*base.read(),
-        )?;
+        let [names_it, it] = [depth - 1, depth].map(|depth| &**layers[depth].storage());
+        may_write(self.subject.opener.references, names_it, it)?;
         let mut editor = base.editor()?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {

@@ -88,7 +88,8 @@ impl Found {
             directory: directory.to_owned(),
             name: last.to_owned(),
             called: format!("the {what} '{name}'"),
-            owner: owner(image),
+            // One that is only rehearsed is no file.
+            owner: owner(image).or_else(|| Some(std::fs::metadata(from).ok()?.uid())),
         };
         Ok(Self {
             path,
