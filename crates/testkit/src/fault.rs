@@ -25,13 +25,15 @@ pub enum Op {
     Flush,
 }
 
-/// Passes everything on to another storage, but lets one call fail with `Io`.
+/// Passes everything on to another storage, but lets one call fail with `Io`, or spoils a write.
 #[derive(Debug)]
 pub struct FaultStorage<S: ?Sized> {
     op: Op,
     nth: u64,
     /// Reads past this fail, though `len` says that there are bytes: somebody cut the file.
     cut: u64,
+    /// The fault is no failure, but a write that changes a byte.
+    spoils: bool,
     calls: AtomicU64,
     inner: Arc<S>,
 }
@@ -43,8 +45,18 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
             op,
             nth,
             cut: u64::MAX,
+            spoils: false,
             calls: AtomicU64::new(0),
             inner,
+        }
+    }
+
+    /// Changes the byte in the middle of what the `nth` write (from 0) stores, and says that all went
+    /// well.
+    pub fn spoiling(inner: Arc<S>, nth: u64) -> Self {
+        Self {
+            spoils: true,
+            ..Self::new(inner, Op::Write, nth)
         }
     }
 
@@ -62,15 +74,18 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
     }
 
     fn enter(&self, op: Op) -> Result<()> {
-        if self.op != Op::Any && self.op != op {
-            return Ok(());
-        }
-        let nth = self.calls.fetch_add(1, Ordering::SeqCst);
-        if nth == self.nth {
+        if !self.spoils && self.is_due(op) {
+            let nth = self.nth;
             let error = std::io::Error::other(format!("{op:?}: call {nth} was told to fail"));
             return Err(Error::new(ErrorKind::Io, error));
         }
         Ok(())
+    }
+
+    /// Counts a call; says whether it is the one.
+    fn is_due(&self, op: Op) -> bool {
+        let counts = self.op == Op::Any || self.op == op;
+        counts && self.calls.fetch_add(1, Ordering::SeqCst) == self.nth
     }
 }
 
@@ -104,7 +119,15 @@ impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
 
 impl<S: StorageMut + ?Sized> StorageMut for FaultStorage<S> {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.enter(Op::Write)?;
+        if !self.spoils {
+            self.enter(Op::Write)?;
+        } else if self.is_due(Op::Write) {
+            let mut spoiled = data.to_vec();
+            if let Some(byte) = spoiled.get_mut(data.len() / 2) {
+                *byte ^= 0x20;
+            }
+            return self.inner.write_at(offset, &spoiled);
+        }
         self.inner.write_at(offset, data)
     }
 
@@ -151,6 +174,19 @@ mod tests {
         storage.write_at(0, b"c").unwrap();
         storage.read_at(0, &mut buf).unwrap();
         assert_eq!(buf[0], b'c');
+    }
+
+    #[test]
+    fn only_the_told_write_is_spoiled_and_nobody_is_told() {
+        let memory = Arc::new(MemoryStorage::new("m"));
+        let storage = FaultStorage::spoiling(memory, 1);
+        for nth in 0..3 {
+            storage.write_at(3 * nth, b"ABC").unwrap();
+            assert_eq!(storage.fired(), nth >= 1);
+        }
+        let mut buf = [0; 9];
+        storage.read_at(0, &mut buf).unwrap();
+        assert_eq!(&buf, b"ABCAbCABC");
     }
 
     #[test]
