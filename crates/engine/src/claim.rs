@@ -66,6 +66,8 @@ pub(crate) struct Claims<'a, W> {
     step: u64,
     /// Claims start at multiples of this, a power of two and at most a step.
     align: u64,
+    /// The longest hole before a claim, in bytes.
+    most_hole: u64,
     cancel: Option<&'a Cancel>,
     next: Mutex<Next>,
 }
@@ -81,7 +83,7 @@ struct Next {
 pub(crate) struct Claim {
     /// The hole just before `range`, perhaps empty.
     pub(crate) hole: GuestRange,
-    /// The bytes to work on, perhaps empty at the end of the disk.
+    /// The bytes to work on, perhaps empty at the end of the disk, or where a long hole goes on.
     pub(crate) range: GuestRange,
     /// Where all of `range` stands, if the target is to share it; it may be longer than a step then.
     pub(crate) origin: Option<Origin>,
@@ -108,9 +110,16 @@ impl<'a, W: Walk> Claims<'a, W> {
             len,
             step,
             align,
+            most_hole: u64::MAX,
             cancel,
             next,
         }
+    }
+
+    /// Gives out longer holes than `most` bytes, a multiple of a step, in parts.
+    pub(crate) fn with_holes_of(mut self, most: u64) -> Self {
+        self.most_hole = most;
+        self
     }
 
     /// The next claim, or `None` when there is nothing left or somebody stopped the work.
@@ -122,12 +131,14 @@ impl<'a, W: Walk> Claims<'a, W> {
         if let Some(cancel) = self.cancel {
             cancel.check()?;
         }
-        let start = self.hole_end(next.cursor)?;
-        let sharing = match start < self.len {
+        let limit = next.cursor.saturating_add(self.most_hole).min(self.len);
+        let start = self.hole_end(next.cursor, limit)?;
+        let sharing = match start < limit {
             true => self.walk.shared(start, self.len)?,
             false => None,
         };
         let end = match (sharing, start.checked_add(self.step)) {
+            _ if start == limit => start,
             (Some(sharing), _) => sharing.end,
             (None, Some(end)) => align_down(end, self.step).min(self.len),
             (None, None) => self.len,
@@ -151,11 +162,12 @@ impl<'a, W: Walk> Claims<'a, W> {
             .stopped = true;
     }
 
-    /// The start of the first claim at or after `start`, where one may start, that is not all hole.
-    fn hole_end(&self, start: u64) -> Result<u64, W::Error> {
+    /// The start of the first claim at or after `start`, where one may start, that is not all hole;
+    /// `limit` if there is none before it.
+    fn hole_end(&self, start: u64, limit: u64) -> Result<u64, W::Error> {
         let mut at = start;
-        while at < self.len {
-            let status = self.walk.status(at, self.len)?;
+        while at < limit {
+            let status = self.walk.status(at, limit)?;
             if !status.hole {
                 // What is shared may end inside what reads are aligned to.
                 return Ok(align_down(at, self.align).max(start));
@@ -165,7 +177,7 @@ impl<'a, W: Walk> Claims<'a, W> {
             }
             at = status.end;
         }
-        Ok(self.len)
+        Ok(limit)
     }
 }
 
@@ -229,6 +241,24 @@ mod tests {
                     origin: None,
                     ticket: 2
                 },
+            ]
+        );
+    }
+
+    #[test]
+    fn long_holes_come_in_parts() {
+        let claims = all(claims(1000, &[500..510]).with_holes_of(192));
+        let ranges = claims.iter().map(|claim| (claim.hole, claim.range));
+        let range = GuestRange::new;
+        assert_eq!(
+            ranges.collect::<Vec<_>>(),
+            [
+                (range(0, 192), range(192, 192)),
+                (range(192, 384), range(384, 384)),
+                (range(384, 448), range(448, 512)),
+                (range(512, 704), range(704, 704)),
+                (range(704, 896), range(896, 896)),
+                (range(896, 1000), range(1000, 1000)),
             ]
         );
     }

@@ -10,7 +10,7 @@ use crate::cancel::Cancel;
 use crate::claim::{Claim, Claims, Status, Walk, largest_unit};
 use crate::convert::Job;
 use crate::crew;
-use crate::progress::{Meter, Progress};
+use crate::progress::{Meter, Phase, Progress};
 
 /// Bytes that one worker takes at a time, unless a unit is larger: both disks' fit in its cache.
 const CLAIM: u64 = 512 << 10;
@@ -74,7 +74,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
         content: NONE.into(),
         allocation: NONE.into(),
     };
-    let meter = Meter::new(len, job.progress);
+    let meter = Meter::new(Phase::Compare, len, job.progress);
     let step = largest_unit([a, b]).max(CLAIM);
     let claims = Claims::new(len, step, step, job.cancel, &pair);
     crew::run(

@@ -7,8 +7,8 @@ use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 use crate::cancel::Cancel;
 use crate::claim::{Claims, largest_unit};
 use crate::crew;
-use crate::digest::{Crc32, Mosaic};
-use crate::progress::{Meter, Progress};
+use crate::digest::{Algorithm, Digest, Digests};
+use crate::progress::{Meter, Phase, Progress};
 use crate::sequencer::Sequencer;
 use crate::source::Source;
 use crate::standby::Standby;
@@ -33,8 +33,9 @@ pub struct Job<'a> {
     /// The disk behind the target, for a sink that [covers](goldsmith_block::ZeroPolicy::Covering)
     /// one: what is the same there is left out.
     pub behind: Option<&'a Chain>,
-    /// Whether to compute the checksum of the guest's bytes on the way.
-    pub digest: bool,
+    /// Which digests of the target's disk to compute on the way: of the source's bytes, and of
+    /// zeros where the target is larger. All data is read then.
+    pub digests: &'a [Algorithm],
     /// Told after each claim, from any worker.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Stops the job when raised.
@@ -48,7 +49,7 @@ impl Default for Job<'_> {
             sparse: 4096,
             share: true,
             behind: None,
-            digest: false,
+            digests: &[],
             progress: None,
             cancel: None,
         }
@@ -65,15 +66,15 @@ impl Job<'_> {
 }
 
 /// What a conversion did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
     /// The finished target.
     pub committed: Committed,
     /// Bytes that had to be read from the source.
     pub data: u64,
-    /// Checksum of the source's guest bytes, if the job asked for it.
-    pub crc32: Option<Crc32>,
+    /// The digests that the job asked for, in that order.
+    pub digests: Vec<Digest>,
 }
 
 /// Writes all of `source` into `sink` and commits it.
@@ -88,7 +89,7 @@ pub struct Outcome {
 /// # Cost
 /// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB) and as much again for
 /// packed bytes, and as much again to compare with what stands behind the target. Holes of any
-/// length are single steps.
+/// length are single steps, unless there is a digest for which zeros must be hashed.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
     let len = sink.profile().virtual_size;
     let source_len = source.virtual_size();
@@ -108,12 +109,13 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         .packing
         .map_or(profile.grain, |packing| packing.unit);
     let mut disk = Source::new(source, unit, job.sparse == 0);
-    let unseen = !job.digest && profile.packing.is_none() && job.behind.is_none();
+    let digests = Digests::new(job.digests);
+    let unseen = digests.is_empty() && profile.packing.is_none() && job.behind.is_none();
     if unseen && job.sparse > 0 {
         disk.transfer_to(&*sink, job.share);
     }
     if let Some(behind) = job.behind {
-        disk.stand_before(behind, !job.digest);
+        disk.stand_before(behind, digests.is_empty());
     }
     let step = largest_unit([source]).max(unit).max(CLAIM);
     let align = match disk.is_shared() {
@@ -121,18 +123,20 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         false => step,
     };
     let claims = Claims::new(len, step, align, job.cancel, &disk);
+    let claims = claims.with_holes_of(digests.most_zeros());
     let shared = Shared {
         source: &disk,
         sink: &*sink,
         sequencer: Sequencer::default(),
-        meter: Meter::new(len, job.progress),
-        digest: job.digest.then(Mosaic::default),
+        meter: Meter::new(Phase::Copy, len, job.progress),
+        digests,
         sparse: job.sparse,
     };
     let standby = Standby::default();
     let stop = || {
         claims.stop();
         shared.sequencer.stop();
+        shared.digests.stop();
         standby.dismiss();
     };
     crew::run(Job::thread_count(job.threads), stop, |index| {
@@ -153,10 +157,10 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     })?;
 
     let data = shared.meter.data();
-    let crc32 = shared.digest.and_then(|mosaic| mosaic.whole(source_len));
+    let digests = shared.digests.finish();
     Ok(Outcome {
         committed: sink.commit()?,
         data,
-        crc32,
+        digests,
     })
 }

@@ -1,5 +1,6 @@
 //! Moves the bytes of a [`Chain`](goldsmith_block::Chain) into a
-//! [`Sink`](goldsmith_block::Sink), compares two chains, and measures.
+//! [`Sink`](goldsmith_block::Sink), compares two chains, makes digests of
+//! one, and measures.
 //!
 //! ```text
 //!            claim          read, scan, pack      reserve            write          commit
@@ -29,6 +30,7 @@
 
 mod buffer;
 mod cancel;
+mod checksum;
 mod claim;
 mod compare;
 mod convert;
@@ -46,8 +48,9 @@ mod standby;
 mod worker;
 
 pub use cancel::Cancel;
+pub use checksum::{ChecksumJob, checksum};
 pub use compare::{CompareError, CompareJob, Comparison, compare};
 pub use convert::{Job, Outcome, convert};
-pub use digest::Crc32;
+pub use digest::{Algorithm, Crc32, Digest};
 pub use measure::{data_ranges, lay_out};
-pub use progress::Progress;
+pub use progress::{Phase, Progress};

@@ -2,10 +2,38 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// A disk goes into an image.
+    Copy,
+    /// Two disks are compared.
+    Compare,
+    /// A digest is made of a disk or a file.
+    Checksum,
+    /// What was written is read back.
+    Verify,
+}
+
+impl Phase {
+    /// Its name, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Compare => "compare",
+            Self::Checksum => "checksum",
+            Self::Verify => "verify",
+        }
+    }
+}
+
 /// How far a job has come, in guest bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
+    /// What is being done; a job may have several phases, one after the other.
+    pub phase: Phase,
     /// Bytes of the disk that are done with, holes included.
     pub done: u64,
     /// Bytes of the disk.
@@ -16,6 +44,7 @@ pub struct Progress {
 
 /// Counts for all workers and tells the listener.
 pub(crate) struct Meter<'a> {
+    phase: Phase,
     done: AtomicU64,
     data: AtomicU64,
     total: u64,
@@ -23,13 +52,21 @@ pub(crate) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub(crate) fn new(total: u64, listener: Option<&'a (dyn Fn(Progress) + Sync)>) -> Self {
-        Self {
+    /// Of a phase that begins; the listener hears of that, too.
+    pub(crate) fn new(
+        phase: Phase,
+        total: u64,
+        listener: Option<&'a (dyn Fn(Progress) + Sync)>,
+    ) -> Self {
+        let meter = Self {
+            phase,
             done: AtomicU64::new(0),
             data: AtomicU64::new(0),
             total,
             listener,
-        }
+        };
+        meter.add(0, 0);
+        meter
     }
 
     /// Adds `done` bytes of the disk, `data` of which were read.
@@ -38,6 +75,7 @@ impl<'a> Meter<'a> {
         let done = self.done.fetch_add(done, Ordering::Relaxed) + done;
         if let Some(tell) = self.listener {
             tell(Progress {
+                phase: self.phase,
                 done,
                 total: self.total,
                 data,

@@ -8,7 +8,7 @@ use goldsmith_block::{
 use crate::buffer::Buffer;
 use crate::claim::{Claim, Origin};
 use crate::cover::Cover;
-use crate::digest::{Crc32, Mosaic};
+use crate::digest::{Digests, Piece};
 use crate::glimpse::Glimpses;
 use crate::layout::{Layout, Run};
 use crate::packed::Packed;
@@ -22,7 +22,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) sink: &'a dyn Sink,
     pub(crate) sequencer: Sequencer,
     pub(crate) meter: Meter<'a>,
-    pub(crate) digest: Option<Mosaic>,
+    pub(crate) digests: Digests,
     /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
     pub(crate) sparse: u64,
 }
@@ -76,8 +76,8 @@ impl<'a> Worker<'a> {
                 self.layout.find(source, claim.range, &self.parts, sparse)?;
                 self.read(claim.range.start)?;
                 self.find_demands(claim.range.start)?;
-                if let Some(mosaic) = &self.shared.digest {
-                    self.digest(claim, mosaic);
+                if !self.shared.digests.is_empty() {
+                    self.digest(claim);
                 }
                 if let Some(cover) = &mut self.cover {
                     let unit = self.shared.source.unit;
@@ -219,24 +219,23 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Adds the checksum of the claim and of the hole before it.
-    fn digest(&mut self, claim: &Claim, mosaic: &Mosaic) {
-        let end = self.shared.source.chain.virtual_size();
-        let zeros = |from: u64, to: u64| Crc32::of_zeros(to.min(end).saturating_sub(from));
-        let mut crc = Crc32::default();
-        let mut at = claim.hole.start;
-        for demand in &self.demands {
-            // A sink may be larger than the source; those bytes are not the source's.
-            let range = GuestRange::new(demand.range.start.min(end), demand.range.end.min(end));
-            crc = crc.then(zeros(at, range.start));
-            crc = crc.then(Crc32::of(part(&mut self.buf, claim.range.start, range)));
-            at = range.end;
+    /// Adds the claim and the hole before it to the digests.
+    fn digest(&mut self, claim: &Claim) {
+        let base = claim.range.start;
+        let mut at = base;
+        for run in &self.layout.runs {
+            part(&mut self.buf, base, GuestRange::new(at, run.range.start)).fill(0);
+            at = run.range.end;
         }
-        crc = crc.then(zeros(at, claim.range.end));
-        mosaic.insert(
-            GuestRange::new(claim.hole.start, claim.hole.start + crc.bytes()),
-            crc,
-        );
+        part(&mut self.buf, base, GuestRange::new(at, claim.range.end)).fill(0);
+        let piece = Piece {
+            at: claim.hole.start,
+            zeros: claim.hole.len(),
+            bytes: part(&mut self.buf, base, claim.range),
+        };
+        self.shared.digests.add(claim.ticket, &piece);
+        // There is work in zeros as well.
+        self.looked = true;
     }
 
     fn reserve(&mut self, ticket: u64, placement: Placement) -> Result<()> {

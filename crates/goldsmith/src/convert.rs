@@ -7,11 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use goldsmith_block::{
     BackingReference, Budget, Chain, CreateSpec, Error, Format, Options, Result,
 };
-use goldsmith_engine::{Cancel, Crc32, Job, Progress};
+use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Progress};
 use goldsmith_storage::Target;
 
 use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
+use crate::proof::{Made, Proof};
 use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
 use crate::{Cloud, Opener, registry};
@@ -55,6 +56,7 @@ pub struct Convert<'a> {
     cloud: Option<&'static Cloud>,
     identity: Identity,
     timestamp: Option<u64>,
+    proof: Proof,
     job: Job<'a>,
 }
 
@@ -68,8 +70,13 @@ pub struct Converted {
     pub file_len: u64,
     /// Bytes that had to be read from the source's data.
     pub data: u64,
-    /// Checksum of the source's guest bytes, if it was asked for.
-    pub crc32: Option<Crc32>,
+    /// Digests of the disk: those that were asked for, in that order, or the one that the target
+    /// was verified by.
+    pub digests: Vec<Digest>,
+    /// The digests of the target file that were asked for.
+    pub file_digests: Vec<Digest>,
+    /// Whether the target was read back, and found to hold the disk with these digests.
+    pub verified: bool,
     /// What the caller may want to know: what is wrong with the source without keeping it from being
     /// read (see [`Chain::warnings`]), and that the disk grew to please a cloud.
     pub warnings: Vec<String>,
@@ -92,6 +99,7 @@ impl<'a> Convert<'a> {
             cloud: None,
             identity: Identity::default(),
             timestamp: None,
+            proof: Proof::default(),
             job: Job::default(),
         }
     }
@@ -175,10 +183,29 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Sets whether to compute the checksum of the guest's bytes on the way. Default: no.
+    /// Adds a digest of the disk to make on the way: that of the target's disk as a RAW file, which
+    /// is the source's unless the disk had to grow. All data is read then, and no block is shared
+    /// with the source.
     #[must_use]
-    pub fn digest(mut self, digest: bool) -> Self {
-        self.job.digest = digest;
+    pub fn digest(mut self, algorithm: Algorithm) -> Self {
+        self.proof.digests.push(algorithm);
+        self
+    }
+
+    /// Adds a digest of the target file, of its bytes as they stand there. It is read back for that:
+    /// formats write their headers last. (Of a RAW target it is the disk's, which costs no reading.)
+    #[must_use]
+    pub fn file_digest(mut self, algorithm: Algorithm) -> Self {
+        self.proof.file_digests.push(algorithm);
+        self
+    }
+
+    /// Sets whether the target is read back before it takes its name: opened anew, and held against
+    /// the source by the digests that were asked for, or by [the default one](Algorithm::default).
+    /// What is read back may come from the system's cache. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.proof.verify = verify;
         self
     }
 
@@ -201,7 +228,8 @@ impl<'a> Convert<'a> {
     ///
     /// # Errors
     /// Those of opening the source; `Usage` if the target's format cannot hold the disk, an option
-    /// is wrong, or the target is a file that is read; `Io` if either side fails.
+    /// is wrong, or the target is a file that is read; `Io` if either side fails, or if what is
+    /// [read back](Self::verify) is not what was written.
     pub fn run(&self) -> Result<Converted> {
         let format = self.format()?;
         let options = self.options(format)?;
@@ -232,6 +260,18 @@ impl<'a> Convert<'a> {
             self.bitmaps.copy(source.top(), &mut *editor, &budget)?;
             file_len = target.storage().len();
         }
+        let made = Made {
+            format,
+            spec: &spec,
+            storage: target.storage(),
+            file_len,
+            behind: behind.as_ref(),
+            limits: &self.opener.limits,
+        };
+        let file_digests = self
+            .proof
+            .of(&made, &source, &outcome.digests, &job)
+            .map_err(|error| error.in_file(name.clone()))?;
         // First what the image needs, so that it never stands there without.
         if let Some(data_file) = data_file {
             data_file.publish()?;
@@ -241,7 +281,9 @@ impl<'a> Convert<'a> {
             virtual_size: spec.virtual_size,
             file_len,
             data: outcome.data,
-            crc32: outcome.crc32,
+            digests: outcome.digests,
+            file_digests,
+            verified: self.proof.verify,
             warnings: self.warnings(&source, virtual_size),
         })
     }
@@ -288,11 +330,15 @@ impl<'a> Convert<'a> {
     }
 
     /// The work to be done, for a target with `behind` behind it.
-    pub(crate) fn job<'b>(&self, behind: Option<&'b Chain>) -> Job<'b>
+    pub(crate) fn job<'b>(&'b self, behind: Option<&'b Chain>) -> Job<'b>
     where
         'a: 'b,
     {
-        Job { behind, ..self.job }
+        Job {
+            behind,
+            digests: self.proof.algorithms(),
+            ..self.job
+        }
     }
 
     /// What is wrong with the source, and that the disk grew if nobody asked for it by name.

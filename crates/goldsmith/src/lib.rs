@@ -89,6 +89,7 @@ mod measure;
 mod new_image;
 mod open;
 mod ovf;
+mod proof;
 mod rebase;
 mod reference;
 mod registry;
@@ -113,7 +114,10 @@ pub use goldsmith_block::{
     LayerInfo, Limits, OptionKind, OptionSpec, Preallocation, Repair, Result, Snapshot, Step,
     Storage, Symptom, did_you_mean, parse_size,
 };
-pub use goldsmith_engine::{Cancel, CompareError, Comparison, Crc32, Progress};
+pub use goldsmith_engine::{
+    Algorithm, Cancel, ChecksumJob, CompareError, Comparison, Crc32, Digest, Phase, Progress,
+    checksum,
+};
 pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map, map_range};

@@ -5,7 +5,7 @@ mod support;
 
 use std::num::NonZeroUsize;
 
-use goldsmith::{ErrorKind, ExtentKind};
+use goldsmith::{Algorithm, Digest, ErrorKind, ExtentKind};
 use goldsmith_testkit::model::{ModelDisk, any_disk};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -52,10 +52,14 @@ fn assert_overlay(source: &ModelDisk, base: &ModelDisk, (options, compress): Sha
     let mut seen = None;
     for threads in [1, 4] {
         let threads = NonZeroUsize::new(threads).unwrap();
-        let done = job.clone().threads(threads).digest(true).run();
+        let done = job.clone().threads(threads).verify(true).run();
         let done = done.unwrap_or_else(|error| panic!("{what}: {}", error.report()));
         assert!(guest(&top, "qcow2") == source.bytes(), "{what}");
         assert_eq!(done.virtual_size, source.len());
+        assert_eq!(
+            done.digests,
+            [Digest::of(Algorithm::FsVerity, source.bytes())]
+        );
         let bytes = std::fs::read(&top).unwrap();
         assert!(
             *seen.get_or_insert_with(|| bytes.clone()) == bytes,

@@ -140,16 +140,12 @@ pub(crate) fn map(out: &mut impl Write, chain: &Chain, range: GuestRange) -> Res
     }
     if separator == "[" {
         // [qemu] There is always one, be it empty.
-        let nothing = MapEntry {
-            range: GuestRange::new(range.start, range.start),
-            depth: 0,
-            present: false,
-            zero: false,
-            data: false,
-            compressed: false,
-            offset: None,
-        };
-        run(out, separator, &nothing)?;
+        write!(
+            out,
+            "[{{ \"start\": {}, \"length\": 0, \"depth\": 0, \"present\": false, \"zero\": false, \
+             \"data\": false, \"compressed\": false}}",
+            range.start,
+        )?;
     }
     writeln!(out, "]")?;
     out.flush()?;

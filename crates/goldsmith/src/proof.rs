@@ -1,0 +1,234 @@
+//! What is proved of a target before it takes its name: that it holds the disk, and its digests.
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, Chain, CreateSpec, Error, ErrorKind, Format, HostRange, Limits, Options, Result,
+    Storage, StorageMut,
+};
+use goldsmith_engine::{
+    Algorithm, ChecksumJob, CompareJob, Comparison, Digest, Job, Phase, checksum, compare,
+};
+use goldsmith_storage::Window;
+
+use crate::registry;
+
+/// What is to be proved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// Digests of the disk.
+    pub(crate) digests: Vec<Algorithm>,
+    /// Digests of the file.
+    pub(crate) file_digests: Vec<Algorithm>,
+    /// Whether the target is read back.
+    pub(crate) verify: bool,
+}
+
+/// A target that is complete and has no name yet.
+pub(crate) struct Made<'a> {
+    pub(crate) format: &'a dyn Format,
+    pub(crate) spec: &'a CreateSpec,
+    pub(crate) storage: Arc<dyn StorageMut>,
+    /// Length of the file in bytes.
+    pub(crate) file_len: u64,
+    pub(crate) behind: Option<&'a Chain>,
+    pub(crate) limits: &'a Limits,
+}
+
+impl Made<'_> {
+    /// The disk in it, as whoever opens it for the first time finds it.
+    fn disk(&self) -> Result<Chain> {
+        let specs = self.format.open_options();
+        let secrets = specs.iter().filter_map(|spec| {
+            let secret = self.spec.options.secret(spec.name)?;
+            Some((spec.name, secret))
+        });
+        let options = Options::parse(specs, secrets)?;
+        let storage = Arc::clone(&self.storage) as Arc<dyn Storage>;
+        let budget = Budget::new(self.limits);
+        let mut layer = self.format.open_with(storage, &budget, &options)?;
+        if let Some(data) = &self.spec.data {
+            layer = layer.with_data(Arc::clone(data) as _)?;
+        }
+        let behind = self.behind.into_iter().flat_map(Chain::layers);
+        Ok(Chain::new(layer, behind.map(Arc::clone)))
+    }
+
+    /// The bytes of the file.
+    fn file(&self) -> Result<Chain> {
+        // A device may be longer than what was written to it.
+        let bytes = HostRange::new(0, self.file_len);
+        let file = Window::new(Arc::clone(&self.storage) as _, bytes)?;
+        let raw = registry::format_named("raw")?;
+        let layer = raw.open(Arc::new(file), &Budget::new(self.limits))?;
+        Ok(Chain::new(layer, []))
+    }
+}
+
+impl Proof {
+    /// The digests of the disk to make while it is written.
+    pub(crate) fn algorithms(&self) -> &[Algorithm] {
+        match self.verify && self.digests.is_empty() {
+            true => &[Algorithm::FsVerity],
+            false => &self.digests,
+        }
+    }
+
+    /// Proves it of `made`, written from `source`, whose disk had these `digests` on the way; gives
+    /// the digests of the file.
+    ///
+    /// # Errors
+    /// `Io` if the disk that is read back is another one; those of opening and reading the target.
+    pub(crate) fn of(
+        &self,
+        made: &Made<'_>,
+        source: &Chain,
+        digests: &[Digest],
+        job: &Job<'_>,
+    ) -> Result<Vec<Digest>> {
+        let read = ChecksumJob {
+            algorithms: self.algorithms(),
+            threads: job.threads,
+            phase: Phase::Verify,
+            progress: job.progress,
+            cancel: job.cancel,
+        };
+        if self.verify {
+            verify(&made.disk()?, source, digests, &read)?;
+        }
+        if self.file_digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let read = ChecksumJob {
+            algorithms: &self.file_digests,
+            phase: Phase::Checksum,
+            ..read
+        };
+        checksum(&made.file()?, &read)
+    }
+}
+
+/// Fails if `disk` is not the one with these `digests`, which was written from `source`.
+fn verify(disk: &Chain, source: &Chain, digests: &[Digest], job: &ChecksumJob<'_>) -> Result<()> {
+    let found = checksum(disk, job)?;
+    let mut pairs = digests.iter().zip(&found);
+    let Some((written, read)) = pairs.find(|(written, read)| written != read) else {
+        return Ok(());
+    };
+    let mut text = format!(
+        "what is read back from it is not what was written: its {} is {read}, not {written}",
+        read.algorithm()
+    );
+    // The digest alone says no; this helps whoever looks for the reason.
+    let job = CompareJob {
+        threads: job.threads,
+        cancel: job.cancel,
+        ..CompareJob::default()
+    };
+    if let Ok(Comparison::Content(offset)) = compare(disk, source, &job) {
+        text.push_str(&format!("; it differs from guest byte {offset} on"));
+    }
+    Err(Error::new(ErrorKind::Io, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use goldsmith_storage::MemoryStorage;
+    use goldsmith_testkit::fault::FaultStorage;
+    use goldsmith_testkit::model::{ModelDisk, ModelLayer};
+    use goldsmith_testkit::pattern;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Writes `disk` with its `nth` write spoiled; says whether it was proved, whether a guest finds
+    /// the disk there, and what was wrong. `None` if there are not so many writes.
+    fn proved(
+        format: &dyn Format,
+        compress: bool,
+        disk: &ModelDisk,
+        nth: u64,
+    ) -> Option<(bool, bool, String)> {
+        let memory = Arc::new(MemoryStorage::new("target"));
+        let storage = Arc::new(FaultStorage::spoiling(memory, nth));
+        let source = Chain::new(Arc::new(ModelLayer::new(disk.clone())), []);
+        let spec = CreateSpec {
+            virtual_size: disk.len(),
+            data: None,
+            backing: None,
+            options: Options::defaults(format.options()),
+            compress,
+            uuid: Uuid::from_u128(7),
+            timestamp: 1_000_000_000,
+        };
+        let proof = Proof {
+            verify: true,
+            ..Proof::default()
+        };
+        let job = Job {
+            threads: std::num::NonZeroUsize::new(1),
+            digests: proof.algorithms(),
+            ..Job::default()
+        };
+        let sink = format.create(storage.clone(), &spec).unwrap();
+        let outcome = goldsmith_engine::convert(&source, sink, &job).unwrap();
+        if !storage.fired() {
+            return None;
+        }
+        let made = Made {
+            format,
+            spec: &spec,
+            storage,
+            file_len: outcome.committed.file_len,
+            behind: None,
+            limits: &Limits::default(),
+        };
+        let found = proof.of(&made, &source, &outcome.digests, &job);
+        let reads = || {
+            let disk = made.disk()?;
+            let mut bytes = vec![0; disk.virtual_size() as usize];
+            disk.read_at(0, &mut bytes).map(|()| bytes)
+        };
+        let holds = reads().is_ok_and(|bytes| bytes == disk.bytes());
+        let report = found.err().map(|error| error.report());
+        Some((report.is_none(), holds, report.unwrap_or_default()))
+    }
+
+    /// Whatever write it was, also one of a table: what does not hold the disk is not proved.
+    #[test]
+    fn spoiled_write_is_noticed_if_a_guest_would_notice() {
+        let disk = pattern::disk("1M:A 1M:- 300k:b 64k:0 2M:C");
+        for (name, compress) in [
+            ("raw", false),
+            ("qcow2", false),
+            ("qcow2", true),
+            ("vpc", false),
+        ] {
+            let format = registry::format_named(name).unwrap();
+            let mut noticed = 0;
+            for nth in 0.. {
+                let Some((proved, holds, report)) = proved(format, compress, &disk, nth) else {
+                    break;
+                };
+                assert_eq!(proved, holds, "{name}: write {nth}: {report}");
+                noticed += u32::from(!proved);
+            }
+            assert!(noticed > 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn first_damaged_byte_is_named() {
+        let disk = pattern::disk("1M:A 1M:- 1M:B");
+        let format = registry::format_named("raw").unwrap();
+        let (proved, _, report) = proved(format, false, &disk, 1).unwrap();
+        assert!(!proved);
+        let place = (2 << 20) + (512 << 10);
+        assert!(
+            report
+                .starts_with("what is read back from it is not what was written: its fsverity is ")
+                && report.ends_with(&format!("; it differs from guest byte {place} on")),
+            "{report}"
+        );
+    }
+}
