@@ -43,10 +43,12 @@ fn prepared() -> Folder {
         "convert -f raw -O vpc -o subformat=fixed,force_size=on golden.raw azure.vhd",
         "convert -f raw -O vpc -o force_size=on golden.raw disk.vhd",
         "create -q -f qcow2 -b golden.qcow2 -F qcow2 middle.qcow2",
+        "create -q -f qcow2 scratch.qcow2 32M",
         "create -q -f qcow2 -b middle.qcow2 -F qcow2 disk.qcow2",
         "convert -f raw -O qcow2 disk.raw old.qcow2",
         "bitmap -f qcow2 --add old.qcow2 monday",
         "convert -f raw -O qcow2 golden.raw moved.qcow2",
+        "convert -f raw -O qcow2 golden.raw upload.img",
     ] {
         folder.qemu_img_ok(line);
     }
