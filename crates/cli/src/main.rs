@@ -24,6 +24,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
     max_term_width = 100,
     arg_required_else_help = true,
     args_override_self = true,
+    infer_long_args = true,
     after_long_help = "\
 Examples:
   A golden RAW disk for KVM, and what became of it:

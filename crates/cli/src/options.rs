@@ -126,7 +126,7 @@ fn secret(text: &str) -> Result<Secret, String> {
 pub(crate) struct Spelling {
     /// Sources are given as 'driver=FMT,file.filename=PATH' and options of that format, such as
     /// force_size_calc=chs or current_size for vpc, instead of as paths
-    #[arg(long)]
+    #[arg(long, visible_alias = "source-image-opts")]
     image_opts: bool,
 
     /// Read images although somebody, such as a running virtual machine, may be writing to them

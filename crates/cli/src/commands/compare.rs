@@ -24,11 +24,11 @@ Examples:
     goldsmith compare -q -f raw -F vpc golden.raw golden.vhd")]
 pub(crate) struct Compare {
     /// Format of the first image; without it the format is guessed
-    #[arg(short = 'f', long, value_name = "FMT")]
+    #[arg(short = 'f', long, value_name = "FMT", visible_alias = "a-format")]
     first_format: Option<String>,
 
     /// Format of the second image; without it the format is guessed
-    #[arg(short = 'F', long, value_name = "FMT")]
+    #[arg(short = 'F', long, value_name = "FMT", visible_alias = "b-format")]
     second_format: Option<String>,
 
     /// Sizes and allocation must be the same too

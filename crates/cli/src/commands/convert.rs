@@ -69,6 +69,7 @@ pub(crate) struct Convert {
     #[arg(
         short = 'l',
         long,
+        visible_alias = "source-snapshot",
         value_name = "ID_OR_NAME|snapshot.id=ID,snapshot.name=NAME"
     )]
     snapshot: Option<String>,
@@ -138,7 +139,7 @@ pub(crate) struct Convert {
     source_cache: Cache,
 
     /// Write in any order, as is done anyway
-    #[arg(short = 'W', long)]
+    #[arg(short = 'W', long, visible_alias = "oob-writes")]
     out_of_order: bool,
 
     /// Add zero bytes to a disk whose size the target's format cannot hold

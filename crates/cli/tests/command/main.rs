@@ -3,6 +3,7 @@
 
 mod amend;
 mod backing_chain;
+mod beginnings;
 mod bench;
 mod bitmap;
 mod check;

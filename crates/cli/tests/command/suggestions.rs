@@ -12,7 +12,7 @@ fn mistyped_word_of_every_kind_is_answered_with_the_right_one() {
     for (line, right) in [
         ("conver golden.raw out", "'convert'"),
         ("snapshots disk.qcow2", "'snapshot'"),
-        ("convert --bitmap golden.raw out", "'--bitmaps'"),
+        ("convert --bitmpas golden.raw out", "'--bitmaps'"),
         ("convert --refernces deny golden.raw out", "'--references'"),
         (
             "convert --references sam-directory golden.raw out",
