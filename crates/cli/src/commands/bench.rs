@@ -1,16 +1,17 @@
 //! `goldsmith bench`
 
-use std::cell::Cell;
 use std::io::{Write, stdout};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use goldsmith::{Bench as Benchmark, Writing};
 
 use crate::exit::Failure;
 use crate::options::{Cache, Opening, Spelling, size};
+use crate::progress::Watch;
 
 /// Measure how fast an image takes requests like a guest's
 ///
@@ -156,10 +157,17 @@ impl Bench {
         if let Some(interval) = self.flush_interval {
             lines += &format!("Sending flush every {interval} requests\n");
         }
-        let announced = Cell::new(Ok(()));
-        let announce = || announced.set(stdout().write_all(lines.as_bytes()));
-        let time = bench.on_start(&announce).run()?;
-        announced.into_inner()?;
+        let announced = Mutex::new(Ok(()));
+        let announce = || {
+            let written = stdout().write_all(lines.as_bytes());
+            *announced.lock().unwrap_or_else(PoisonError::into_inner) = written;
+        };
+        let watch = Watch::new(false);
+        let bench = bench.on_start(&announce).cancel(watch.cancel());
+        let time = bench.run()?;
+        announced
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)?;
         let mut out = stdout().lock();
         writeln!(out, "Run completed in {:.3} seconds.", time.as_secs_f64())?;
         Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use goldsmith_block::{Chain, Demand, Error, ErrorKind, GuestRange, Result, Sink,
 
 use super::place::{Places, Taken};
 use super::{Load, Writing};
+use crate::Cancel;
 
 /// What is done with each request.
 pub(super) enum Way<'a> {
@@ -30,6 +31,7 @@ pub(super) struct Crew<'a> {
     size: u64,
     way: Way<'a>,
     writing: Writing,
+    cancel: Option<&'a Cancel>,
     /// What every write writes.
     pattern: Vec<u8>,
     state: Mutex<State>,
@@ -53,7 +55,12 @@ struct Claim {
 }
 
 impl<'a> Crew<'a> {
-    pub(super) fn new(load: &'a Load, size: u64, way: Way<'a>) -> Result<Self> {
+    pub(super) fn new(
+        load: &'a Load,
+        size: u64,
+        way: Way<'a>,
+        cancel: Option<&'a Cancel>,
+    ) -> Result<Self> {
         let writing = load.writing.unwrap_or_default();
         let mut pattern = Vec::new();
         if load.writing.is_some() {
@@ -65,6 +72,7 @@ impl<'a> Crew<'a> {
             size,
             way,
             writing,
+            cancel,
             pattern,
             state: Mutex::new(State {
                 next: 0,
@@ -142,6 +150,9 @@ impl<'a> Crew<'a> {
 
     /// The next request; none if all are claimed, or one has failed.
     fn claim(&self) -> Result<Option<Claim>> {
+        if self.cancel.is_some_and(Cancel::is_cancelled) {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
+        }
         let mut state = self.state();
         loop {
             if state.failed.is_some() || state.next == self.load.count {

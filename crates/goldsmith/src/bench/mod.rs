@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use goldsmith_block::{Error, GuestRange, Placement, Result};
 
-use crate::Opener;
 use crate::edit::Subject;
+use crate::{Cancel, Opener};
 use crew::{Crew, Way};
 use place::Places;
 
@@ -38,7 +38,8 @@ pub struct Bench<'a> {
     opener: Opener,
     format: Option<String>,
     load: Load,
-    on_start: Option<&'a dyn Fn()>,
+    on_start: Option<&'a (dyn Fn() + Sync)>,
+    cancel: Option<&'a Cancel>,
 }
 
 /// The requests.
@@ -86,6 +87,7 @@ impl<'a> Bench<'a> {
                 writing: None,
             },
             on_start: None,
+            cancel: None,
         }
     }
 
@@ -147,8 +149,16 @@ impl<'a> Bench<'a> {
 
     /// Sets what is called when the image is open, right before the first request.
     #[must_use]
-    pub fn on_start(mut self, call: &'a dyn Fn()) -> Self {
+    pub fn on_start(mut self, call: &'a (dyn Fn() + Sync)) -> Self {
         self.on_start = Some(call);
+        self
+    }
+
+    /// Sets the flag that stops it before the next request. What was written so far is lost then or
+    /// not, request by request, where the image has tables; those stay sound.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &'a Cancel) -> Self {
+        self.cancel = Some(cancel);
         self
     }
 
@@ -160,7 +170,7 @@ impl<'a> Bench<'a> {
     ///
     /// # Errors
     /// `Usage` if a request goes past the end of the disk, or writes less than whole sectors of an
-    /// encrypted one; those of opening the image, of reading, and of
+    /// encrypted one; `Cancelled`; those of opening the image, of reading, and of
     /// [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Duration> {
         let Load { depth, len, .. } = self.load;
@@ -216,7 +226,7 @@ impl<'a> Bench<'a> {
     }
 
     fn time(&self, size: u64, way: Way<'_>) -> Result<Duration> {
-        let crew = Crew::new(&self.load, size, way)?;
+        let crew = Crew::new(&self.load, size, way, self.cancel)?;
         if let Some(call) = self.on_start {
             call();
         }
