@@ -17,13 +17,13 @@ macro_rules! checked {
 #[test]
 fn every_public_type_is_send_and_sync() {
     let mut known = checked!(both:
-        Amend, BackingReference, BitmapInfo, Bitmaps, Budget, Cancel, Chain, ChainExtent, Change, Check, Checked, Cloud,
+        Ailment, Algorithm, Amend, BackingReference, Bench<'static>, BitmapInfo, Bitmaps, Budget, Cancel, Chain, ChainExtent, Change, Check, Checked, ChecksumJob<'static>, Cloud,
         Commit<'static>, Compare<'static>, CompareError, Comparison, Convert<'static>, Converted,
-        Codec, Crc32, Create, Created, Detail, EditBitmap, Edited, Error, ErrorKind, Extent, ExtentKind,
+        Codec, Crc32, Create, Created, Detail, Digest, EditBitmap, Edited, Error, ErrorKind, Extent, ExtentKind,
         Finding, Flaw, GuestRange, HostRange, ImageInfo, LayerInfo, Limits, MapEntry, Measure<'static>,
-        Measurement, Must, NewSize, Opener, OptionKind, OptionSpec, Preallocation, Progress,
-        Rebase<'static>, References, Repair, Report, Resize, Rule, Snapshot, SnapshotName,
-        Snapshots, Step, Uuid,
+        Measurement, Must, NamedFile, NewSize, Opener, OptionKind, OptionSpec, Phase, Preallocation, Progress,
+        Rebase<'static>, References, Repair, Report, Resize, Role, Rule, Snapshot, SnapshotName,
+        Snapshots, Step, Symptom, Uuid, Writing,
     );
     both::<std::sync::Arc<dyn Layer>>();
     both::<std::sync::Arc<dyn Storage>>();
