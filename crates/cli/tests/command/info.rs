@@ -157,7 +157,7 @@ fn options_of_the_source_are_spelled_as_for_qemu_img() {
     for (opts, text) in [
         (
             "driver=vpc,force_size_calc=big,file.filename=a,,b.vhd",
-            "is one of auto, chs, current_size",
+            "only auto, chs, current_size",
         ),
         (
             "driver=vpc,cluster=1,file.filename=a,,b.vhd",
