@@ -31,6 +31,11 @@ pub trait Format: Send + Sync {
     /// goldsmith cannot read, `Limit` if its tables are over `budget`, `Io` if they cannot be read.
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>>;
 
+    /// Whether opening makes files, to unpack into. Default: no.
+    fn unpacks(&self) -> bool {
+        false
+    }
+
     /// The options that [`open_with`](Self::open_with) understands.
     fn open_options(&self) -> &'static [OptionSpec] {
         &[]

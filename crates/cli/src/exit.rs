@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 
 use crate::called;
 use crate::output::style::{BAD, DOUBTFUL};
+use crate::sandbox;
 
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
@@ -61,7 +62,8 @@ impl From<goldsmith::Error> for Failure {
         } else {
             1
         };
-        Self::with_status(status, called::report(&error))
+        let hint = sandbox::hint(&error);
+        Self::with_status(status, called::report(&error) + hint)
     }
 }
 

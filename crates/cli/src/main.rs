@@ -4,9 +4,11 @@
 mod called;
 mod commands;
 mod exit;
+mod local_time;
 mod options;
 mod output;
 mod progress;
+mod sandbox;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,18 @@ Examples:
     goldsmith lint --for azure azure.vhd"
 )]
 struct Cli {
+    /// Whether the command locks itself in, once its files are open, so that an image that breaks into
+    /// it gets nothing else: no file, no network, no other program
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "MODE",
+        default_value = "try",
+        env = "GOLDSMITH_SANDBOX"
+    )]
+    sandbox: sandbox::Wanted,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -83,6 +97,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
+    if let Err(failure) = sandbox::begin(cli.sandbox) {
+        return failure.report();
+    }
     let done = match cli.command {
         Command::Convert(convert) => convert.run(),
         Command::Info(info) => info.run(),

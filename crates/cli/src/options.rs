@@ -11,6 +11,7 @@ use goldsmith::{Edited, Format, Limits, Opener, References, SnapshotName};
 use crate::called;
 use crate::exit::{self, Failure};
 use crate::output::human;
+use crate::sandbox;
 
 /// How images are opened.
 #[derive(Args)]
@@ -61,7 +62,7 @@ impl Opening {
     pub(crate) fn opener(&self) -> Opener {
         let mut limits = Limits::default();
         limits.unpacked_bytes = self.unpack_limit;
-        let opener = Opener::new()
+        let opener = sandbox::opener()
             .limits(limits)
             .references(match self.references {
                 Some(Policy::Deny) => References::Deny,

@@ -6,7 +6,7 @@ use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 
 use crate::cancel::Cancel;
 use crate::claim::{Claims, largest_unit};
-use crate::crew;
+use crate::crew::{self, cores};
 use crate::digest::{Algorithm, Digest, Digests};
 use crate::progress::{Meter, Phase, Progress};
 use crate::sequencer::Sequencer;
@@ -58,10 +58,7 @@ impl Default for Job<'_> {
 
 impl Job<'_> {
     pub(crate) fn thread_count(threads: Option<NonZeroUsize>) -> usize {
-        // A machine that does not say how many cores it has gets one worker.
-        threads
-            .or_else(|| std::thread::available_parallelism().ok())
-            .map_or(1, NonZeroUsize::get)
+        threads.unwrap_or_else(cores).get()
     }
 }
 

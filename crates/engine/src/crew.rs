@@ -1,8 +1,16 @@
 //! A crew of workers: all do the same, the first error sends everybody home.
 
-use std::sync::{Mutex, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use goldsmith_block::{Error, ErrorKind};
+
+/// How many threads can run at once. Found out once: the files that say it may be out of reach later.
+pub fn cores() -> NonZeroUsize {
+    static CORES: OnceLock<NonZeroUsize> = OnceLock::new();
+    // A machine that does not say it gets one worker.
+    *CORES.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
 
 /// Runs `work` on `threads` threads at once, each told its number, and returns when all are back.
 ///

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Edit, Editor, Error, ErrorKind, OptionSpec, Options, Preallocation, Result};
+use goldsmith_block::{Edit, Error, ErrorKind, OptionSpec, Options, Preallocation, Result};
 
-use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::edit::{Edited, Subject, subject_methods};
 use crate::resize::resize;
 
 /// A change of options, to be described and then [`run`](Self::run).
@@ -68,29 +68,22 @@ impl Amend {
             ..Edited::default()
         };
         let mut editor = open.editor()?;
+        let has_backing = editor.layer().info().backing.is_some();
+        let chain = match size.is_some() && has_backing {
+            true => Some(open.chain(&*editor)?.0),
+            false => None,
+        };
+        self.subject.opener.all_open(&[])?;
         if !options.given().is_empty() {
             editor.edit(&Edit::Amend(options))?;
         }
         if let Some(size) = size {
-            editor = self.resize(&mut open, editor, size, &mut edited)?;
+            let behind = chain.as_ref().map_or(&[][..], |chain| &chain.layers()[1..]);
+            let off = Preallocation::Off;
+            editor = resize(&mut open, editor, size, off, behind, &mut edited)?;
         }
         edited.add(&open.path, &*editor);
         Ok(edited)
-    }
-
-    fn resize(
-        &self,
-        open: &mut Open,
-        editor: Box<dyn Editor>,
-        size: u64,
-        edited: &mut Edited,
-    ) -> Result<Box<dyn Editor>> {
-        let chain = match editor.layer().info().backing.is_some() {
-            true => Some(open.chain(&*editor)?.0),
-            false => None,
-        };
-        let behind = chain.as_ref().map_or(&[][..], |chain| &chain.layers()[1..]);
-        resize(open, editor, size, Preallocation::Off, behind, edited)
     }
 
     /// What was asked for: by the format's own options, and the size.

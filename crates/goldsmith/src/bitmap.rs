@@ -1,6 +1,7 @@
 //! Bitmaps: which parts of a disk were written since when.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use goldsmith_block::{BitmapChange, Budget, Edit, Editor, Error, GuestRange, Layer, Result};
 
@@ -141,9 +142,11 @@ impl EditBitmap {
         }
         let mut open = self.subject.open()?;
         let mut editor = open.editor()?;
+        let other = self.other().map_err(|error| self.failed("merge", &error))?;
+        self.subject.opener.all_open(&[])?;
         for change in &self.changes {
             let done = self
-                .change(change, &open, &*editor)
+                .change(change, &open, &*editor, other.as_deref())
                 .and_then(|change| match change {
                     Some(change) => editor.edit(&Edit::Bitmap {
                         name: self.name.clone(),
@@ -151,14 +154,28 @@ impl EditBitmap {
                     }),
                     None => Ok(()),
                 });
-            done.map_err(|error| {
-                let (change, name) = (change.name(), &self.name);
-                told(&error, |why| {
-                    format!("Operation {change} on bitmap {name} failed: {why}")
-                })
-            })?;
+            done.map_err(|error| self.failed(change.name(), &error))?;
         }
         Ok(open.done(&*editor))
+    }
+
+    fn failed(&self, change: &str, error: &Error) -> Error {
+        let name = &self.name;
+        told(error, |why| {
+            format!("Operation {change} on bitmap {name} failed: {why}")
+        })
+    }
+
+    /// The image whose bitmaps are merged, if it is another one.
+    fn other(&self) -> Result<Option<Arc<dyn Layer>>> {
+        let merges = |change: &Change| matches!(change, Change::Merge(_));
+        match &self.source {
+            Some((path, format)) if self.changes.iter().any(merges) => {
+                let opener = self.subject.opener.for_another_image();
+                opener.open_alone(path, format.as_deref()).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What `change` means for `editor`; nothing if it would change nothing.
@@ -167,6 +184,7 @@ impl EditBitmap {
         change: &Change,
         open: &Open,
         editor: &dyn Editor,
+        other: Option<&dyn Layer>,
     ) -> Result<Option<BitmapChange>> {
         Ok(Some(match change {
             Change::Add => BitmapChange::Add {
@@ -179,12 +197,10 @@ impl EditBitmap {
             Change::Disable => BitmapChange::Enable(false),
             Change::Merge(source) => {
                 let layer = editor.layer();
-                let Some((path, format)) = &self.source else {
+                let Some(other) = other else {
                     let ranges = dirty(&*layer, source, &open.budget)?;
                     return Ok((*source != self.name).then_some(BitmapChange::Mark(ranges)));
                 };
-                let opener = self.subject.opener.for_another_image();
-                let other = opener.open_alone(path, format.as_deref())?;
                 let (ours, theirs) = (layer.info().virtual_size, other.info().virtual_size);
                 if ours != theirs {
                     return Err(Error::usage(format!(
@@ -192,8 +208,8 @@ impl EditBitmap {
                          is {theirs}) and can't be merged"
                     )));
                 }
-                let ranges = dirty(&*other, source, &open.budget);
-                let ranges = ranges.map_err(|error| error.in_file(path.to_string_lossy()))?;
+                let ranges = dirty(other, source, &open.budget);
+                let ranges = ranges.map_err(|error| error.in_file(other.storage().name()))?;
                 BitmapChange::Mark(ranges)
             }
         }))

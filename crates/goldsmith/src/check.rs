@@ -86,6 +86,9 @@ impl Check {
         let mut subject = self.subject.clone();
         subject.dry_run |= self.repair.is_none();
         let mut open = subject.open()?;
+        if self.repair.is_none() {
+            self.subject.opener.all_open(&[])?;
+        }
         let check = |open: &crate::edit::Open| {
             let checked = open.format.check(open.read(), &open.budget.afresh());
             checked.map_err(|error| error.in_file(open.path.to_string_lossy()))
@@ -105,6 +108,7 @@ impl Check {
             return Ok(Some(report));
         };
         let mut editor = open.editor()?;
+        self.subject.opener.all_open(&[])?;
         editor.edit(&Edit::Repair(repair))?;
         if let Some(checked) = check(&open)? {
             report.before = Some(std::mem::replace(&mut report.checked, checked));

@@ -123,6 +123,7 @@ impl<'a> Commit<'a> {
         let [names_it, it] = [depth - 1, depth].map(|depth| &**layers[depth].storage());
         may_write(self.subject.opener.references, names_it, it)?;
         let mut editor = base.editor()?;
+        self.subject.opener.all_open(&[])?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {
             let off = Preallocation::Off;

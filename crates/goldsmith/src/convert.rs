@@ -250,6 +250,10 @@ impl<'a> Convert<'a> {
         let sink = format
             .create(target.storage(), &spec)
             .map_err(|error| error.in_file(name.clone()))?;
+        // What is read back may have to be unpacked, into files.
+        if !(self.proof.verify && format.unpacks()) {
+            all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
+        }
         let job = self.job(behind.as_ref());
         let outcome = goldsmith_engine::convert(&source, sink, &job)?;
         let mut file_len = outcome.committed.file_len;
@@ -304,6 +308,10 @@ impl<'a> Convert<'a> {
     /// What the target says of the disk behind it, and that disk, if there is to be one.
     pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
         behind(&self.opener, &self.target, options)
+    }
+
+    pub(crate) fn opener_of_source(&self) -> &Opener {
+        &self.opener
     }
 
     pub(crate) fn source(&self) -> Result<Chain> {
@@ -395,6 +403,16 @@ pub(crate) fn target<'a>(
     }
     target.lock()?;
     Ok(target)
+}
+
+/// Says that everything is open, with `targets` still to be published.
+pub(crate) fn all_open<'a>(
+    opener: &Opener,
+    targets: impl IntoIterator<Item = Option<&'a Target>>,
+) -> Result<()> {
+    let targets = targets.into_iter().flatten();
+    let directories: Vec<_> = targets.filter_map(Target::directory).collect();
+    opener.all_open(&directories)
 }
 
 /// Now, in seconds since 1970-01-01 UTC.

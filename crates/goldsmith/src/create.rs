@@ -8,7 +8,7 @@ use goldsmith_block::{
 };
 use goldsmith_storage::{MemoryStorage, Rehearsal, Target};
 
-use crate::convert::{now, target};
+use crate::convert::{all_open, now, target};
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
@@ -178,6 +178,7 @@ impl Create {
                 .transpose()?;
             spec.data = data_file.as_ref().map(Target::storage);
             let sink = format.create(target.storage(), &spec);
+            all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
             let committed = sink
                 .and_then(|sink| sink.commit())
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?;

@@ -116,6 +116,7 @@ impl Subject {
     ) -> Result<Edited> {
         let mut open = self.open()?;
         let mut editor = open.editor()?;
+        self.opener.all_open(&[])?;
         let edit = edit(&open, &*editor)?;
         editor.edit(&edit)?;
         Ok(open.done(&*editor))

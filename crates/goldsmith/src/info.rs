@@ -97,7 +97,7 @@ impl ImageInfo {
     /// Headers, and a few reads more; nothing of the disk is mapped.
     pub fn read(opener: &Opener, path: impl AsRef<Path>, format: Option<&str>) -> Result<Self> {
         let path = path.as_ref();
-        let layer = opener.open_alone(path, format)?;
+        let layer = opener.open_last(path, format)?;
         Self::of_layer(opener, path, &*layer)
     }
 
@@ -111,6 +111,7 @@ impl ImageInfo {
         format: Option<&str>,
     ) -> Result<Vec<Self>> {
         let (chain, paths) = opener.open_heads(path.as_ref(), format)?;
+        opener.all_open(&[])?;
         let layers = chain.layers().iter().zip(&paths);
         layers
             .map(|(layer, path)| Self::of_layer(opener, path, &**layer))

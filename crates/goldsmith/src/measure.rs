@@ -151,6 +151,8 @@ impl<'a> Measure<'a> {
             None => Some(convert.source()?),
         };
         let source = source.as_ref();
+        let (reference, behind) = convert.behind(&options)?.unzip();
+        convert.opener_of_source().all_open(&[])?;
         let size = source.map(Chain::virtual_size).or(self.size);
         let virtual_size = convert.virtual_size(size.unwrap_or_default(), format)?;
         let mut spec = convert.spec(format, virtual_size, options);
@@ -171,7 +173,6 @@ impl<'a> Measure<'a> {
             return Ok(Measurement::of(measured, None));
         }
 
-        let (reference, behind) = convert.behind(&spec.options)?.unzip();
         spec.backing = reference;
         if spec.options.text("data_file").is_some() {
             spec.data = Some(void());

@@ -16,6 +16,7 @@ use crate::marks;
 use crate::registry;
 use crate::secret::Secrets;
 use crate::snapshot::SnapshotName;
+use crate::when_open::WhenOpen;
 
 /// Which of the files that an image names may be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,7 @@ pub struct Opener {
     expected: Option<String>,
     /// Whether files with the data of an image are left alone, because nobody is going to read it.
     heads_only: bool,
+    pub(crate) when_open: WhenOpen,
 }
 
 impl Opener {
@@ -292,6 +294,21 @@ impl Opener {
         self.open_layer(&Found::by_user(path.as_ref()), format, &budget, 0)
     }
 
+    /// As [`open_alone`](Self::open_alone), where nothing else is going to be opened.
+    pub(crate) fn open_last(&self, path: &Path, format: Option<&str>) -> Result<Arc<dyn Layer>> {
+        let budget = Budget::new(&self.limits);
+        let (storage, format) = self.open_file(&Found::by_user(path), format, 0)?;
+        if !format.unpacks() {
+            self.all_open(&[])?;
+        }
+        let layer = self.open_format(storage, format, &budget, 0);
+        let layer = layer.map_err(|error| error.in_file(path.to_string_lossy()))?;
+        if format.unpacks() {
+            self.all_open(&[])?;
+        }
+        Ok(layer)
+    }
+
     /// Opens what `reference`, found in the image at the path `from`, means: the first of its names
     /// that leads to an image with the right identity.
     fn open_reference(
@@ -398,6 +415,18 @@ impl Opener {
         budget: &Budget,
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
+        let (storage, format) = self.open_file(found, format, depth)?;
+        self.open_format(storage, format, budget, depth)
+            .map_err(|error| error.in_file(found.path().to_string_lossy()))
+    }
+
+    /// Opens the file `found`, and tells its format.
+    fn open_file(
+        &self,
+        found: &Found,
+        format: Option<&str>,
+        depth: usize,
+    ) -> Result<(Arc<dyn Storage>, &'static dyn Format)> {
         let mut format = format.map(registry::format_named).transpose()?;
         let storage: Arc<dyn Storage> = Arc::new(found.open()?);
         self.lock(&*storage)?;
@@ -408,10 +437,18 @@ impl Opener {
             Some(format) => format,
             None => registry::probe(&*storage)?,
         };
+        Ok((storage, format))
+    }
+
+    fn open_format(
+        &self,
+        storage: Arc<dyn Storage>,
+        format: &dyn Format,
+        budget: &Budget,
+        depth: usize,
+    ) -> Result<Arc<dyn Layer>> {
         let options = self.options_for(format, depth)?;
-        format
-            .open_with(storage, budget, &options)
-            .map_err(|error| error.in_file(found.path().to_string_lossy()))
+        format.open_with(storage, budget, &options)
     }
 
     /// The format that the topmost image was expected to have, if any was; `storage` is its file, and

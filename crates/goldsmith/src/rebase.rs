@@ -99,6 +99,7 @@ impl<'a> Rebase<'a> {
             let snapshots = snapshots_lose_sight(&open.path, &*layer);
             edited.warnings.extend(snapshots);
             let (before, _) = open.chain(&*editor)?;
+            self.subject.opener.all_open(&[])?;
             edited.warnings.extend_from_slice(before.warnings());
             let top: Arc<dyn Layer> = match layer.info().backing {
                 Some(_) => layer,
@@ -115,6 +116,8 @@ impl<'a> Rebase<'a> {
             let sink = editor.into_sink(before.virtual_size())?;
             edited.copied = carry.run(&before, sink, &after)?;
             editor = open.editor()?;
+        } else {
+            self.subject.opener.all_open(&[])?;
         }
         editor.edit(&Edit::SetBacking(reference))?;
         edited.add(&open.path, &*editor);

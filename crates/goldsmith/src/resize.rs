@@ -90,6 +90,7 @@ impl Resize {
             true => Some(open.chain(&*editor)?.0),
             false => None,
         };
+        self.subject.opener.all_open(&[])?;
         let mut edited = Edited {
             warnings: std::mem::take(&mut open.warnings),
             ..Edited::default()

@@ -156,6 +156,15 @@ impl Target {
         self.id
     }
 
+    /// The directory in which the image is going to take its name; `None` if it is written where it
+    /// stands.
+    pub fn directory(&self) -> Option<PathBuf> {
+        match &self.place {
+            Place::InPlace => None,
+            Place::New { path, .. } => directory_of(path).ok(),
+        }
+    }
+
     /// Makes the image durable and gives it its name, in place of what stood there.
     ///
     /// # Errors

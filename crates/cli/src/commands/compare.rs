@@ -11,6 +11,7 @@ use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 use crate::progress::Watch;
+use crate::sandbox;
 
 /// Compare what a guest reads from two images, whatever their formats
 ///
@@ -60,6 +61,7 @@ impl Compare {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let first = self.open(&self.first, self.first_format.as_deref())?;
         let second = self.open(&self.second, self.second_format.as_deref())?;
+        sandbox::opener().all_open(&[])?;
         let watch = Watch::new(self.progress && !self.quiet);
         let listener = |progress| watch.show(progress);
         let compare = goldsmith::Compare::new(&first, &second)

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use goldsmith::Opener;
 
 use crate::exit::{self, Failure};
 use crate::options::OutputFormat;
 use crate::output::{human, json};
+use crate::sandbox;
 
 /// List what a cloud would refuse of an image, why, and what to do about it
 ///
@@ -41,7 +41,7 @@ pub(crate) struct Lint {
 impl Lint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         // Its headers alone are read, which a running machine leaves as they are.
-        let opener = Opener::new().force_share(true);
+        let opener = sandbox::opener().force_share(true);
         let info = goldsmith::ImageInfo::read(&opener, &self.image, self.format.as_deref())
             .map_err(|error| Failure::with_status(2, error.report()))?;
         let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());

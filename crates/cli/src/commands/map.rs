@@ -71,6 +71,7 @@ impl Map {
         let most = self.max_length.unwrap_or(u64::MAX);
         let end = start.saturating_add(most).min(size).max(start);
         let range = GuestRange::new(start, end);
+        opener.all_open(&[])?;
         let mut out = std::io::BufWriter::new(stdout().lock());
         match self.output {
             Output::Human => human::map(&mut out, &chain, range)?,

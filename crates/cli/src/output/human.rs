@@ -8,9 +8,9 @@ use goldsmith::{
     Measurement, OptionKind, OptionSpec, Report, Snapshot,
 };
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use crate::exit::Failure;
+use crate::local_time;
 use crate::output::beyond;
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 
@@ -82,7 +82,7 @@ pub(crate) fn snapshot_list(out: &mut impl Write, snapshots: &[Snapshot]) -> Res
     for snapshot in snapshots {
         let taken = Timestamp::from_second(snapshot.taken_seconds.into());
         let date = taken.map(|taken| {
-            let local = taken.to_zoned(TimeZone::system());
+            let local = taken.to_zoned(local_time::zone());
             local.strftime("%Y-%m-%d %H:%M:%S").to_string()
         });
         let milliseconds = snapshot.vm_clock_nanoseconds / 1_000_000;

@@ -27,6 +27,7 @@ mod measure;
 mod phrases;
 mod rebase;
 mod resize;
+mod sandbox;
 mod secrets;
 mod snapshot;
 mod suggestions;

@@ -226,6 +226,7 @@ impl<'a> Bench<'a> {
     }
 
     fn time(&self, size: u64, way: Way<'_>) -> Result<Duration> {
+        self.opener.all_open(&[])?;
         let crew = Crew::new(&self.load, size, way, self.cancel)?;
         if let Some(call) = self.on_start {
             call();

@@ -36,8 +36,7 @@ pub(super) fn bound(len: u64) -> u64 {
 /// # Errors
 /// Those of either.
 pub(super) fn pack(bytes: &dyn Bytes, storage: &dyn StorageMut) -> Result<u64> {
-    // A machine that does not say how many cores it has gets one worker.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = goldsmith_engine::cores().get();
     let pieces = bytes.len().div_ceil(PIECE);
     storage.write_at(0, &HEADER)?;
     let (mut at, mut crc) = (HEADER.len() as u64, Crc32::default());

@@ -81,6 +81,10 @@ impl Format for Ovf {
         Match::No
     }
 
+    fn unpacks(&self) -> bool {
+        true
+    }
+
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
         let members = unpack::unpack(&*storage, budget)?;
         Ok(Arc::new(OvfLayer::open(storage, members, budget)?))
