@@ -230,18 +230,17 @@ impl Counts {
         Ok(())
     }
 
-    /// One use more of each of `clusters`.
+    /// So many uses more of each of `clusters`.
     ///
     /// # Errors
-    /// `Limit` if a counter is full already; and as [`get`](Self::get).
-    pub(super) fn add(&mut self, clusters: Range<u64>, budget: &Budget) -> Result<()> {
+    /// `Limit` if a counter cannot hold them; and as [`get`](Self::get).
+    pub(super) fn add(&mut self, clusters: Range<u64>, times: u64, budget: &Budget) -> Result<()> {
         for cluster in clusters {
-            let count = self.get(cluster, budget)?;
-            if count == self.max() {
-                let max = count;
+            let (count, max) = (self.get(cluster, budget)?, self.max());
+            if times > max - count {
                 return Err(Qcow2Error::RefcountFull { cluster, max }.into());
             }
-            self.set(cluster, count + 1, budget)?;
+            self.set(cluster, count + times, budget)?;
         }
         Ok(())
     }
@@ -251,16 +250,29 @@ impl Counts {
     /// # Errors
     /// `Corrupt` if one has no use; and as [`get`](Self::get).
     pub(super) fn sub(&mut self, clusters: Range<u64>, budget: &Budget) -> Result<()> {
+        self.sub_times(clusters, 1, budget)
+    }
+
+    /// As [`sub`](Self::sub), so many uses.
+    ///
+    /// # Errors
+    /// As [`sub`](Self::sub), if one has fewer.
+    pub(super) fn sub_times(
+        &mut self,
+        clusters: Range<u64>,
+        times: u64,
+        budget: &Budget,
+    ) -> Result<()> {
         for cluster in clusters {
             if self.is_undercounted(cluster, budget)? {
                 continue;
             }
             let count = self.get(cluster, budget)?;
-            let Some(less) = count.checked_sub(1) else {
+            let Some(less) = count.checked_sub(times) else {
                 return Err(Qcow2Error::RefcountZero { cluster }.into());
             };
             self.set(cluster, less, budget)?;
-            self.unshared |= less == 1;
+            self.unshared |= count > 1 && less <= 1;
         }
         Ok(())
     }

@@ -95,12 +95,23 @@ impl Draft {
 
     /// One use more of the clusters that `range` touches.
     pub(super) fn add(&mut self, range: HostRange) -> Result<()> {
-        self.counts.add(self.clusters(range), &self.budget)
+        self.add_times(range, 1)
     }
 
     /// One use less of the clusters that `range` touches.
     pub(super) fn sub(&mut self, range: HostRange) -> Result<()> {
-        self.counts.sub(self.clusters(range), &self.budget)
+        self.sub_times(range, 1)
+    }
+
+    /// So many uses more of the clusters that `range` touches.
+    pub(super) fn add_times(&mut self, range: HostRange, times: u64) -> Result<()> {
+        self.counts.add(self.clusters(range), times, &self.budget)
+    }
+
+    /// So many uses less of the clusters that `range` touches.
+    pub(super) fn sub_times(&mut self, range: HostRange, times: u64) -> Result<()> {
+        self.counts
+            .sub_times(self.clusters(range), times, &self.budget)
     }
 
     /// How often the cluster at `offset` is used in the new state.

@@ -92,29 +92,35 @@ impl Draft {
     /// Gives up all guest clusters from `first` on.
     pub(super) fn drop_from(&mut self, l1: &mut L1, first: u64) -> Result<()> {
         let table_len = self.table_len();
-        let index = first / table_len;
-        for later in index..l1.entries.len() as u64 {
-            let table = offset_of(l1.entries[later as usize]);
-            if table == 0 {
-                continue;
-            }
-            if later > index || first.is_multiple_of(table_len) {
-                self.sub_tree(table)?;
-                l1.entries[later as usize] = 0;
-                continue;
-            }
-            let mut entries = self.read_l2(table)?;
-            let from = (first % table_len) as usize * self.numbers();
-            if entries[from..].iter().all(|entry| *entry == 0) {
-                continue;
-            }
-            for entry in entries[from..].iter().step_by(self.numbers()) {
-                self.sub(used(*entry, &self.geometry))?;
-            }
-            entries[from..].fill(0);
-            self.put_l2(l1, index as usize, &entries)?;
+        // The first of those that are given up as a whole.
+        let whole = first.div_ceil(table_len).min(l1.entries.len() as u64) as usize;
+        if let Some(part) = whole.checked_sub(1)
+            && part as u64 == first / table_len
+        {
+            self.drop_part(l1, part, first % table_len)?;
         }
+        self.sub_trees(&l1.entries[whole..])?;
+        l1.entries[whole..].fill(0);
         Ok(())
+    }
+
+    /// Gives up the guest clusters of L2 table `index` from its entry `first` on.
+    fn drop_part(&mut self, l1: &mut L1, index: usize, first: u64) -> Result<()> {
+        let table = offset_of(l1.entries[index]);
+        if table == 0 {
+            return Ok(());
+        }
+        let mut entries = self.read_l2(table)?;
+        // Inside the table.
+        let from = first as usize * self.numbers();
+        if entries[from..].iter().all(|entry| *entry == 0) {
+            return Ok(());
+        }
+        for entry in entries[from..].iter().step_by(self.numbers()) {
+            self.sub(used(*entry, &self.geometry))?;
+        }
+        entries[from..].fill(0);
+        self.put_l2(l1, index, &entries)
     }
 
     /// Makes zeros what the last cluster has behind the end of the disk.

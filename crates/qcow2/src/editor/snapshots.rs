@@ -1,10 +1,12 @@
 //! Taking, applying and forgetting internal snapshots.
 
+use std::collections::BTreeMap;
+
 use goldsmith_block::{Error, HostRange, Result};
 use zerocopy::IntoBytes;
 
 use super::draft::{Draft, offset_of};
-use super::tables::L1;
+use super::tables::{L1, REMEMBERED};
 use crate::error::Qcow2Error;
 use crate::geometry::l1_entries_for;
 use crate::ondisk::{self, COPIED, RawSnapshot, RawSnapshotExtra};
@@ -41,9 +43,7 @@ impl Draft {
         }
         let mut l1 = self.l1()?;
         let need = self.disk_entries();
-        for index in 0..need {
-            self.share_table(&mut l1, index)?;
-        }
+        self.share_tables(&mut l1, need)?;
         let kept: Vec<u64> = l1.entries[..need]
             .iter()
             .map(|entry| offset_of(*entry))
@@ -79,13 +79,38 @@ impl Draft {
         self.put_snapshots(snapshots, &entries)
     }
 
-    /// Lets a snapshot use L2 table `index` and all that it names, too: one use more of each, and no
-    /// entry that says that there is only one.
+    /// Lets a snapshot use the first `count` L2 tables and all that they name, too: one use more of
+    /// each, and no entry that says that there is only one. A table that several L1 entries name stays
+    /// one.
+    fn share_tables(&mut self, l1: &mut L1, count: usize) -> Result<()> {
+        let mut shared = BTreeMap::new();
+        for index in 0..count {
+            let table = offset_of(l1.entries[index]);
+            if table == 0 {
+                continue;
+            }
+            if let Some((new, more)) = shared.get_mut(&table) {
+                *more += 1;
+                let new = *new;
+                self.redirect(l1, index, new)?;
+                l1.entries[index] = new;
+                continue;
+            }
+            self.budget.reserve(REMEMBERED, "L2 tables")?;
+            self.share_table(l1, index)?;
+            shared.insert(table, (offset_of(l1.entries[index]), 0));
+        }
+        for (table, more) in shared.into_values() {
+            if table != 0 && more > 0 {
+                self.add_tree(table, more)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`share_tables`](Self::share_tables), for the one that L1 entry `index` names.
     fn share_table(&mut self, l1: &mut L1, index: usize) -> Result<()> {
         let table = offset_of(l1.entries[index]);
-        if table == 0 {
-            return Ok(());
-        }
         let mut entries = self.read_l2(table)?;
         let mut copied = 0;
         for entry in entries.iter_mut().step_by(self.numbers()) {
@@ -97,7 +122,11 @@ impl Draft {
         }
         let table = offset_of(l1.entries[index]);
         l1.entries[index] = table;
-        self.add_tree(table)
+        match table {
+            // All that it held was that flag.
+            0 => Ok(()),
+            table => self.add_tree(table, 1),
+        }
     }
 
     /// Makes the disk what snapshot `index` kept.
@@ -117,16 +146,8 @@ impl Draft {
         // Not what stands behind the disk, which is the state of a virtual machine.
         let kept = self.read_l1(offset, geometry.l1.len / 8)?;
         let mut l1 = self.l1()?;
-        for table in kept.iter().map(|entry| offset_of(*entry)) {
-            if table != 0 {
-                self.add_tree(table)?;
-            }
-        }
-        for table in l1.entries.iter().map(|entry| offset_of(*entry)) {
-            if table != 0 {
-                self.sub_tree(table)?;
-            }
-        }
+        self.add_trees(&kept)?;
+        self.sub_trees(&l1.entries)?;
         l1.entries = kept;
         self.settle_copied(&mut l1)?;
         self.header.raw.size = virtual_size.into();
@@ -140,11 +161,8 @@ impl Draft {
     pub(super) fn delete_snapshot(&mut self, snapshots: &Snapshots, index: usize) -> Result<()> {
         let entry = entry(snapshots, index)?;
         let (offset, len) = (entry.raw.l1_offset.get(), entry.raw.l1_len.get());
-        for table in self.read_l1(offset, len.into())? {
-            if offset_of(table) != 0 {
-                self.sub_tree(offset_of(table))?;
-            }
-        }
+        let kept = self.read_l1(offset, len.into())?;
+        self.sub_trees(&kept)?;
         self.sub(HostRange::new(offset, u64::from(len) * 8))?;
         let mut l1 = self.l1()?;
         self.settle_copied(&mut l1)?;

@@ -1,5 +1,6 @@
 //! L1 and L2 tables of the new state.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use byteorder::{BE, ByteOrder};
@@ -31,6 +32,12 @@ pub(super) fn used(entry: u64, geometry: &Geometry) -> HostRange {
         offset => HostRange::new(offset, geometry.cluster_size()),
     }
 }
+
+/// Counts so many uses of some bytes.
+type Count = fn(&mut Draft, HostRange, u64) -> Result<()>;
+
+/// What a table that was dealt with costs to remember, in bytes.
+pub(super) const REMEMBERED: u64 = 48;
 
 impl Draft {
     /// Numbers in an L2 entry.
@@ -85,26 +92,54 @@ impl Draft {
         Ok(())
     }
 
-    /// One use more of all that the L2 table at `offset` names, and of itself.
-    pub(super) fn add_tree(&mut self, offset: u64) -> Result<()> {
-        self.each_use(offset, Self::add)
+    /// So many uses more of all that the L2 table at `offset` names, and of itself.
+    pub(super) fn add_tree(&mut self, offset: u64, times: u64) -> Result<()> {
+        self.each_use(offset, times, Self::add_times)
     }
 
-    /// One use less of all that the L2 table at `offset` names, and of itself.
-    pub(super) fn sub_tree(&mut self, offset: u64) -> Result<()> {
-        self.each_use(offset, Self::sub)
+    /// One use more for each of the entries of an L1 table. [`add_tree`](Self::add_tree)
+    pub(super) fn add_trees(&mut self, l1: &[u64]) -> Result<()> {
+        self.each_tree(l1, Self::add_times)
     }
 
-    fn each_use(
-        &mut self,
-        table: u64,
-        count: fn(&mut Self, HostRange) -> Result<()>,
-    ) -> Result<()> {
-        let cluster_size = self.geometry.cluster_size();
-        count(self, HostRange::new(table, cluster_size))?;
-        for entry in self.read_l2(table)?.chunks_exact(self.numbers()) {
-            count(self, used(entry[0], &self.geometry))?;
+    /// One use less for each of the entries of an L1 table.
+    pub(super) fn sub_trees(&mut self, l1: &[u64]) -> Result<()> {
+        self.each_tree(l1, Self::sub_times)
+    }
+
+    /// Each table is read once, though millions of entries may name it: that is as much time as it
+    /// takes to read the file.
+    fn each_tree(&mut self, l1: &[u64], count: Count) -> Result<()> {
+        self.budget.reserve(size_of_val(l1) as u64, "L1 table")?;
+        let tables = l1.iter().map(|entry| offset_of(*entry));
+        let mut tables: Vec<u64> = tables.filter(|table| *table != 0).collect();
+        tables.sort_unstable();
+        for same in tables.chunk_by(|a, b| a == b) {
+            self.each_use(same[0], same.len() as u64, count)?;
         }
+        Ok(())
+    }
+
+    fn each_use(&mut self, table: u64, times: u64, count: Count) -> Result<()> {
+        let cluster_size = self.geometry.cluster_size();
+        count(self, HostRange::new(table, cluster_size), times)?;
+        for entry in self.read_l2(table)?.chunks_exact(self.numbers()) {
+            count(self, used(entry[0], &self.geometry), times)?;
+        }
+        Ok(())
+    }
+
+    /// Lets L1 entry `index` name the table `to` instead, one use of which comes with that.
+    pub(super) fn redirect(&mut self, l1: &mut L1, index: usize, to: u64) -> Result<()> {
+        let (from, len) = (offset_of(l1.entries[index]), self.geometry.cluster_size());
+        if from == to {
+            return Ok(());
+        }
+        self.sub(HostRange::new(from, len))?;
+        if to != 0 {
+            self.add(HostRange::new(to, len))?;
+        }
+        l1.entries[index] = to;
         Ok(())
     }
 
@@ -175,6 +210,8 @@ impl Draft {
     pub(super) fn settle_copied(&mut self, l1: &mut L1) -> Result<bool> {
         let numbers = self.numbers();
         let mut settled = true;
+        // What became of each table, whatever the number of entries that name it.
+        let mut done = BTreeMap::new();
         for index in 0..l1.entries.len() {
             let table = offset_of(l1.entries[index]);
             // In a damaged image a table need not be where its entry says.
@@ -182,6 +219,11 @@ impl Draft {
             if table == 0 || !is_place || table >= self.scribe().storage().len() {
                 continue;
             }
+            if let Some(new) = done.get(&table) {
+                self.redirect(l1, index, *new)?;
+                continue;
+            }
+            self.budget.reserve(REMEMBERED, "L2 tables")?;
             let mut entries = self.read_l2(table)?;
             let mut changed = false;
             for entry in entries.iter_mut().step_by(numbers) {
@@ -200,6 +242,7 @@ impl Draft {
                 self.put_l2(l1, index, &entries)?;
                 settled = false;
             }
+            done.insert(table, offset_of(l1.entries[index]));
         }
         for index in 0..l1.entries.len() {
             let table = offset_of(l1.entries[index]);

@@ -2,6 +2,7 @@
 
 mod amended;
 mod bitmaps;
+mod crowded;
 mod cuts;
 mod encrypted;
 mod repaired;
