@@ -13,9 +13,52 @@ use crate::exit::{self, Failure};
 use crate::output::human;
 use crate::sandbox;
 
+/// What images may cost.
+#[derive(Args)]
+struct Cost {
+    /// Memory for what images say of themselves: tables, snapshots, bitmaps. One that wants more is
+    /// refused
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    memory: u64,
+}
+
+impl Cost {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.metadata_bytes = self.memory;
+        limits
+    }
+}
+
+/// What is unpacked for a look at an image, in bytes, in a second or two: services look first.
+const LOOK_UNPACKS: u64 = 256 << 20;
+
+/// What a look at an image may cost.
+#[derive(Args)]
+pub(crate) struct Look {
+    #[command(flatten)]
+    cost: Cost,
+
+    /// Space for temporary files (in TMPDIR, or else /var/tmp), for images that have to be unpacked as
+    /// a whole
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    unpack_limit: u64,
+}
+
+impl Look {
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = self.cost.limits();
+        limits.unpacked_bytes = self.unpack_limit;
+        limits
+    }
+}
+
 /// How images are opened.
 #[derive(Args)]
 pub(crate) struct Opening {
+    #[command(flatten)]
+    cost: Cost,
+
     /// Which files named inside an image may be opened; by default those in its own directory, and
     /// any if the command is called qemu-img
     #[arg(long, value_enum, value_name = "POLICY")]
@@ -26,9 +69,9 @@ pub(crate) struct Opening {
     backing_format: Option<String>,
 
     /// Space for temporary files (in TMPDIR, or else /var/tmp), for images that have to be unpacked as
-    /// a whole
-    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
-    unpack_limit: u64,
+    /// a whole: by default 64G, and 256M for a mere look
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    unpack_limit: Option<u64>,
 
     /// A passphrase, which options such as encrypt.key-secret=ID name by its id; in a file, because
     /// everybody can see the words of a command
@@ -60,8 +103,18 @@ enum Policy {
 impl Opening {
     /// The opener that does as the user said.
     pub(crate) fn opener(&self) -> Opener {
-        let mut limits = Limits::default();
-        limits.unpacked_bytes = self.unpack_limit;
+        self.opener_that_unpacks(Limits::default().unpacked_bytes)
+    }
+
+    /// As [`opener`](Self::opener), for a look at images that nobody knows yet.
+    pub(crate) fn look(&self) -> Opener {
+        self.opener_that_unpacks(LOOK_UNPACKS)
+    }
+
+    /// Unpacks so many bytes unless the user said something else.
+    fn opener_that_unpacks(&self, bytes: u64) -> Opener {
+        let mut limits = self.cost.limits();
+        limits.unpacked_bytes = self.unpack_limit.unwrap_or(bytes);
         let opener = sandbox::opener()
             .limits(limits)
             .references(match self.references {

@@ -54,7 +54,7 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
-        let opener = source.opener(self.opening.opener());
+        let opener = source.opener(self.opening.look());
         let format = source.format.as_deref();
         let mut infos = match self.backing_chain {
             true => ImageInfo::read_chain(&opener, &source.path, format)?,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::{self, Failure};
-use crate::options::OutputFormat;
+use crate::options::{Look, OutputFormat};
 use crate::output::{human, json};
 use crate::sandbox;
 
@@ -34,6 +34,9 @@ pub(crate) struct Lint {
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
     output: OutputFormat,
 
+    #[command(flatten)]
+    look: Look,
+
     /// The image
     image: PathBuf,
 }
@@ -41,7 +44,9 @@ pub(crate) struct Lint {
 impl Lint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         // Its headers alone are read, which a running machine leaves as they are.
-        let opener = sandbox::opener().force_share(true);
+        let opener = sandbox::opener()
+            .limits(self.look.limits())
+            .force_share(true);
         let info = goldsmith::ImageInfo::read(&opener, &self.image, self.format.as_deref())
             .map_err(|error| Failure::with_status(2, error.report()))?;
         let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());

@@ -19,6 +19,7 @@ mod examples;
 mod expect;
 mod health;
 mod info;
+mod limits;
 mod lint;
 mod locks;
 mod manual;

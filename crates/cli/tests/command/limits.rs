@@ -1,0 +1,253 @@
+//! What an image may cost, whoever made it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use goldsmith_testkit::build;
+use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::testdata;
+
+use crate::{Done, Folder};
+
+/// Glance's own limits. [glance] 1 GiB of address space and 2 seconds of CPU.
+const LIMITS: [&str; 2] = ["--as=1073741824", "--cpu=2"];
+
+fn info(folder: &Folder, image: &Path, words: &[&str]) -> Done {
+    let mut command = Command::new("prlimit");
+    command.args(LIMITS).arg("--");
+    command.args([env!("CARGO_BIN_EXE_goldsmith"), "info"]);
+    folder.run(command.args(words).arg(image))
+}
+
+/// An answer within the limits: no signal ended it (which `Folder::run` makes sure of), and what it
+/// says is about the image.
+fn assert_answered(folder: &Folder, image: &Path, words: &[&str]) {
+    let done = info(folder, image, words);
+    let told = format!("{}: {done:?}", image.display());
+    assert!(matches!(done.status, 0 | 1), "{told}");
+    assert_eq!(done.status == 0, done.stderr.is_empty(), "{told}");
+    for word in [
+        "memory allocation",
+        "panicked",
+        "bug in goldsmith",
+        "Cannot allocate",
+    ] {
+        assert!(!done.stderr.contains(word), "{told}");
+    }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(files_in(&path)),
+            false => files.push(path),
+        }
+    }
+    files
+}
+
+#[test]
+fn info_on_what_the_fuzzers_found_stays_within_the_limits_of_glance() {
+    let folder = Folder::new();
+    let corpora = testdata::folder().join("../fuzz/corpus");
+    let files = files_in(&corpora);
+    assert!(files.len() > 300, "{}", files.len());
+    for file in files {
+        let name = file.to_str().unwrap().to_owned();
+        let format = match () {
+            () if name.contains("/qcow2_") => "qcow2",
+            () if name.contains("/vhd_") => "vpc",
+            () => "raw",
+        };
+        assert_answered(&folder, &file, &["-f", format]);
+        // As the fuzzers make it pass the first checks.
+        let mut bytes = std::fs::read(&file).unwrap();
+        match format {
+            "qcow2" => build::qcow2::fix_up(&mut bytes),
+            "vpc" => build::vhd::fix_up(&mut bytes),
+            _ => continue,
+        }
+        let fixed = folder.path("fixed");
+        std::fs::write(&fixed, bytes).unwrap();
+        assert_answered(&folder, &fixed, &["-f", format]);
+    }
+}
+
+/// A header of qcow2 with these numbers at these places, in a file of `len` bytes without more.
+fn qcow2(folder: &Folder, len: u64, words: &[(usize, u64, usize)]) -> PathBuf {
+    let mut header = vec![0; 112];
+    header[..4].copy_from_slice(b"QFI\xfb");
+    let sound = [(4, 3, 4), (20, 16, 4), (96, 4, 4), (100, 104, 4)];
+    for (at, value, bytes) in sound.iter().chain(words) {
+        let value: [u8; 8] = value.to_be_bytes();
+        header[*at..at + bytes].copy_from_slice(&value[8 - bytes..]);
+    }
+    sparse(folder, "hostile.qcow2", len, &[(0, &header)])
+}
+
+fn sparse(folder: &Folder, name: &str, len: u64, parts: &[(u64, &[u8])]) -> PathBuf {
+    use std::os::unix::fs::FileExt;
+    let path = folder.path(name);
+    let file = std::fs::File::create(&path).unwrap();
+    for (at, bytes) in parts {
+        file.write_all_at(bytes, *at).unwrap();
+    }
+    file.set_len(len).unwrap();
+    path
+}
+
+/// Tables as large as they may be, all of them in their file, which takes no space.
+#[test]
+fn info_on_the_greediest_images_stays_within_the_limits_of_glance() {
+    let folder = Folder::new();
+    const TIB: u64 = 1 << 40;
+    let qcow2_cases: [&[(usize, u64, usize)]; 6] = [
+        // The longest L1 table, for the largest disk.
+        &[(24, 1 << 51, 8), (36, 4 << 20, 4), (40, 1 << 20, 8)],
+        // A longer one.
+        &[(24, 1 << 60, 8), (36, u32::MAX.into(), 4), (40, 1 << 20, 8)],
+        // The longest refcount table.
+        &[
+            (24, 1 << 30, 8),
+            (36, 2, 4),
+            (40, 1 << 20, 8),
+            (48, 2 << 20, 8),
+            (56, 128, 4),
+        ],
+        // As many snapshots as there may be.
+        &[
+            (24, 1 << 30, 8),
+            (36, 2, 4),
+            (40, 1 << 20, 8),
+            (60, 65536, 4),
+            (64, 1 << 30, 8),
+        ],
+        // More.
+        &[
+            (24, 1 << 30, 8),
+            (36, 2, 4),
+            (40, 1 << 20, 8),
+            (60, u32::MAX.into(), 4),
+            (64, 1 << 30, 8),
+        ],
+        // A header of 2 MiB, full of extensions without length.
+        &[
+            (20, 21, 4),
+            (24, 1 << 30, 8),
+            (36, 1, 4),
+            (40, 4 << 20, 8),
+            (100, 1 << 21, 4),
+        ],
+    ];
+    for words in qcow2_cases {
+        let path = qcow2(&folder, TIB, words);
+        assert_answered(&folder, &path, &["-f", "qcow2"]);
+        assert_answered(&folder, &path, &[]);
+    }
+
+    // A snapshot table in which each entry says that it has as much to say as fits.
+    let mut entries = Vec::new();
+    for _ in 0..1000 {
+        let mut entry = vec![0; 40];
+        entry[12..14].copy_from_slice(&u16::MAX.to_be_bytes());
+        entry[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
+        entry[36..40].copy_from_slice(&1024u32.to_be_bytes());
+        entry.resize(40 + 1024 + 2 * 65535 + 6, b'x');
+        entry.truncate(entry.len().next_multiple_of(8) - 8);
+        entries.extend(entry);
+    }
+    let words = [
+        (24, 1 << 30, 8),
+        (36, 2, 4),
+        (40, 1 << 20, 8),
+        (60, 1000, 4),
+        (64, 1 << 30, 8),
+    ];
+    let path = qcow2(&folder, TIB, &words);
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::OpenOptions::new().write(true).open(&path).unwrap(),
+        &entries,
+        1 << 30,
+    )
+    .unwrap();
+    assert_answered(&folder, &path, &[]);
+
+    // VHDs whose block tables have as many entries as a number can say.
+    for (block_size, entries) in [(512u32, u32::MAX), (4096, 1 << 29), (2 << 20, u32::MAX)] {
+        let vhd = build::vhd::Vhd::dynamic(disk("1M:A").bytes(), 2 << 20);
+        let vhd = vhd
+            .header(28, &entries.to_be_bytes())
+            .header(32, &block_size.to_be_bytes());
+        let vhd = vhd.footer(48, &(2040u64 << 30).to_be_bytes());
+        let path = sparse(&folder, "hostile.vhd", 64 << 30, &[(0, &vhd.bytes())]);
+        assert_answered(&folder, &path, &["-f", "vpc"]);
+        assert_answered(&folder, &path, &[]);
+    }
+    // And a RAW disk as long as a file can be.
+    let path = sparse(&folder, "long.raw", 15 << 40, &[]);
+    assert_answered(&folder, &path, &["-f", "raw"]);
+    assert_answered(&folder, &path, &[]);
+}
+
+/// A few megabytes that unpack to many gigabytes.
+#[test]
+fn info_on_a_bomb_is_a_refusal_with_the_figures() {
+    let folder = Folder::new();
+    let script = "for member in 0 1; do truncate -s 20G $member.vhd; done; \
+                  tar -c 0.vhd 1.vhd | gzip -1 | head -c 4000000 > bomb.tgz";
+    let made = folder.run(Command::new("sh").args(["-c", script]));
+    assert_eq!(made.status, 0, "{made:?}");
+    for words in [&["-f", "xenserver-ovf"][..], &[]] {
+        let done = info(&folder, Path::new("bomb.tgz"), words);
+        assert_eq!(done.status, 1);
+        assert!(
+            done.stderr.contains(
+                "the VHD in the tar takes 21474836480 bytes of temporary files; 268435456 of the \
+                 268435456 allowed are left"
+            ),
+            "{done:?}"
+        );
+    }
+    // As much as is allowed, of what packs best.
+    folder.run(Command::new("sh").args([
+        "-c",
+        "truncate -s 255M 0.vhd; tar -c 0.vhd | gzip > allowed.tgz",
+    ]));
+    assert_answered(&folder, Path::new("allowed.tgz"), &["-f", "xenserver-ovf"]);
+}
+
+#[test]
+fn memory_that_an_image_wants_is_refused_with_the_figures() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 -o cluster_size=64k large.qcow2 8T");
+    folder.qemu_img_ok("create -q -f qcow2 -b large.qcow2 -F qcow2 over.qcow2");
+    // Its L1 table takes 128 KiB.
+    let refused = "of the 65536 allowed are left";
+    for line in [
+        "info --memory 64k large.qcow2",
+        "lint --memory 64k --for kvm large.qcow2",
+        "map --memory 64k large.qcow2",
+        "check --memory 64k large.qcow2",
+        "convert --memory 64k -O qcow2 large.qcow2 out.qcow2",
+        "measure --memory 64k -O qcow2 large.qcow2",
+        "compare --memory 64k large.qcow2 large.qcow2",
+        "resize --memory 64k -f qcow2 large.qcow2 9T",
+        "snapshot --memory 64k -c one large.qcow2",
+        "snapshot --memory 64k -l large.qcow2",
+        "bitmap --memory 64k --add large.qcow2 one",
+        "amend --memory 64k -f qcow2 -o lazy_refcounts=on large.qcow2",
+        "rebase --memory 64k -f qcow2 -b  over.qcow2",
+        "commit --memory 64k -f qcow2 over.qcow2",
+        "create --memory 64k -f qcow2 -b large.qcow2 -F qcow2 new.qcow2",
+    ] {
+        let done = folder.goldsmith(line);
+        assert!(matches!(done.status, 1 | 2), "{line}: {done:?}");
+        assert!(done.stderr.contains("over a limit"), "{line}: {done:?}");
+        assert!(done.stderr.contains(refused), "{line}: {done:?}");
+        if line.starts_with("info") || line.starts_with("map") {
+            folder.goldsmith_ok(&line.replace("64k", "8M"));
+        }
+    }
+}
