@@ -229,6 +229,7 @@ fn memory_that_an_image_wants_is_refused_with_the_figures() {
         "info --memory 64k large.qcow2",
         "lint --memory 64k --for kvm large.qcow2",
         "map --memory 64k large.qcow2",
+        "bench --memory 64k -c 1 -f qcow2 large.qcow2",
         "check --memory 64k large.qcow2",
         "convert --memory 64k -O qcow2 large.qcow2 out.qcow2",
         "measure --memory 64k -O qcow2 large.qcow2",
