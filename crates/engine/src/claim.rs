@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn long_holes_come_in_parts() {
-        let claims = all(claims(1000, &[500..510]).with_holes_of(192));
+        let claims = all(claims(1000, &[500..505, 505..510]).with_holes_of(192));
         let ranges = claims.iter().map(|claim| (claim.hole, claim.range));
         let range = GuestRange::new;
         assert_eq!(
