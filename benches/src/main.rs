@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::input::{Files, Inputs, Scale};
 use crate::peer::Tools;
@@ -133,10 +134,10 @@ impl Peers {
 
         let tools = self.tools()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let raise = Arc::clone(&stop);
         // An interrupt must not leave gigabytes behind in memory: it ends the run, not the program.
-        ctrlc::set_handler(move || raise.store(true, Ordering::Relaxed))
-            .map_err(|error| error.to_string())?;
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(fail)?;
+        }
         let report = self.measure(&workloads, &tools, &stop)?;
         // Of a run that was stopped, too: what was measured took its time.
         write!(out, "{report}").map_err(fail)?;

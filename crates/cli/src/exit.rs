@@ -9,6 +9,9 @@ use crate::called;
 use crate::output::style::{BAD, DOUBTFUL};
 use crate::sandbox;
 
+/// The exit status of a command that was stopped, as the shell expects it of one that was interrupted.
+pub(crate) const STOPPED: u8 = 130;
+
 /// A command that did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -56,9 +59,8 @@ pub(crate) fn warn(warnings: &[String]) {
 
 impl From<goldsmith::Error> for Failure {
     fn from(error: goldsmith::Error) -> Self {
-        // A stopped command ends as the shell expects of one that was interrupted.
         let status = if error.kind() == goldsmith::ErrorKind::Cancelled {
-            130
+            STOPPED
         } else {
             1
         };

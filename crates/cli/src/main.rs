@@ -8,6 +8,7 @@ mod local_time;
 mod options;
 mod output;
 mod progress;
+mod proving;
 mod sandbox;
 
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ enum Command {
     Map(commands::map::Map),
     Measure(commands::measure::Measure),
     Compare(commands::compare::Compare),
+    Checksum(commands::checksum::Checksum),
     Lint(commands::lint::Lint),
     Check(commands::check::Check),
     Create(commands::create::Create),
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
     if called::qemu_img() {
         anstream::ColorChoice::Never.write_global();
     }
+    progress::bear_questions();
     let words = commands::resize::words(std::env::args_os());
     let cli = definition().try_get_matches_from(words);
     let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Command::Map(map) => map.run(),
         Command::Measure(measure) => measure.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Checksum(checksum) => checksum.run(),
         Command::Lint(lint) => lint.run(),
         Command::Check(check) => check.run(),
         Command::Create(create) => create.run(),

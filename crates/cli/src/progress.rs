@@ -1,27 +1,91 @@
-//! Showing how far a conversion has come.
+//! Showing how far a command has come, and heeding signals meanwhile.
 
-use std::io::{IsTerminal, Write, stdout};
-use std::sync::{Mutex, PoisonError};
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use goldsmith::{Cancel, Progress};
+use clap::Args;
+use goldsmith::{Cancel, Phase, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
 
-/// Who watches a long command: somebody who looks on, perhaps, and somebody who may interrupt it.
+use crate::options::OutputFormat;
+
+/// Least time between two JSON lines of one phase: a program that looks on wants a few in a second.
+const JSON_EVERY: Duration = Duration::from_millis(200);
+
+/// How progress is shown.
+#[derive(Args)]
+pub(crate) struct Showing {
+    /// Show progress; with '=json' as lines of JSON on standard output, for programs. SIGUSR1 has it
+    /// printed once, on standard error
+    #[arg(
+        short = 'p',
+        long,
+        value_enum,
+        value_name = "FOR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "human"
+    )]
+    progress: Option<OutputFormat>,
+}
+
+impl Showing {
+    /// Begins a job of so many phases, one after the other.
+    pub(crate) fn watch(&self, quiet: bool, phases: usize) -> Watch {
+        let shown = self.progress.filter(|_| !quiet);
+        Watch::new(shown.map(|format| Display::new(format, phases)), phases)
+    }
+
+    /// Who is shown it, if anybody is.
+    pub(crate) fn format(&self) -> Option<OutputFormat> {
+        self.progress
+    }
+}
+
+/// Lets nobody who asks for progress (SIGUSR1) end a command that has none to show. [qemu]
+pub(crate) fn bear_questions() {
+    // Without it the signal ends the process where it is, which harms no image.
+    let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
+}
+
+/// Who watches a long command: somebody who looks on, perhaps, and somebody who may interrupt it or
+/// ask how far it is.
 pub(crate) struct Watch {
     display: Option<Display>,
+    gauge: Arc<Mutex<Gauge>>,
     cancel: Cancel,
 }
 
 impl Watch {
     /// Begins; from now on an interrupt only raises the flag.
-    pub(crate) fn new(shown: bool) -> Self {
+    fn new(display: Option<Display>, phases: usize) -> Self {
         let cancel = Cancel::new();
-        let raise = cancel.clone();
+        let gauge = Arc::new(Mutex::new(Gauge::new(phases)));
+        let (raise, asked) = (cancel.clone(), Arc::clone(&gauge));
         // Without a handler an interrupt ends the process where it is, which harms no image; that
         // the handler cannot be set is no reason not to begin.
-        let _ = ctrlc::set_handler(move || raise.cancel());
+        if let Ok(mut signals) = Signals::new([SIGUSR1, SIGHUP, SIGINT, SIGTERM]) {
+            std::thread::spawn(move || {
+                for signal in &mut signals {
+                    match signal {
+                        SIGUSR1 => {
+                            let percent = lock(&asked).percent;
+                            // [qemu] Standard error, because nobody has to have asked for progress.
+                            let _ = writeln!(stderr(), "    ({percent:.2}/100%)");
+                        }
+                        _ => raise.cancel(),
+                    }
+                }
+            });
+        }
         Self {
-            display: shown.then(Display::new),
+            display,
+            gauge,
             cancel,
         }
     }
@@ -31,10 +95,13 @@ impl Watch {
         &self.cancel
     }
 
-    /// Shows `progress`, if somebody looks on.
+    /// Notes `progress`, and shows it if somebody looks on. Safe to call from many threads, out of
+    /// order.
     pub(crate) fn show(&self, progress: Progress) {
-        if let Some(display) = &self.display {
-            display.show(progress);
+        let mut gauge = lock(&self.gauge);
+        let is_new = gauge.note(progress);
+        if let (true, Some(display)) = (is_new, &self.display) {
+            display.show(progress, &gauge);
         }
     }
 
@@ -46,37 +113,107 @@ impl Watch {
     }
 }
 
-/// A progress display on standard output: a bar on a terminal, qemu-img's lines elsewhere.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a job is that may have several phases.
+struct Gauge {
+    phases: usize,
+    /// Phases that are over.
+    over: usize,
+    phase: Option<(Phase, Instant)>,
+    /// Bytes of this phase.
+    done: u64,
+    /// Of the whole job, each phase having an equal share.
+    percent: f64,
+}
+
+impl Gauge {
+    fn new(phases: usize) -> Self {
+        Self {
+            phases,
+            over: 0,
+            phase: None,
+            done: 0,
+            percent: 0.0,
+        }
+    }
+
+    /// Whether `progress` is more than what was known.
+    fn note(&mut self, progress: Progress) -> bool {
+        let before = self.phase.map(|(phase, _)| phase);
+        if before != Some(progress.phase) {
+            self.over += usize::from(before.is_some());
+            self.phase = Some((progress.phase, Instant::now()));
+            self.done = 0;
+        } else if progress.done <= self.done {
+            return false;
+        }
+        self.done = progress.done;
+        let part = match progress.total {
+            0 => 1.0,
+            total => progress.done as f64 / total as f64,
+        };
+        self.percent = (100.0 * (self.over as f64 + part) / self.phases as f64).min(100.0);
+        true
+    }
+
+    /// Bytes per second since the phase began, once there is something to tell.
+    fn rate(&self) -> Option<f64> {
+        let elapsed = self.phase?.1.elapsed().as_secs_f64();
+        (self.done > 0 && elapsed > 0.0).then(|| self.done as f64 / elapsed)
+    }
+}
+
+/// A progress display on standard output: for a person a bar on a terminal and qemu-img's lines
+/// elsewhere, for a program JSON.
 enum Display {
     Bar(ProgressBar),
     Lines(Mutex<Lines>),
+    Json(Mutex<Option<Instant>>),
 }
 
 impl Display {
-    fn new() -> Self {
+    fn new(format: OutputFormat, phases: usize) -> Self {
+        if let OutputFormat::Json = format {
+            return Self::Json(Mutex::new(None));
+        }
         if !stdout().is_terminal() {
             return Self::Lines(Mutex::new(Lines { shown: None }));
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
-        let template =
-            "{bar:30} {percent:>3}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let phase = if phases > 1 { "{prefix:8} " } else { "" };
+        let template = format!(
+            "{phase}{{bar:30}} {{percent:>3}}% {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, \
+             {{eta}} left"
+        );
         // A template that does not parse is a fault of ours; the plain bar still serves.
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("=> "));
         }
         Self::Bar(bar)
     }
 
-    /// Shows `progress`; safe to call from many threads, out of order.
-    fn show(&self, progress: Progress) {
+    fn show(&self, progress: Progress, gauge: &Gauge) {
         match self {
             Self::Bar(bar) => {
+                if progress.done == 0 {
+                    bar.reset();
+                    bar.set_prefix(progress.phase.name());
+                }
                 bar.set_length(progress.total);
-                bar.set_position(progress.done.max(bar.position()));
+                bar.set_position(progress.done);
             }
-            Self::Lines(lines) => {
-                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-                lines.show(100.0 * progress.done as f64 / progress.total as f64);
+            Self::Lines(lines) => lock(lines).show(gauge.percent),
+            Self::Json(told) => {
+                let mut told = lock(told);
+                let is_edge = progress.done == 0 || progress.done == progress.total;
+                if is_edge || told.is_none_or(|at| at.elapsed() >= JSON_EVERY) {
+                    *told = Some(Instant::now());
+                    // A reader that went away does not stop the work.
+                    let _ = writeln!(stdout(), "{}", line(progress, gauge.rate()));
+                }
             }
         }
     }
@@ -86,12 +223,25 @@ impl Display {
         match self {
             Self::Bar(bar) => bar.finish(),
             Self::Lines(lines) => {
-                let mut lines = lines.into_inner().unwrap_or_else(PoisonError::into_inner);
-                lines.show(100.0);
+                lock(&lines).show(100.0);
                 let _ = writeln!(stdout());
             }
+            Self::Json(_) => {}
         }
     }
+}
+
+/// One JSON line. Its keys stay what they are; others may be added.
+fn line(progress: Progress, rate: Option<f64>) -> serde_json::Value {
+    let left = rate.map(|rate| ((progress.total - progress.done) as f64 / rate).ceil() as u64);
+    json!({
+        "phase": progress.phase.name(),
+        "done": progress.done,
+        "total": progress.total,
+        "data": progress.data,
+        "rate": rate.map(|rate| rate as u64),
+        "left": left,
+    })
 }
 
 /// What was last shown of `(12.34/100%)`.
@@ -109,5 +259,48 @@ impl Lines {
             let _ = write!(stdout(), "    ({percent:.2}/100%)\r");
             let _ = stdout().flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(phase: Phase, done: u64) -> Progress {
+        Progress {
+            phase,
+            done,
+            total: 200,
+            data: 0,
+        }
+    }
+
+    #[test]
+    fn phases_share_the_percents_and_none_goes_back() {
+        let mut gauge = Gauge::new(2);
+        let mut note = |phase, done| {
+            let is_new = gauge.note(progress(phase, done));
+            (is_new, gauge.percent)
+        };
+        assert_eq!(note(Phase::Copy, 0), (true, 0.0));
+        assert_eq!(note(Phase::Copy, 100), (true, 25.0));
+        assert_eq!(note(Phase::Copy, 50), (false, 25.0), "a late one");
+        assert_eq!(note(Phase::Copy, 200), (true, 50.0));
+        assert_eq!(note(Phase::Verify, 0), (true, 50.0));
+        assert_eq!(note(Phase::Verify, 200), (true, 100.0));
+    }
+
+    #[test]
+    fn line_tells_rate_and_time_left_once_they_are_known() {
+        let told = line(progress(Phase::Copy, 0), None).to_string();
+        assert_eq!(
+            told,
+            r#"{"phase":"copy","done":0,"total":200,"data":0,"rate":null,"left":null}"#
+        );
+        let told = line(progress(Phase::Copy, 50), Some(60.0)).to_string();
+        assert_eq!(
+            told,
+            r#"{"phase":"copy","done":50,"total":200,"data":0,"rate":60,"left":3}"#
+        );
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::exit::Failure;
 use crate::options::{Cache, Editing, described, size};
-use crate::progress::Watch;
+use crate::progress::Showing;
 
 /// Put what an image holds into its backing file
 ///
@@ -38,9 +38,8 @@ pub(crate) struct Commit {
     #[arg(short = 'r', long, value_name = "RATE", value_parser = size)]
     rate: Option<u64>,
 
-    /// Show progress
-    #[arg(short = 'p', long)]
-    progress: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     /// How the images are written; everything is stored safely in every mode
     #[arg(
@@ -63,7 +62,7 @@ impl Commit {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         self.editing.must_write()?;
         let subject = self.editing.subject(&self.image)?;
-        let watch = Watch::new(self.progress && !self.editing.is_quiet());
+        let watch = self.showing.watch(self.editing.is_quiet(), 1);
         let listener = |progress| watch.show(progress);
         let mut commit = goldsmith::Commit::new(&subject.path)
             .keep(self.drop)

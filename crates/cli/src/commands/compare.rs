@@ -10,6 +10,7 @@ use goldsmith::{Chain, CompareError, Comparison};
 use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
+use crate::progress::Showing;
 use crate::progress::Watch;
 use crate::sandbox;
 
@@ -36,9 +37,8 @@ pub(crate) struct Compare {
     #[arg(short = 's', long)]
     strict: bool,
 
-    /// Show progress
-    #[arg(short = 'p', long)]
-    progress: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     /// Say nothing but errors
     #[arg(short = 'q', long)]
@@ -61,8 +61,8 @@ impl Compare {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let first = self.open(&self.first, self.first_format.as_deref())?;
         let second = self.open(&self.second, self.second_format.as_deref())?;
+        let watch = self.showing.watch(self.quiet, 1);
         sandbox::opener().all_open(&[])?;
-        let watch = Watch::new(self.progress && !self.quiet);
         let listener = |progress| watch.show(progress);
         let compare = goldsmith::Compare::new(&first, &second)
             .strict(self.strict)

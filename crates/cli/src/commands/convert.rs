@@ -10,12 +10,13 @@ use clap::{Args, ValueEnum};
 use goldsmith::{Bitmaps, Uuid};
 
 use crate::called;
-use crate::exit::{self, Failure};
+use crate::exit::Failure;
 use crate::options::{
     Cache, Opening, Spelling, asks_for_help, file_name, pairs, size, snapshot_name,
 };
 use crate::output::human;
-use crate::progress::Watch;
+use crate::progress::Showing;
+use crate::proving::{Proving, stopped};
 
 /// Convert an image from one format to another
 ///
@@ -38,6 +39,8 @@ Examples:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   Only what differs from another image, which the new one then needs:
     goldsmith convert -O qcow2 -B golden.qcow2 -F qcow2 disk.raw overlay.qcow2
+  Proven, and with the digest that Glance keeps of the file:
+    goldsmith convert --verify --file-digest sha512 -O qcow2 golden.raw disk.qcow2
   What -o takes:
     goldsmith convert -O qcow2 -o help"
 )]
@@ -95,9 +98,8 @@ pub(crate) struct Convert {
     #[arg(long, requires = "bitmaps")]
     skip_broken_bitmaps: bool,
 
-    /// Show progress
-    #[arg(short = 'p', long)]
-    progress: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     /// Say nothing but errors; wins over -p
     #[arg(short = 'q', long)]
@@ -157,6 +159,9 @@ pub(crate) struct Convert {
     timestamp: Option<u64>,
 
     #[command(flatten)]
+    proving: Proving,
+
+    #[command(flatten)]
     opening: Opening,
 
     #[command(flatten)]
@@ -204,7 +209,8 @@ impl Convert {
             name => called::target_format(name)?.name(),
         };
 
-        let watch = Watch::new(self.progress && !self.quiet);
+        self.proving.must_fit(&self.showing)?;
+        let watch = self.showing.watch(self.quiet, self.proving.phases());
         let listener = |progress| watch.show(progress);
 
         let source = self
@@ -256,10 +262,11 @@ impl Convert {
         } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
             convert = convert.uuid_from_name();
         }
-        let done = convert.run()?;
+        let done = self.proving.of(convert).run();
+        let done = done.map_err(|error| stopped(error, &target))?;
         watch.finish();
         if !self.quiet {
-            exit::warn(&done.warnings);
+            self.proving.say(&done, &self.showing)?;
         }
         Ok(ExitCode::SUCCESS)
     }

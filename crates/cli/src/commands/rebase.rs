@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::exit::Failure;
 use crate::options::{Cache, Editing, described};
-use crate::progress::Watch;
+use crate::progress::Showing;
 
 /// Base an image on another backing file, or on none
 ///
@@ -43,9 +43,8 @@ pub(crate) struct Rebase {
     #[arg(short = 'c', long)]
     compress: bool,
 
-    /// Show progress
-    #[arg(short = 'p', long)]
-    progress: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     /// How the image is written; everything is stored safely in every mode
     #[arg(
@@ -81,7 +80,7 @@ impl Rebase {
             return Err(Failure::with_status(1, text));
         }
         let subject = self.editing.subject(&self.image)?;
-        let watch = Watch::new(self.progress && !self.editing.is_quiet());
+        let watch = self.showing.watch(self.editing.is_quiet(), 1);
         let listener = |progress| watch.show(progress);
         let mut rebase = goldsmith::Rebase::new(&subject.path)
             .unseen(self.backing_unsafe)

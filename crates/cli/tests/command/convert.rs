@@ -167,7 +167,10 @@ fn interrupted_conversion_leaves_nothing() {
     );
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    assert_eq!(output.stderr, b"goldsmith: stopped on request\n");
+    assert_eq!(
+        output.stderr,
+        b"goldsmith: stopped on request: no target was made\n"
+    );
     let names = std::fs::read_dir(folder.path("")).unwrap().count();
     assert_eq!(names, 1, "only the source is left");
 }

@@ -1,0 +1,131 @@
+//! Options for digests, and for proving that a target is what it shall be.
+
+use std::io::{Write, stdout};
+use std::path::Path;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use goldsmith::{Algorithm, Convert, Converted, Digest, ErrorKind};
+use serde_json::{Map, Value, json};
+
+use crate::exit::{self, Failure};
+use crate::options::OutputFormat;
+use crate::progress::Showing;
+
+/// What a conversion shall tell of its target.
+#[derive(Args)]
+pub(crate) struct Proving {
+    /// Print digests of the disk, computed while it is converted: those of the same disk as RAW.
+    /// All data is read then, and no block is shared
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = algorithm())]
+    digest: Vec<Algorithm>,
+
+    /// Print digests of the target file, for which it is read once more
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = algorithm())]
+    file_digest: Vec<Algorithm>,
+
+    /// Read the target back before it takes its name, and give up if its disk has not the digests
+    /// that the source has: those of --digest, or fsverity
+    #[arg(long)]
+    verify: bool,
+
+    /// For whom what was done is told: for a program as one line of JSON
+    #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
+    output: OutputFormat,
+}
+
+impl Proving {
+    /// How many phases the conversion has.
+    pub(crate) fn phases(&self) -> usize {
+        1 + usize::from(self.verify) + usize::from(!self.file_digest.is_empty())
+    }
+
+    /// Adds it to `convert`.
+    pub(crate) fn of<'a>(&self, convert: Convert<'a>) -> Convert<'a> {
+        let convert = convert.verify(self.verify);
+        let digests = self.digest.iter().copied();
+        let convert = digests.fold(convert, Convert::digest);
+        let digests = self.file_digest.iter().copied();
+        digests.fold(convert, Convert::file_digest)
+    }
+
+    /// Fails if progress and result cannot both be read.
+    pub(crate) fn must_fit(&self, showing: &Showing) -> Result<(), Failure> {
+        match (self.output, showing.format()) {
+            (OutputFormat::Json, Some(OutputFormat::Human)) => {
+                let text = "with --output=json progress is for a program, too: --progress=json";
+                Err(Failure::with_status(1, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells what was `done`.
+    pub(crate) fn say(&self, done: &Converted, showing: &Showing) -> Result<(), Failure> {
+        let mut out = stdout().lock();
+        // Whoever reads progress as JSON reads nothing else.
+        if let (OutputFormat::Json, _) | (_, Some(OutputFormat::Json)) =
+            (self.output, showing.format())
+        {
+            writeln!(out, "{}", json(done))?;
+            return Ok(());
+        }
+        drop(out);
+        exit::warn(&done.warnings);
+        let mut out = stdout().lock();
+        if done.verified || !self.digest.is_empty() {
+            for digest in &done.digests {
+                writeln!(out, "disk {}: {digest}", digest.algorithm())?;
+            }
+        }
+        for digest in &done.file_digests {
+            writeln!(out, "file {}: {digest}", digest.algorithm())?;
+        }
+        if done.verified {
+            writeln!(
+                out,
+                "verified: the target was read back and holds this disk"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn json(done: &Converted) -> Value {
+    json!({
+        "virtual-size": done.virtual_size,
+        "file-length": done.file_len,
+        "data": done.data,
+        "digests": by_name(&done.digests),
+        "file-digests": by_name(&done.file_digests),
+        "verified": done.verified,
+        "warnings": done.warnings,
+    })
+}
+
+/// Digests for a program, each by the name of its algorithm.
+pub(crate) fn by_name(digests: &[Digest]) -> Value {
+    let pair = |digest: &Digest| (digest.algorithm().to_string(), json!(digest.to_string()));
+    Value::Object(digests.iter().map(pair).collect::<Map<_, _>>())
+}
+
+/// The name of an algorithm, for clap.
+pub(crate) fn algorithm() -> impl TypedValueParser<Value = Algorithm> {
+    let names = Algorithm::ALL.iter().map(|algorithm| algorithm.name());
+    // Only names of algorithms come through.
+    PossibleValuesParser::new(names).map(|name| Algorithm::named(&name).unwrap_or_default())
+}
+
+/// What a conversion into `target` that was stopped leaves there.
+pub(crate) fn stopped(error: goldsmith::Error, target: &Path) -> Failure {
+    if error.kind() != ErrorKind::Cancelled {
+        return error.into();
+    }
+    let shown = target.display();
+    let left = match std::fs::metadata(target) {
+        Ok(found) if found.is_file() => format!("{shown} is what it was before"),
+        Ok(_) => format!("{shown} holds only a part of the disk"),
+        Err(_) => format!("no {shown} was made"),
+    };
+    Failure::with_status(exit::STOPPED, format!("stopped on request: {left}"))
+}

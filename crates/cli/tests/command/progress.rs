@@ -1,0 +1,163 @@
+//! Progress: for programs, and for whoever asks by a signal; and what is left when one says stop
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use goldsmith_testkit::pattern::disk;
+use serde_json::Value;
+
+use crate::Folder;
+
+#[test]
+fn progress_for_programs_is_lines_of_json() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("9M:A 300M:- 9M:b"));
+    let line = "convert --progress=json -f raw -O qcow2 --verify --file-digest md5";
+    let said = folder.goldsmith_ok(&format!("{line} disk.raw target"));
+    let lines: Vec<Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (result, told) = lines.split_last().unwrap();
+    assert_eq!(result["verified"], true);
+    let size = disk("318M:-").len();
+    let file = std::fs::metadata(folder.path("target")).unwrap().len();
+    let mut rest = told;
+    for (phase, total) in [("copy", size), ("verify", size), ("checksum", file)] {
+        let len = rest.iter().take_while(|it| it["phase"] == phase).count();
+        let (here, later) = rest.split_at(len);
+        rest = later;
+        for it in here {
+            let keys: Vec<_> = it.as_object().unwrap().keys().collect();
+            assert_eq!(keys, ["phase", "done", "total", "data", "rate", "left"]);
+            assert_eq!(it["total"], total);
+        }
+        let done: Vec<_> = here.iter().map(|it| it["done"].as_u64().unwrap()).collect();
+        assert!(done.is_sorted(), "{done:?}");
+        assert_eq!(
+            (done.first(), done.last()),
+            (Some(&0), Some(&total)),
+            "{phase}"
+        );
+        assert_eq!(here[0]["rate"], Value::Null);
+        assert_eq!(here[len - 1]["left"], 0);
+    }
+    assert!(rest.is_empty(), "{rest:?}");
+
+    for line in [
+        "compare --progress=json -f raw -F qcow2 disk.raw target",
+        "checksum --progress=json -f raw disk.raw",
+    ] {
+        let said = folder.goldsmith_ok(line);
+        let json = said.lines().filter(|line| line.starts_with('{')).count();
+        assert_eq!(json, said.lines().count() - 1, "then the answer: {said}");
+        assert!(json >= 2);
+    }
+    // Nobody else sees it.
+    let said = folder.goldsmith_ok("convert -q --progress=json -f raw -O qcow2 disk.raw target");
+    assert_eq!(said, "");
+}
+
+#[test]
+fn percents_of_several_phases_reach_a_hundred_once() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("9M:A"));
+    let said = folder.goldsmith_ok("convert -p --verify -f raw -O qcow2 disk.raw target");
+    assert_eq!(said.matches("(100.00/100%)").count(), 1, "{said:?}");
+    assert!(said.contains("    (0.00/100%)\r"), "{said:?}");
+    assert!(said.ends_with("holds this disk\n"), "{said:?}");
+}
+
+fn signal(name: &str, child: &Child) {
+    let pid = child.id().to_string();
+    let done = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(done.success());
+}
+
+/// Starts a command with nothing to be shown, on a disk of this size; returns when it heeds this
+/// signal.
+fn begun(folder: &Folder, program: &str, signal: u32, size: u64) -> Child {
+    let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
+    source.set_len(size).unwrap();
+    let words = "convert -c -S 0 -f raw -O qcow2 disk.raw target";
+    let child = Command::new(program)
+        .args(words.split(' '))
+        .current_dir(folder.path(""))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let heeds = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let caught = status
+            .lines()
+            .find_map(|it| it.strip_prefix("SigCgt:"))
+            .unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        caught >> (signal - 1) & 1 == 1
+    };
+    while !heeds() {
+        std::thread::yield_now();
+    }
+    child
+}
+
+/// A disk whose conversion does not end by itself.
+const ENDLESS: u64 = 1 << 40;
+const USR1: u32 = 10;
+/// The one that goldsmith heeds last.
+const TERM: u32 = 15;
+
+#[test]
+fn sigusr1_prints_progress_as_qemu_img_does() {
+    for (program, last, size) in [
+        (env!("CARGO_BIN_EXE_goldsmith"), TERM, ENDLESS),
+        // It answers when there is another percent.
+        ("qemu-img", USR1, 8 << 30),
+    ] {
+        let folder = Folder::new();
+        let mut child = begun(&folder, program, last, size);
+        let mut told = BufReader::new(child.stderr.take().unwrap());
+        for _ in 0..2 {
+            signal("-USR1", &child);
+            let mut line = String::new();
+            told.read_line(&mut line).unwrap();
+            let number = line.strip_prefix("    (").unwrap();
+            let number = number.strip_suffix("/100%)\n").unwrap();
+            assert_eq!(number.split_once('.').unwrap().1.len(), 2, "{line:?}");
+            assert!((0.0..100.0).contains(&number.parse().unwrap()), "{line:?}");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut said = String::new();
+        child.stdout.unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "", "{program}");
+    }
+}
+
+#[test]
+fn stopped_conversion_tells_what_stands_there() {
+    for signal_name in ["-INT", "-TERM", "-HUP"] {
+        for old in [None, Some("my only copy")] {
+            let folder = Folder::new();
+            if let Some(old) = old {
+                std::fs::write(folder.path("target"), old).unwrap();
+            }
+            let child = begun(&folder, env!("CARGO_BIN_EXE_goldsmith"), TERM, ENDLESS);
+            signal(signal_name, &child);
+            let done = child.wait_with_output().unwrap();
+            assert_eq!(done.status.code(), Some(130));
+            let left = match old {
+                None => "no target was made",
+                Some(_) => "target is what it was before",
+            };
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert_eq!(said, format!("goldsmith: stopped on request: {left}\n"));
+            let found = std::fs::read_to_string(folder.path("target")).ok();
+            assert_eq!(found.as_deref(), old);
+            let names = std::fs::read_dir(folder.path("")).unwrap().count();
+            assert_eq!(names, 1 + usize::from(old.is_some()));
+        }
+    }
+}

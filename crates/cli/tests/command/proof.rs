@@ -1,0 +1,94 @@
+//! `goldsmith convert` with `--digest`, `--file-digest` and `--verify`
+
+use std::process::Command;
+
+use goldsmith_testkit::pattern::disk;
+use serde_json::Value;
+
+use crate::Folder;
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 3M:- 512k:b 64k:0 512:C"));
+    folder
+}
+
+fn tool(folder: &Folder, tool: &str, name: &str) -> String {
+    let done = folder.run(Command::new(tool).arg(name));
+    assert_eq!(done.status, 0, "{done:?}");
+    done.stdout.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn digests_are_those_of_the_tools_and_the_summary_tells_them() {
+    let folder = folder();
+    let content = ["sha256sum", "md5sum"].map(|it| tool(&folder, it, "disk.raw"));
+    for format in ["raw", "qcow2", "qcow2 -c", "vpc", "vpc -o subformat=fixed"] {
+        let line = "--verify --digest sha256,md5 --file-digest sha512 disk.raw target";
+        let said = folder.goldsmith_ok(&format!("convert -f raw -O {format} {line}"));
+        let file = tool(&folder, "sha512sum", "target");
+        let [sha256, md5] = &content;
+        assert_eq!(
+            said,
+            format!(
+                "disk sha256: {sha256}\ndisk md5: {md5}\nfile sha512: {file}\n\
+                 verified: the target was read back and holds this disk\n"
+            ),
+            "{format}"
+        );
+    }
+    let said = folder.goldsmith_ok("convert -f raw -O qcow2 --verify disk.raw target");
+    let done = folder.run(Command::new("fsverity").args(["digest", "--compact", "disk.raw"]));
+    assert_eq!(
+        said,
+        format!(
+            "disk fsverity: {}\nverified: the target was read back and holds this disk\n",
+            done.stdout.trim()
+        )
+    );
+    let line = "convert -q -f raw -O qcow2 --verify --digest md5 disk.raw target";
+    assert_eq!(folder.goldsmith_ok(line), "");
+}
+
+#[test]
+fn summary_for_programs_is_one_line() {
+    let folder = folder();
+    // A disk that Azure takes only when it has grown.
+    let line = "convert -f raw --for azure --digest sha256 --file-digest md5,crc32 --output=json";
+    let said = folder.goldsmith_ok(&format!("{line} disk.raw target"));
+    assert_eq!(said.lines().count(), 1);
+    let facts: Value = serde_json::from_str(&said).unwrap();
+    let keys: Vec<_> = facts.as_object().unwrap().keys().collect();
+    let expected = [
+        "virtual-size",
+        "file-length",
+        "data",
+        "digests",
+        "file-digests",
+        "verified",
+        "warnings",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(facts["virtual-size"], 20 << 20);
+    assert_eq!(facts["file-length"], (20 << 20) + 512);
+    assert_eq!(facts["verified"], false);
+    let warning = facts["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the disk grew by"), "{warning}");
+    folder.qemu_img_ok("convert -f vpc -O raw target back.raw");
+    assert_eq!(
+        facts["digests"]["sha256"],
+        *tool(&folder, "sha256sum", "back.raw")
+    );
+    assert_eq!(
+        facts["file-digests"]["md5"],
+        *tool(&folder, "md5sum", "target")
+    );
+    let checksum = folder.goldsmith_ok("checksum -f raw --digest crc32 target");
+    let crc32 = facts["file-digests"]["crc32"].as_str().unwrap();
+    assert_eq!(checksum, format!("{crc32}  target\n"));
+
+    let done = folder.goldsmith(&format!("{line} -p disk.raw none"));
+    assert_eq!(done.status, 1);
+    assert!(done.stderr.contains("--progress=json"), "{done:?}");
+    assert!(!folder.path("none").exists());
+}
