@@ -29,7 +29,8 @@ GRACE = 10
 
 # Advice for whoever types the command.
 _ADVICE = re.compile(r"; [^;]*\(-[^)]*\)")
-_PROGRESS = re.compile(rb"\(([0-9.]+)/100%\)")
+# How a line of progress begins.
+_PROGRESS = b'{"phase":'
 
 
 class Refused(Exception):
@@ -95,10 +96,10 @@ class Goldsmith:
         path: str | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> str:
-        """Runs it with `words`; gives what it says on standard output.
+        """Runs it with `words`; gives what it says on standard output, but for lines of progress.
 
-        `path` is the image that the user knows as "the image"; `progress` is told percents.
-        Raises Refused if it fails in any way.
+        `path` is the image that the user knows as "the image"; `progress` is told percents, if the
+        words ask for them (--progress=json). Raises Refused if it fails in any way.
         """
         command = self.must_exist()
         with tempfile.TemporaryFile() as errors:
@@ -148,15 +149,21 @@ class Goldsmith:
 
 
 def _listen(process: subprocess.Popen, progress: Callable[[float], None] | None) -> str:
-    """All that `process` says; percents are passed on as they come."""
+    """All that `process` says; percents are passed on as they come, and kept by nobody."""
     said = bytearray()
+    # How much of it was looked at, in whole lines.
+    seen = 0
     while chunk := os.read(process.stdout.fileno(), 65536):
         said += chunk
+        while progress and (end := said.find(b"\n", seen)) >= 0:
+            if said.startswith(_PROGRESS, seen):
+                told = json.loads(said[seen:end])
+                del said[seen : end + 1]
+                progress(100 * told["done"] / max(told["total"], 1))
+            else:
+                seen = end + 1
         if len(said) > MOST_SAID:
             raise Refused("The image has more to say about itself than anybody wants to hear.")
-        if progress:
-            for percent in _PROGRESS.findall(chunk):
-                progress(float(percent))
     process.stdout.close()
     return said.decode("utf-8", "replace")
 

@@ -68,7 +68,7 @@ OPTS = [
     cfg.BoolOpt(
         "verify",
         default=True,
-        help="Whether the converted image is read back and compared with its source.",
+        help="Whether the converted image is read back and held against its source by digest.",
     ),
     cfg.ListOpt(
         "pass_through",

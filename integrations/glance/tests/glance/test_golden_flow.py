@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 from clouds import Clouds
-from tools import GOLDEN, qemu_img
+from tools import GOLDEN, qemu_img, tool
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def clouds(start, tmp_path_factory, goldsmith):
         yield Clouds(folder, goldsmith, private=private, public=public)
 
 
-def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
+def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images, goldsmith):
     private, public = clouds.clouds["private"], clouds.clouds["public"]
     folder = clouds.folder
     uploaded = images.path("zstd.qcow2")
@@ -38,6 +38,9 @@ def test_image_moves_between_clouds_and_stays_the_same_disk(clouds, images):
     assert (facts["status"], facts["disk_format"]) == ("active", "vhd")
     assert (facts["name"], facts["os_distro"]) == ("golden.raw", "debian")
     assert facts["goldsmith_source_sha256"] == digest
+    # What was imported is RAW, and so its digest is the disk's.
+    found = tool(goldsmith, "checksum", "--digest", "sha256", public.stored(moved, "xen"))
+    assert found.split()[0] == digest
     back = folder / "back.raw"
     qemu_img("convert", "-f", "vpc", "-O", "raw", public.stored(moved, "xen"), back)
     assert back.read_bytes() == GOLDEN.read_bytes()

@@ -8,7 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tools import GOLDEN, qemu_img
+from tools import GOLDEN, qemu_img, tool
 
 SOURCES = {
     "golden.raw": "raw",
@@ -98,12 +98,16 @@ TARGETS = [("ceph", "raw"), ("kvm", "qcow2"), ("xen", "vhd")]
 
 
 @pytest.mark.parametrize(("store", "target"), TARGETS)
-def test_our_plugin_stores_every_source_as_every_target(ours, images, store, target, tmp_path):
+def test_our_plugin_stores_every_source_as_every_target(
+    ours, images, goldsmith, store, target, tmp_path
+):
+    golden = tool(goldsmith, "checksum", "-f", "raw", GOLDEN).split()[0]
     for name, disk_format in SOURCES.items():
         image = ours.upload(images.path(name), disk_format, stores=[store])
         facts = must_be_stored(ours, image, target, tmp_path, [store])
         assert facts["goldsmith_source_format"] == disk_format
         assert facts["goldsmith_source_sha256"] == sha256(images.path(name))
+        assert facts["goldsmith_disk_fsverity"] == golden
         assert facts["goldsmith_version"].startswith("goldsmith ")
         assert facts.get("goldsmith_cloud") == ("xenserver" if store == "xen" else None)
         forget(ours, image)
@@ -209,7 +213,8 @@ def test_command_that_misbehaves_gets_nothing_stored(start, images, command, tmp
         forget(glance, image)
 
         # While it works, the task says how far it is.
-        command.behave(instead="sleep 3; printf '    (42.00/100%%)\\r'; sleep 3")
+        line = '{"phase":"copy","done":42,"total":100}'
+        command.behave(instead=f"sleep 3; echo '{line}'; sleep 3")
         image = glance.begin(images.path("plain.qcow2"), "qcow2")
         glance.wait(lambda: glance.task(image)["message"] == "Converting: 42 %")
         assert glance.image(image)["status"] == "importing"

@@ -58,9 +58,13 @@ def test_silent_failure_is_one(script):
 
 def test_progress_is_told_as_it_comes(script):
     heard = []
-    command = script(r"printf '    (0.00/100%%)\r    (50.25/100%%)\r'; echo '    (100.00/100%)'")
-    command.run(["convert"], Limits(), progress=heard.append)
-    assert heard == [0.0, 50.25, 100.0]
+    line = '{"phase":"copy","done":%s,"total":%s}'
+    lines = [line % it for it in [(0, 0), (0, 8), (5, 8), (8, 8)]]
+    answer = '{"verified":true}'
+    command = script("\n".join(f"echo '{it}'" for it in ["so", *lines, answer]))
+    said = command.run(["convert"], Limits(), progress=heard.append)
+    assert heard == [0.0, 0.0, 62.5, 100.0]
+    assert said == f"so\n{answer}\n", "what is no progress is the answer"
 
 
 def test_limits_hold(script):

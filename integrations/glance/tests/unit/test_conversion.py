@@ -4,7 +4,7 @@ import hashlib
 import os
 
 import pytest
-from tools import GOLDEN, qemu_img
+from tools import GOLDEN, qemu_img, tool
 
 from goldsmith_glance import formats
 from goldsmith_glance.command import Goldsmith, Refused
@@ -43,7 +43,9 @@ def test_conversion_is_the_same_disk_and_says_what_was_done(
         == hashlib.sha256(source.read_bytes()).hexdigest()
     )
     assert "Converting: 100 %" in told
-    assert "Verifying the converted image" in told
+    assert "Verifying: 100 %" in told
+    said = tool(goldsmith, "checksum", "-f", "raw", GOLDEN)
+    assert made.properties["goldsmith_disk_fsverity"] == said.split()[0]
     packed = "compression type: zstd" in qemu_img("info", "-f", "qcow2", target)
     assert packed == (compression == "zstd")
 
