@@ -3,14 +3,17 @@
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use goldsmith_block::{
-    Budget, Codec, Demand, Format, GuestRange, Layer, Limits, Sink, Storage, is_zero,
+    Budget, Chain, Codec, Demand, Format, GuestRange, Layer, Limits, Sink, Storage, is_zero,
 };
 use goldsmith_codec::{Packer, Unpacker};
+use goldsmith_engine::{Algorithm, ChecksumJob, checksum};
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::model::ModelLayer;
 use goldsmith_testkit::sparse::SparseStorage;
 use goldsmith_testkit::{image, pattern};
 
@@ -71,6 +74,28 @@ fn codecs(criterion: &mut Criterion) {
         group.bench_function("unpack 64 KiB", |bench| {
             bench.iter(|| unpacker.unpack(codec, black_box(&packed), &mut whole));
         });
+        group.finish();
+    }
+}
+
+/// What a digest costs of data and of zeros, on one thread.
+fn digests(criterion: &mut Criterion) {
+    const LEN: u64 = 8 * MIB;
+    for (what, picture) in [("data", "8M:a"), ("a hole", "8M:-")] {
+        let layer = ModelLayer::new(pattern::disk(picture));
+        let disk = Chain::new(Arc::new(layer), []);
+        let mut group = criterion.benchmark_group(format!("digest of {what}"));
+        group.throughput(Throughput::Bytes(LEN));
+        for algorithm in Algorithm::ALL {
+            let job = ChecksumJob {
+                algorithms: &[*algorithm],
+                threads: NonZeroUsize::new(1),
+                ..ChecksumJob::default()
+            };
+            group.bench_function(algorithm.name(), |bench| {
+                bench.iter(|| checksum(black_box(&disk), &job).expect("it is read"));
+            });
+        }
         group.finish();
     }
 }
@@ -167,6 +192,7 @@ criterion_group!(
     benches,
     zero_scan,
     codecs,
+    digests,
     table_decode,
     extent_walk,
     reserve
