@@ -18,7 +18,7 @@ use crate::options::OutputFormat;
 const JSON_EVERY: Duration = Duration::from_millis(200);
 
 /// How progress is shown.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct Showing {
     /// Show progress; with '=json' as lines of JSON on standard output, for programs. SIGUSR1 has it
     /// printed once, on standard error
@@ -267,12 +267,9 @@ mod tests {
     use super::*;
 
     fn progress(phase: Phase, done: u64) -> Progress {
-        Progress {
-            phase,
-            done,
-            total: 200,
-            data: 0,
-        }
+        let mut progress = Progress::start(phase, 200);
+        progress.done = done;
+        progress
     }
 
     #[test]

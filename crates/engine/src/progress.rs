@@ -42,6 +42,19 @@ pub struct Progress {
     pub data: u64,
 }
 
+impl Progress {
+    /// That of a job over `total` bytes before anything is done.
+    #[must_use]
+    pub fn start(phase: Phase, total: u64) -> Self {
+        Self {
+            phase,
+            done: 0,
+            total,
+            data: 0,
+        }
+    }
+}
+
 /// Counts for all workers and tells the listener.
 pub(crate) struct Meter<'a> {
     phase: Phase,

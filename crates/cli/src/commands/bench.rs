@@ -11,7 +11,7 @@ use goldsmith::{Bench as Benchmark, Writing};
 
 use crate::exit::Failure;
 use crate::options::{Cache, Opening, Spelling, size};
-use crate::progress::Watch;
+use crate::progress::Showing;
 
 /// Measure how fast an image takes requests like a guest's
 ///
@@ -162,7 +162,7 @@ impl Bench {
             let written = stdout().write_all(lines.as_bytes());
             *announced.lock().unwrap_or_else(PoisonError::into_inner) = written;
         };
-        let watch = Watch::new(false);
+        let watch = Showing::default().watch(true, 1);
         let bench = bench.on_start(&announce).cancel(watch.cancel());
         let time = bench.run()?;
         announced

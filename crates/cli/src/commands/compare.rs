@@ -11,7 +11,6 @@ use crate::exit::{self, Failure};
 use crate::options::{Opening, Spelling};
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 use crate::progress::Showing;
-use crate::progress::Watch;
 use crate::sandbox;
 
 /// Compare what a guest reads from two images, whatever their formats
