@@ -64,7 +64,6 @@ impl Job<'_> {
 
 /// What a conversion did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Outcome {
     /// The finished target.
     pub committed: Committed,

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use goldsmith_block::{
     BackingReference, Budget, Chain, CreateSpec, Error, Format, Options, Result,
 };
-use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Progress};
+use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Outcome, Progress};
 use goldsmith_storage::Target;
 
 use crate::bitmap::Bitmaps;
@@ -15,7 +15,7 @@ use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::proof::{Made, Proof};
 use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
-use crate::{Cloud, Opener, registry};
+use crate::{Cloud, Opener, ovf, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
 ///
@@ -53,6 +53,7 @@ pub struct Convert<'a> {
     compress: bool,
     bitmaps: Bitmaps,
     round_up: bool,
+    keep_chain: bool,
     cloud: Option<&'static Cloud>,
     identity: Identity,
     timestamp: Option<u64>,
@@ -96,6 +97,7 @@ impl<'a> Convert<'a> {
             compress: false,
             bitmaps: Bitmaps::None,
             round_up: false,
+            keep_chain: false,
             cloud: None,
             identity: Identity::default(),
             timestamp: None,
@@ -146,6 +148,15 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn round_up(mut self, round_up: bool) -> Self {
         self.round_up = round_up;
+        self
+    }
+
+    /// Sets whether the images that the source consists of stay apart, where the target's format holds
+    /// such chains: XenServer's container of VHDs does. They keep their identities, and options do
+    /// not change them. Default: no, the target is one disk.
+    #[must_use]
+    pub fn keep_chain(mut self, keep_chain: bool) -> Self {
+        self.keep_chain = keep_chain;
         self
     }
 
@@ -247,15 +258,24 @@ impl<'a> Convert<'a> {
             .map(|path| self::target(&path, read))
             .transpose()?;
         spec.data = data_file.as_ref().map(Target::storage);
-        let sink = format
-            .create(target.storage(), &spec)
-            .map_err(|error| error.in_file(name.clone()))?;
+        let sink = match self.streams(format) {
+            true => ovf::refuse_device(&*target.storage()).map(|()| None),
+            false => format.create(target.storage(), &spec).map(Some),
+        };
+        let sink = sink.map_err(|error| error.in_file(name.clone()))?;
         // What is read back may have to be unpacked, into files.
         if !(self.proof.verify && format.unpacks()) {
             all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
         }
         let job = self.job(behind.as_ref());
-        let outcome = goldsmith_engine::convert(&source, sink, &job)?;
+        let outcome = match sink {
+            Some(sink) => goldsmith_engine::convert(&source, sink, &job)?,
+            None => {
+                let storage = target.storage();
+                self.stream(&source, &spec, &job, &mut ovf::into(&*storage))
+                    .map_err(|error| error.in_file(name.clone()))?
+            }
+        };
         let mut file_len = outcome.committed.file_len;
         if self.bitmaps != Bitmaps::None && !source.top().info().bitmaps.is_empty() {
             let budget = Budget::new(&self.opener.limits);
@@ -292,8 +312,58 @@ impl<'a> Convert<'a> {
         })
     }
 
+    /// Whether a target of this format is written in one pass, front to back.
+    pub(crate) fn streams(&self, format: &dyn Format) -> bool {
+        // Digests are made of a disk that passes once, in pieces of its own.
+        format.name() == ovf::NAME && (self.keep_chain || self.proof.algorithms().is_empty())
+    }
+
+    /// Writes a target that [streams](Self::streams) into `out`.
+    pub(crate) fn stream(
+        &self,
+        source: &Chain,
+        spec: &CreateSpec,
+        job: &Job<'_>,
+        out: &mut ovf::Out<'_>,
+    ) -> Result<Outcome> {
+        match self.keep_chain {
+            true => {
+                self.check_kept(source, spec)?;
+                ovf::write_chain(source, spec.timestamp, job, out)
+            }
+            false => ovf::write(source, spec, job, out),
+        }
+    }
+
+    /// Refuses whatever would change images that are to be kept as they are.
+    fn check_kept(&self, source: &Chain, spec: &CreateSpec) -> Result<()> {
+        let what = if spec.virtual_size != source.virtual_size() {
+            let (has, takes) = (source.virtual_size(), spec.virtual_size);
+            format!("another size ({takes} bytes, and it has {has}; see goldsmith resize)")
+        } else if !self.options.is_empty() {
+            "creation options (-o)".into()
+        } else if matches!(self.identity, Identity::Given(_)) {
+            "another identity (--uuid)".into()
+        } else if !self.proof.algorithms().is_empty() {
+            "a digest of its disk on the way".into()
+        } else {
+            return Ok(());
+        };
+        let text = format!("a chain that is kept (--keep-chain) is copied, and cannot get {what}");
+        Err(Error::usage(text).in_file(self.source.to_string_lossy()))
+    }
+
     pub(crate) fn format(&self) -> Result<&'static dyn Format> {
-        registry::format_named(&self.target_format)
+        let format = registry::format_named(&self.target_format)?;
+        if self.keep_chain && format.name() != ovf::NAME {
+            let text = format!(
+                "an image of {} holds one disk and no chain (--keep-chain); {} does",
+                format.name(),
+                ovf::NAME
+            );
+            return Err(Error::usage(text));
+        }
+        Ok(format)
     }
 
     /// The creation options of the target.

@@ -97,7 +97,7 @@ impl ImageInfo {
     /// Headers, and a few reads more; nothing of the disk is mapped.
     pub fn read(opener: &Opener, path: impl AsRef<Path>, format: Option<&str>) -> Result<Self> {
         let path = path.as_ref();
-        let layer = opener.open_last(path, format)?;
+        let layer = opener.inspect(path, format)?;
         Self::of_layer(opener, path, &*layer)
     }
 

@@ -189,7 +189,10 @@ impl<'a> Measure<'a> {
             _ if !self.exact => None,
             Some(source) => {
                 let job = convert.job(behind.as_ref());
-                let outcome = goldsmith_engine::convert(source, sink()?, &job)?;
+                let outcome = match convert.streams(format) {
+                    true => convert.stream(source, &spec, &job, &mut |_| Ok(()))?,
+                    false => goldsmith_engine::convert(source, sink()?, &job)?,
+                };
                 Some(outcome.committed.file_len)
             }
             None => Some(lay_out(sink()?, [])?.file_len),

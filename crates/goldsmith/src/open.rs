@@ -294,14 +294,16 @@ impl Opener {
         self.open_layer(&Found::by_user(path.as_ref()), format, &budget, 0)
     }
 
-    /// As [`open_alone`](Self::open_alone), where nothing else is going to be opened.
-    pub(crate) fn open_last(&self, path: &Path, format: Option<&str>) -> Result<Arc<dyn Layer>> {
+    /// As [`open_alone`](Self::open_alone), where nothing else is going to be opened and the image is
+    /// only asked what it is.
+    pub(crate) fn inspect(&self, path: &Path, format: Option<&str>) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
         let (storage, format) = self.open_file(&Found::by_user(path), format, 0)?;
         if !format.unpacks() {
             self.all_open(&[])?;
         }
-        let layer = self.open_format(storage, format, &budget, 0);
+        let options = self.options_for(format, 0)?;
+        let layer = format.inspect(storage, &budget, &options);
         let layer = layer.map_err(|error| error.in_file(path.to_string_lossy()))?;
         if format.unpacks() {
             self.all_open(&[])?;

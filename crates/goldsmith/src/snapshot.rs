@@ -124,7 +124,7 @@ impl Snapshots {
             format,
             ..
         } = &self.subject;
-        let layer = opener.open_last(path, format.as_deref())?;
+        let layer = opener.inspect(path, format.as_deref())?;
         Ok(layer.info().snapshots.clone())
     }
 

@@ -10,7 +10,8 @@ use std::process::Command;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use goldsmith::{
-    Convert, Detail, ErrorKind, ImageInfo, Limits, Measure, Opener, cloud_named, format_named, lint,
+    Convert, Detail, ErrorKind, ImageInfo, Limits, Measure, Opener, References, cloud_named,
+    format_named, lint,
 };
 use goldsmith_testkit::model::ModelDisk;
 use goldsmith_testkit::pattern::disk;
@@ -236,6 +237,283 @@ fn chain_is_read_whatever_made_the_tar() {
     assert!(findings.is_empty(), "{findings:?}");
 }
 
+/// Who wants a checksum on the way has the VHD made in a file, and packed from there.
+#[test]
+fn container_that_streams_is_the_one_that_is_packed_from_a_file() {
+    let folder = Folder::new();
+    // Written zeros, a hole at the end of the last block, and a disk that ends within it.
+    let source = folder.write(
+        "disk.raw",
+        &disk("1M:A 3M:0 512:b 2M:0 512:C 6291456:- 1M:D 3584:0 512:e 3M:0 1536:-"),
+    );
+    let qcow2 = folder.path("disk.qcow2");
+    convert((&source, "raw"), (&qcow2, "qcow2"))
+        .compress(true)
+        .run()
+        .unwrap();
+    for options in [
+        &[][..],
+        &[("block_size", "512k"), ("batmap", "on")],
+        &[("subformat", "fixed")],
+        &[("force_size", "off")],
+    ] {
+        for (source, format) in [(&source, "raw"), (&qcow2, "qcow2")] {
+            for sparse in [4096, 0] {
+                let make = |name: &str, digest| {
+                    let target = folder.path(name);
+                    let mut job = convert((source, format), (&target, OVF)).sparse(sparse);
+                    for (key, value) in options {
+                        job = job.option(*key, *value);
+                    }
+                    let done = job.digest(digest).run().unwrap();
+                    assert_eq!(done.crc32.is_some(), digest);
+                    (done.file_len, std::fs::read(target).unwrap())
+                };
+                let (len, streamed) = make("streamed.tgz", false);
+                let (_, packed) = make("packed.tgz", true);
+                assert!(streamed == packed, "{options:?} {format} {sparse}");
+                assert_eq!(len, streamed.len() as u64);
+            }
+        }
+    }
+}
+
+/// `child.vhd` over `middle.vhd` over `base.vhd`, and the disk of all.
+fn generations() -> Folder {
+    let folder = Folder::new();
+    let mut below = None;
+    for (name, uuid, picture) in [
+        ("base", 1, "2M:A 6M:- 2M:b 2M:-"),
+        ("middle", 2, "1M:A 1M:C 3M:- 512:D 3145216:- 2M:b 2M:-"),
+        (
+            "child",
+            3,
+            "1M:A 1M:C 3M:- 512:D 3145216:- 512:E 2096640:b 2M:-",
+        ),
+    ] {
+        let source = folder.write(&format!("{name}.raw"), &disk(picture));
+        let target = folder.path(&format!("{name}.vhd"));
+        let mut job = convert((&source, "raw"), (&target, "vpc"))
+            .uuid(goldsmith::Uuid::from_u128(uuid))
+            .option("batmap", "on");
+        if let Some(below) = below {
+            job = job.backing(format!("{below}.vhd"), "vpc");
+        }
+        job.run().unwrap();
+        below = Some(name);
+    }
+    folder
+}
+
+fn keep(folder: &Folder, from: &str, to: &str) -> Convert<'static> {
+    Convert::new(folder.path(from), folder.path(to))
+        .opener(Opener::new().references(References::SameDirectory))
+        .cloud(cloud_named(OVF).unwrap())
+        .timestamp(1_000_000_000)
+        .keep_chain(true)
+}
+
+#[test]
+fn chain_is_kept_or_becomes_one_disk() {
+    let folder = generations();
+    let expected = std::fs::read(folder.path("child.raw")).unwrap();
+    let before: Vec<_> = ["child.vhd", "middle.vhd", "base.vhd"]
+        .map(|name| std::fs::read(folder.path(name)).unwrap())
+        .into();
+    let kept = folder.path("kept.tgz");
+    let done = keep(&folder, "child.vhd", "kept.tgz").run().unwrap();
+    assert_eq!(done.file_len, std::fs::metadata(&kept).unwrap().len());
+    keep(&folder, "child.vhd", "flat.tgz")
+        .keep_chain(false)
+        .run()
+        .unwrap();
+    // Nothing is resolved beside the container.
+    let elsewhere = folder.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    for (name, members) in [("kept.tgz", 3), ("flat.tgz", 1)] {
+        let path = elsewhere.join(name);
+        std::fs::rename(folder.path(name), &path).unwrap();
+        assert!(guest(&path, OVF) == expected, "{name}");
+        let info = ImageInfo::read(&Opener::new(), &path, None).unwrap();
+        let [("members", Detail::List(found))] = &info.layer.details[..] else {
+            panic!("{:?}", info.layer.details);
+        };
+        assert_eq!(found.len(), members);
+        assert_eq!(
+            info.layer.uuid.map(|it| it.as_u128()) == Some(3),
+            members == 3
+        );
+        let cloud = cloud_named(OVF).unwrap();
+        let findings = lint(&Opener::new(), &path, None, cloud).unwrap();
+        assert!(findings.is_empty(), "{name}: {findings:?}");
+        convert((&path, OVF), (&folder.path("back.raw"), "raw"))
+            .run()
+            .unwrap();
+        qemu::compare(
+            folder.path("back.raw"),
+            "raw",
+            folder.path("child.raw"),
+            "raw",
+        );
+    }
+
+    // What stands in the tar is a chain for everybody who unpacks it, by the names it has there.
+    let tar = "tar -xzf elsewhere/kept.tgz && rm elsewhere/*";
+    run(Command::new("sh")
+        .current_dir(folder.path(""))
+        .args(["-c", tar]));
+    assert!(guest(&folder.path("0.vhd"), "vpc") == expected);
+    run(Command::new("7zz")
+        .current_dir(folder.path(""))
+        .args(["x", "-tvhd", "-oout", "0.vhd"]));
+    let theirs = std::fs::read_dir(folder.path("out")).unwrap();
+    let theirs = theirs.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    assert!(theirs.eq([expected]));
+    for (name, old) in ["child.vhd", "middle.vhd", "base.vhd"].iter().zip(&before) {
+        assert!(std::fs::read(folder.path(name)).unwrap() == *old, "{name}");
+    }
+    assert!(std::fs::read(folder.path("2.vhd")).unwrap() == before[2]);
+}
+
+#[test]
+fn kept_chain_is_the_same_for_any_number_of_threads() {
+    let folder = generations();
+    for threads in [1, 3] {
+        let target = format!("{threads}.tgz");
+        keep(&folder, "child.vhd", &target)
+            .threads(std::num::NonZeroUsize::new(threads).unwrap())
+            .run()
+            .unwrap();
+    }
+    let read = |name| std::fs::read(folder.path(name)).unwrap();
+    assert!(read("1.tgz") == read("3.tgz"));
+}
+
+#[test]
+fn chain_that_cannot_be_kept_is_refused() {
+    let folder = generations();
+    let base = folder.path("base.vhd");
+    convert((&base, "vpc"), (&folder.path("fixed.vhd"), "vpc"))
+        .option("subformat", "fixed")
+        .run()
+        .unwrap();
+    convert((&base, "vpc"), (&folder.path("small.vhd"), "vpc"))
+        .option("block_size", "512k")
+        .run()
+        .unwrap();
+    convert((&base, "vpc"), (&folder.path("disk.qcow2"), "qcow2"))
+        .run()
+        .unwrap();
+    let odd = folder.write("odd.raw", &disk("1M:A 512:b"));
+    convert((&odd, "raw"), (&folder.path("odd.vhd"), "vpc"))
+        .run()
+        .unwrap();
+    let mut torn = std::fs::read(&base).unwrap();
+    torn[50] ^= 1;
+    std::fs::write(folder.path("torn.vhd"), torn).unwrap();
+    let refused = |convert: Convert<'_>, why: &str| {
+        let error = convert.run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{}", error.report());
+        assert!(error.report().contains(why), "{}", error.report());
+        assert!(!folder.path("new.tgz").exists());
+    };
+    for (name, why) in [
+        (
+            "fixed.vhd",
+            "it is fixed, and XenServer chains dynamic VHDs alone",
+        ),
+        ("small.vhd", "its blocks have 524288 bytes"),
+        (
+            "disk.qcow2",
+            "it is qcow2, and a container keeps chains of VHDs",
+        ),
+        (
+            "torn.vhd",
+            "it is damaged (the copy of the footer at the start is broken",
+        ),
+        (
+            "odd.vhd",
+            "cannot get another size (2097152 bytes, and it has 1049088",
+        ),
+    ] {
+        refused(keep(&folder, name, "new.tgz"), why);
+    }
+    let child = || keep(&folder, "child.vhd", "new.tgz");
+    refused(child().option("batmap", "off"), "creation options");
+    refused(
+        child().uuid(goldsmith::Uuid::from_u128(9)),
+        "another identity",
+    );
+    refused(
+        child().cloud(cloud_named("xenserver").unwrap()),
+        "an image of vpc holds one disk and no chain",
+    );
+}
+
+/// What is kept of a container tells the same as all of it, wherever its tables stand.
+#[test]
+fn container_is_told_of_as_if_it_was_unpacked() {
+    let folder = family();
+    let read = |name: &str| std::fs::read(folder.path(name)).unwrap();
+    let base = read("1.vhd");
+    let mut lost = base.clone();
+    let end = lost.len() - 512;
+    lost[end..].fill(0xc7);
+    let mut copy = base.clone();
+    copy[50] ^= 1;
+    let fixed = folder.path("fixed.vhd");
+    convert((&folder.path("base.raw"), "raw"), (&fixed, "vpc"))
+        .option("subformat", "fixed")
+        .run()
+        .unwrap();
+    // A table behind all blocks, further away than anything that is kept.
+    let far = folder.write("far.raw", &disk("35M:a"));
+    convert((&far, "raw"), (&folder.path("far.vhd"), "vpc"))
+        .run()
+        .unwrap();
+    let mut far = read("far.vhd");
+    let end = far.len() - 512;
+    let table = far[1536..2048].to_vec();
+    far.splice(end..end, table);
+    far[512 + 16..512 + 24].copy_from_slice(&(end as u64).to_be_bytes());
+    far[512 + 36..512 + 40].fill(0);
+    let sum: u32 = far[512..1536].iter().map(|byte| u32::from(*byte)).sum();
+    far[512 + 36..512 + 40].copy_from_slice(&(!sum).to_be_bytes());
+
+    let path = folder.path("image");
+    for members in [
+        vec![base],
+        vec![read("0.vhd"), read("1.vhd")],
+        vec![lost],
+        vec![copy],
+        vec![read("fixed.vhd")],
+        vec![far],
+    ] {
+        let names = ["0.vhd", "1.vhd"];
+        let named: Vec<_> = names
+            .into_iter()
+            .zip(members.iter().map(|it| &**it))
+            .collect();
+        std::fs::write(&path, packed(&plain(&named))).unwrap();
+        let told = ImageInfo::read(&Opener::new(), &path, Some(OVF))
+            .unwrap()
+            .layer;
+        let chain = Opener::new().open(&path, Some(OVF)).unwrap();
+        assert_eq!(told, *chain.top().info());
+    }
+    let mut limits = Limits::default();
+    limits.unpacked_bytes = 0;
+    let nothing = Opener::new().limits(limits);
+    let error = ImageInfo::read(&nothing, &path, Some(OVF)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "the table is behind it all");
+    tar(&folder, "0.vhd 1.vhd");
+    let tgz = folder.path("disk.tgz");
+    assert!(ImageInfo::read(&nothing, &tgz, None).is_ok());
+    let cloud = cloud_named(OVF).unwrap();
+    assert_eq!(lint(&nothing, &tgz, None, cloud).unwrap().len(), 0);
+    assert!(nothing.open(&tgz, None).is_err());
+}
+
 #[test]
 fn backing_file_has_no_place_in_a_container() {
     let folder = family();
@@ -405,6 +683,86 @@ fn bombs_are_stopped_before_they_go_off() {
     let opener = Opener::new().limits(limits);
     let error = opener.open(whole.path("disk.tgz"), None).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Limit);
+}
+
+/// Where nothing is stored, too: `info` and `lint` take the time that the file has bytes for, and no
+/// more.
+#[test]
+fn claims_that_no_file_can_hold_are_refused_with_the_figures() {
+    let folder = Folder::new();
+    let path = folder.path("image");
+    let told = |tar: Vec<u8>| {
+        std::fs::write(&path, packed(&tar)).unwrap();
+        let error = ImageInfo::read(&Opener::new(), &path, Some(OVF)).unwrap_err();
+        (error.kind(), error.report())
+    };
+    let entry = |path: &str, size: u64, kind: tar::EntryType| {
+        let mut header = tar::Header::new_gnu();
+        // What the library does not write.
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_size(size);
+        header.set_entry_type(kind);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let file = tar::EntryType::Regular;
+    let sparse = {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("0.vhd").unwrap();
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_size(0);
+        // Its length with all its holes.
+        header.as_mut_bytes()[483..494].fill(b'0');
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    for size in [64 << 40, (8 << 60) - 1] {
+        let (kind, report) = told(entry("0.vhd", size, file));
+        assert_eq!(kind, ErrorKind::Corrupt, "{report}");
+        let claim = format!("0.vhd is said to have {size} bytes; the ");
+        assert!(report.contains(&claim), "{report}");
+        assert!(
+            report.contains("bytes of the gzip'ed tar can hold"),
+            "{report}"
+        );
+    }
+    for (tar, kind, rule) in [
+        (
+            entry("0.vhd", u64::MAX, file),
+            ErrorKind::Corrupt,
+            "size overflow",
+        ),
+        (
+            entry("./", 0, tar::EntryType::Directory).repeat(2000),
+            ErrorKind::Limit,
+            "the tar has more than 1000 entries",
+        ),
+        (sparse, ErrorKind::Unsupported, "the sparse file '0.vhd'"),
+        (
+            entry("../0.vhd", 0, file),
+            ErrorKind::Unsupported,
+            "'../0.vhd', which is none of 0.vhd",
+        ),
+        (
+            entry("/etc/0.vhd", 0, file),
+            ErrorKind::Unsupported,
+            "'/etc/0.vhd'",
+        ),
+        (
+            entry("0.vhd", 0, tar::EntryType::Link),
+            ErrorKind::Unsupported,
+            "the link '0.vhd'",
+        ),
+        (
+            entry("0.vhd", 0, tar::EntryType::Char),
+            ErrorKind::Unsupported,
+            "the special file '0.vhd'",
+        ),
+    ] {
+        let (found, report) = told(tar);
+        assert_eq!(found, kind, "{report}");
+        assert!(report.contains(rule), "{report}");
+    }
 }
 
 /// Many gzip files in one, as parallel packers make them.

@@ -13,7 +13,10 @@ use crate::error::{StorageError, past_end};
 /// none.
 #[derive(Debug)]
 pub struct Rehearsal {
-    storage: Arc<dyn StorageMut>,
+    storage: Arc<dyn Storage>,
+    /// The same, if its length cannot be changed.
+    device: Option<Arc<dyn StorageMut>>,
+    is_blank: bool,
     changes: RwLock<Changes>,
 }
 
@@ -104,9 +107,21 @@ impl Changes {
 impl Rehearsal {
     /// What `storage` would become.
     pub fn new(storage: Arc<dyn StorageMut>) -> Self {
+        let device = storage.fixed_len().map(|_| Arc::clone(&storage));
+        Self {
+            device,
+            is_blank: storage.is_blank(),
+            ..Self::of(storage)
+        }
+    }
+
+    /// What a file of the bytes of `storage` would become.
+    pub fn of(storage: Arc<dyn Storage>) -> Self {
         let len = storage.len();
         Self {
             storage,
+            device: None,
+            is_blank: false,
             changes: RwLock::new(Changes {
                 len,
                 own: len,
@@ -211,9 +226,9 @@ impl StorageMut for Rehearsal {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        if self.fixed_len().is_some() {
+        if let Some(device) = &self.device {
             // It only checks.
-            return self.storage.set_len(len);
+            return device.set_len(len);
         }
         let mut changes = self.write();
         changes.clear(len, u64::MAX);
@@ -238,11 +253,11 @@ impl StorageMut for Rehearsal {
     }
 
     fn fixed_len(&self) -> Option<u64> {
-        self.storage.fixed_len()
+        self.device.as_ref().and_then(|device| device.fixed_len())
     }
 
     fn is_blank(&self) -> bool {
-        self.storage.is_blank()
+        self.is_blank
     }
 }
 

@@ -35,6 +35,7 @@ Examples:
     goldsmith convert --for azure golden.raw azure.vhd
   And for Glance, which keeps XenServer's disks in a tar.gz (container_format ovf):
     goldsmith convert --for xenserver-ovf golden.raw disk.tgz
+    goldsmith convert --for xenserver-ovf --keep-chain child.vhd disk.tgz
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   Only what differs from another image, which the new one then needs:
@@ -63,6 +64,11 @@ pub(crate) struct Convert {
         conflicts_with = "target_format"
     )]
     cloud: Option<&'static goldsmith::Cloud>,
+
+    /// Keep the images that the source consists of apart: XenServer's container (--for xenserver-ovf)
+    /// holds a VHD and its parents; without this they become one disk
+    #[arg(long)]
+    keep_chain: bool,
 
     /// Creation options of the target; '-o help' lists them
     #[arg(short = 'o', long, value_name = "K=V,...", visible_alias = "options")]
@@ -225,6 +231,7 @@ impl Convert {
             .target_format(format)
             .compress(self.compress)
             .round_up(self.round_up)
+            .keep_chain(self.keep_chain)
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
                 (false, _) => Bitmaps::None,
                 (true, false) => Bitmaps::All,

@@ -1,5 +1,7 @@
 //! `goldsmith lint`, and `goldsmith convert --for`
 
+use std::process::Command;
+
 use goldsmith_testkit::pattern::disk;
 use serde_json::Value;
 
@@ -120,6 +122,21 @@ fn container_of_xenserver_is_made_told_and_found_good() {
             .contains("format is vpc; it must be xenserver-ovf"),
         "{done:?}"
     );
+    // Nothing is stored on the way, neither to make one nor to tell of it.
+    let nowhere = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+        folder.run(command.args(line.split(' ')).env("TMPDIR", "/nonexistent"))
+    };
+    for line in [
+        "convert --for xenserver-ovf golden.raw again.tgz",
+        "measure -O xenserver-ovf golden.raw",
+        "info --unpack-limit 0 again.tgz",
+        "lint --unpack-limit 0 --for xenserver-ovf again.tgz",
+    ] {
+        let done = nowhere(line);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+    }
+    assert_eq!(nowhere("convert -O raw disk.tgz back.raw").status, 1);
     folder.goldsmith_ok("convert -f xenserver-ovf -O raw disk.tgz back.raw");
     folder.qemu_img_ok("compare -f raw -F raw golden.raw back.raw");
     let done = folder.goldsmith("convert --unpack-limit 1M -O raw disk.tgz back.raw");

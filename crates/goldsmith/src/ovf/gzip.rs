@@ -1,28 +1,32 @@
-//! One gzip'ed file, packed by all cores, the same however many they are.
+//! One gzip'ed file, packed by all cores, the same however many they are, and written front to back.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
-use goldsmith_block::{Error, ErrorKind, Result, StorageMut};
-use goldsmith_engine::Crc32;
+use goldsmith_block::{Error, ErrorKind, Result};
+use goldsmith_engine::{Crc32, Job, Phase, Progress, cores};
 
 /// Bytes that one core packs on its own: without a look at those before, which costs little where
 /// deflate itself looks back over 32 KiB at most.
 const PIECE: u64 = 1 << 20;
+/// Pieces for each core that may be packed or in work before the first of them is written.
+const AHEAD: u64 = 4;
 /// The header: deflated, no name, no time, of no known system. [RFC 1952]
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// Bytes of the header and of what follows the data: a checksum and a length.
 const FRAME: u64 = HEADER.len() as u64 + 8;
 
-/// What is to be packed.
+/// What is to be packed: at least one byte.
 pub(super) trait Bytes: Sync {
     /// How many there are.
     fn len(&self) -> u64;
     /// Fills `buf` with those from `offset`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
+
+/// Takes what was packed, in order.
+pub(crate) type Out<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
 /// The longest that `len` bytes get.
 pub(super) fn bound(len: u64) -> u64 {
@@ -31,35 +35,52 @@ pub(super) fn bound(len: u64) -> u64 {
     FRAME + len + (len.div_ceil(8 << 10) + 2 * len.div_ceil(PIECE)) * 5
 }
 
-/// Packs `bytes` into `storage`, from its start; gives the length.
+/// Packs `bytes` into `out`, with the threads of `job`, which is told how far that is of its own
+/// total of `disk` bytes; gives the length.
 ///
 /// # Errors
-/// Those of either.
-pub(super) fn pack(bytes: &dyn Bytes, storage: &dyn StorageMut) -> Result<u64> {
-    let threads = goldsmith_engine::cores().get();
-    let pieces = bytes.len().div_ceil(PIECE);
-    storage.write_at(0, &HEADER)?;
-    let (mut at, mut crc) = (HEADER.len() as u64, Crc32::default());
-    let mut done = 0;
-    while done < pieces {
-        let round = (pieces - done).min(threads as u64 * ROUND);
-        for packed in pack_round(bytes, done..done + round, threads)? {
-            storage.write_at(at, &packed.bytes)?;
-            at += packed.bytes.len() as u64;
-            crc = crc.then(packed.crc);
+/// Those of either, and `Cancelled`.
+///
+/// # Cost
+/// Memory: up to 4 MiB and a MiB more for each core, packed or not.
+pub(super) fn pack(bytes: &dyn Bytes, disk: u64, job: &Job<'_>, out: &mut Out<'_>) -> Result<u64> {
+    let threads = job.threads.unwrap_or_else(cores).get();
+    let line = Line {
+        bytes,
+        pieces: bytes.len().div_ceil(PIECE),
+        ahead: threads as u64 * AHEAD,
+        state: Mutex::default(),
+        moved: Condvar::new(),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| line.work());
         }
-        done += round;
-    }
-    // [RFC 1952] The length modulo 2^32.
-    let trailer = [crc.value(), bytes.len() as u32].map(u32::to_le_bytes);
-    storage.write_at(at, trailer.as_flattened())?;
-    at += 8;
-    storage.set_len(at)?;
-    Ok(at)
+        // Whatever comes of it, nobody must wait for more.
+        let _last = Stop { line: &line };
+        line.write(disk, job, out)
+    })
 }
 
-/// Pieces that each core packs before all wait for each other.
-const ROUND: u64 = 4;
+/// The pieces between those who pack them and the one who writes them.
+struct Line<'a> {
+    bytes: &'a dyn Bytes,
+    pieces: u64,
+    /// How many may be claimed and not yet written.
+    ahead: u64,
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The piece to be claimed next.
+    next: u64,
+    /// How many were taken to be written.
+    taken: u64,
+    packed: BTreeMap<u64, Result<Packed>>,
+    stopped: bool,
+}
 
 /// A piece, packed.
 struct Packed {
@@ -67,35 +88,93 @@ struct Packed {
     crc: Crc32,
 }
 
-/// Packs the pieces of these numbers.
-fn pack_round(
-    bytes: &dyn Bytes,
-    pieces: std::ops::Range<u64>,
-    threads: usize,
-) -> Result<Vec<Packed>> {
-    let next = AtomicU64::new(pieces.start);
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        let work = || {
-            let mut buf = vec![0; PIECE as usize];
-            loop {
-                let piece = next.fetch_add(1, Ordering::Relaxed);
-                if piece >= pieces.end {
-                    return;
-                }
-                let packed = pack_piece(bytes, piece, &mut buf);
-                let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                results.push((piece, packed));
-            }
-        };
-        for _ in 1..threads {
-            scope.spawn(work);
+impl Line<'_> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let state = self.moved.wait(state);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packs pieces until there are none left or somebody stopped it.
+    fn work(&self) {
+        let stop = Stop { line: self };
+        let mut buf = vec![0; PIECE as usize];
+        while let Some(piece) = self.claim() {
+            let packed = pack_piece(self.bytes, piece, &mut buf);
+            self.state().packed.insert(piece, packed);
+            self.moved.notify_all();
         }
-        work();
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(piece, _)| *piece);
-    results.into_iter().map(|(_, packed)| packed).collect()
+        // Only one that panicked has others stop.
+        std::mem::forget(stop);
+    }
+
+    fn claim(&self) -> Option<u64> {
+        let mut state = self.state();
+        while !state.stopped && state.next < self.pieces {
+            if state.next < state.taken + self.ahead {
+                state.next += 1;
+                return Some(state.next - 1);
+            }
+            state = self.wait(state);
+        }
+        None
+    }
+
+    /// The packed `piece`, once it is there.
+    fn take(&self, piece: u64) -> Result<Packed> {
+        let mut state = self.state();
+        loop {
+            if let Some(packed) = state.packed.remove(&piece) {
+                state.taken = piece + 1;
+                self.moved.notify_all();
+                return packed;
+            }
+            if state.stopped {
+                return Err(Error::new(ErrorKind::Bug, "a worker did not finish"));
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn write(&self, disk: u64, job: &Job<'_>, out: &mut Out<'_>) -> Result<u64> {
+        out(&HEADER)?;
+        let (mut len, mut crc) = (FRAME, Crc32::default());
+        for piece in 0..self.pieces {
+            if job.cancel.is_some_and(|cancel| cancel.is_cancelled()) {
+                return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
+            }
+            let packed = self.take(piece)?;
+            out(&packed.bytes)?;
+            len += packed.bytes.len() as u64;
+            crc = crc.then(packed.crc);
+            if let Some(tell) = job.progress {
+                let part = u128::from(disk) * u128::from(piece + 1) / u128::from(self.pieces);
+                // At most `disk`.
+                let mut progress = Progress::start(Phase::Copy, disk);
+                (progress.done, progress.data) = (part as u64, part as u64);
+                tell(progress);
+            }
+        }
+        // [RFC 1952] The length modulo 2^32.
+        let trailer = [crc.value(), self.bytes.len() as u32].map(u32::to_le_bytes);
+        out(trailer.as_flattened())?;
+        Ok(len)
+    }
+}
+
+/// Stops the line when it goes.
+struct Stop<'a> {
+    line: &'a Line<'a>,
+}
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.line.state().stopped = true;
+        self.line.moved.notify_all();
+    }
 }
 
 fn pack_piece(bytes: &dyn Bytes, piece: u64, buf: &mut [u8]) -> Result<Packed> {

@@ -6,26 +6,36 @@
 //!            child ─► its parent ─► base
 //! ```
 //!
-//! Nothing in a gzip'ed file can be read before all that stands in front of it is unpacked, so the
-//! VHDs are unpacked when the file is opened, into files without names. A new one is written as a VHD
-//! into such a file, and packed from there when it is complete: the tar says how long it is before
-//! the first of its bytes, and a VHD says last which blocks there are.
+//! Nothing in a gzip'ed file can be read before all that stands in front of it is unpacked. Who wants
+//! the disk has the VHDs unpacked when the file is opened, into files without names; who wants to
+//! know what they are has all of it unpacked, too, but only their tables kept, in memory.
+//!
+//! A new one is written front to back, though a tar says how long a VHD is before the first of its
+//! bytes, and a VHD says first which blocks there are: those are looked for before.
 
+mod draft;
 mod gzip;
+mod sink;
+mod skim;
+mod stream;
+mod tarball;
 mod unpack;
+mod walk;
 
 use std::io::Read;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Committed, Content, CreateSpec, Demand, Detail, Error, Extent, ExtentKind,
-    Format, GuestRange, Layer, LayerInfo, Match, Measured, OptionSpec, Probe, Result, SECTOR, Sink,
-    SinkProfile, Slot, Storage, StorageMut,
+    Budget, Chain, Content, CreateSpec, Detail, Error, Extent, ExtentKind, Format, Layer,
+    LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage,
+    StorageMut,
 };
-use goldsmith_storage::FileStorage;
 use goldsmith_vhd::VHD;
 
 use crate::measure::reckon;
+
+pub(crate) use gzip::Out;
+pub(crate) use stream::{into, write, write_chain};
 
 /// The format's name, and that of the cloud that wants it.
 pub(crate) const NAME: &str = "xenserver-ovf";
@@ -66,7 +76,7 @@ impl Format for Ovf {
             let (kind, path) = (header.entry_type(), header.path_bytes());
             let says = kind.is_pax_local_extensions() || kind.is_pax_global_extensions();
             if !says {
-                let fits = unpack::is_directory(&path) || unpack::number(&path).is_some();
+                let fits = walk::is_directory(&path) || walk::number(&path).is_some();
                 return if fits { Match::Marked } else { Match::No };
             }
             let text = header
@@ -90,6 +100,19 @@ impl Format for Ovf {
         Ok(Arc::new(OvfLayer::open(storage, members, budget)?))
     }
 
+    fn inspect(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        _options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        match skim::skim(&*storage, budget)? {
+            Some(members) => Ok(Arc::new(OvfLayer::open(storage, members, budget)?)),
+            // Their tables stand behind their data.
+            None => self.open(storage, &budget.afresh()),
+        }
+    }
+
     fn options(&self) -> &'static [OptionSpec] {
         VHD.options()
     }
@@ -99,23 +122,9 @@ impl Format for Ovf {
     }
 
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
-        if spec.backing.is_some() || spec.options.text("backing_file").is_some() {
-            let text = "a backing file cannot be named from inside of a tar";
-            return Err(Error::usage(text));
-        }
-        if let Some(len) = storage.fixed_len() {
-            let text = format!("a gzip'ed tar ends where its file does, not after {len} bytes");
-            return Err(Error::usage(text));
-        }
-        let vhd = Arc::new(FileStorage::scratch(storage.name())?);
-        let sink = VHD.create(Arc::clone(&vhd) as _, spec)?;
-        storage.set_len(0)?;
-        Ok(Box::new(OvfSink {
-            sink,
-            vhd,
-            storage,
-            timestamp: spec.timestamp,
-        }))
+        refuse_backing(spec)?;
+        refuse_device(&*storage)?;
+        Ok(Box::new(sink::OvfSink::new(storage, spec)?))
     }
 
     /// What packs badly gets a little longer.
@@ -123,16 +132,33 @@ impl Format for Ovf {
         let data = content.map(|content| content.data);
         let vhd = reckon(&VHD, spec, data)?;
         Ok(Some(Measured {
-            required: gzip::bound(tar_len(vhd.required)),
-            fully_allocated: gzip::bound(tar_len(vhd.fully_allocated)),
+            required: gzip::bound(tarball::len_of(vhd.required)),
+            fully_allocated: gzip::bound(tarball::len_of(vhd.fully_allocated)),
             bitmaps: None,
         }))
     }
 }
 
-/// Length of the tar of one VHD of `len` bytes: its header, its bytes, and two blocks of zeros.
-fn tar_len(len: u64) -> u64 {
-    BLOCK as u64 * 3 + len.next_multiple_of(BLOCK as u64)
+/// Refuses a target whose length cannot be changed.
+pub(crate) fn refuse_device(storage: &dyn StorageMut) -> Result<()> {
+    match storage.fixed_len() {
+        Some(len) => {
+            let text = format!("a gzip'ed tar ends where its file does, not after {len} bytes");
+            Err(Error::usage(text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a VHD that would need another one.
+fn refuse_backing(spec: &CreateSpec) -> Result<()> {
+    match spec.backing.is_some() || spec.options.text("backing_file").is_some() {
+        true => {
+            let text = "a backing file cannot be named from inside of a tar";
+            Err(Error::usage(text))
+        }
+        false => Ok(()),
+    }
 }
 
 /// The disk of all VHDs in a file.
@@ -244,98 +270,6 @@ impl Layer for OvfLayer {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.chain.read_at(offset, buf)
-    }
-}
-
-/// A VHD that is being made, to be packed.
-struct OvfSink {
-    sink: Box<dyn Sink>,
-    /// Where it stands until then.
-    vhd: Arc<FileStorage>,
-    storage: Arc<dyn StorageMut>,
-    timestamp: u64,
-}
-
-/// All but the end is the VHD's. It shares nothing with the source: all of it is read again anyway.
-impl Sink for OvfSink {
-    fn profile(&self) -> &SinkProfile {
-        self.sink.profile()
-    }
-
-    fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
-        self.sink.reserve(demands, slots)
-    }
-
-    fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
-        self.sink.write(slot, data)
-    }
-
-    fn write_zeroes(&self, range: GuestRange) -> Result<()> {
-        self.sink.write_zeroes(range)
-    }
-
-    fn commit(self: Box<Self>) -> Result<Committed> {
-        let len = self.sink.commit()?.file_len;
-        let header = header(len, self.timestamp)?;
-        let tar = Tar {
-            header: header.as_bytes(),
-            vhd: &self.vhd,
-            len: tar_len(len),
-        };
-        let file_len = gzip::pack(&tar, &*self.storage)?;
-        self.storage.flush()?;
-        Ok(Committed { file_len })
-    }
-}
-
-/// The header of the one member of a new tar: the same for everybody who packs the same.
-fn header(len: u64, timestamp: u64) -> Result<tar::Header> {
-    let mut header = tar::Header::new_gnu();
-    let path = header.set_path("0.vhd");
-    path.map_err(|error| Error::usage(format!("a tar header cannot be made: {error}")))?;
-    header.set_size(len);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(timestamp);
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_cksum();
-    Ok(header)
-}
-
-/// The bytes of a tar of one VHD.
-struct Tar<'a> {
-    header: &'a [u8; BLOCK],
-    vhd: &'a FileStorage,
-    len: u64,
-}
-
-impl gzip::Bytes for Tar<'_> {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let (header_len, vhd_len) = (BLOCK as u64, self.vhd.len());
-        let (mut at, mut rest) = (offset, buf);
-        while !rest.is_empty() {
-            let (end, kind) = match at {
-                at if at < header_len => (header_len, 0),
-                at if at < header_len + vhd_len => (header_len + vhd_len, 1),
-                _ => (self.len, 2),
-            };
-            // At most as long as the buffer.
-            let len = (end - at).min(rest.len() as u64) as usize;
-            let (part, others) = rest.split_at_mut(len);
-            match kind {
-                0 => part.copy_from_slice(&self.header[at as usize..][..len]),
-                1 => self.vhd.read_at(at - header_len, part)?,
-                _ => part.fill(0),
-            }
-            at += len as u64;
-            rest = others;
-        }
-        Ok(())
     }
 }
 
