@@ -32,6 +32,8 @@ pub enum Flaw {
     Corruption(String),
     /// Space is wasted, and no more than that.
     Leak(String),
+    /// Something is not as it should be, but all readers see the same disk.
+    Note(String),
 }
 
 impl Checked {
@@ -49,6 +51,18 @@ impl Checked {
         if self.flaws.len() < Self::FLAWS {
             self.flaws.push(Flaw::Corruption(what.to_string()));
         }
+    }
+
+    /// Notes what is wrong and does no harm.
+    pub fn note(&mut self, what: impl Display) {
+        if self.flaws.len() < Self::FLAWS {
+            self.flaws.push(Flaw::Note(what.to_string()));
+        }
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_flawless(&self) -> bool {
+        self.corruptions + self.errors + self.leaks == 0 && self.flaws.is_empty()
     }
 
     /// Notes wasted space of so many units.

@@ -136,6 +136,9 @@ pub struct Probe<'a> {
     pub head: &'a [u8],
     /// The last bytes of the file: [`Probe::TAIL`], or all there are.
     pub tail: &'a [u8],
+    /// Where `tail` is zeros, the last sector of the file that is not, and its byte offset, if it was
+    /// looked for and found.
+    pub before_zeros: Option<(u64, &'a [u8])>,
 }
 
 impl Probe<'_> {
@@ -150,7 +153,7 @@ impl Probe<'_> {
 pub enum Match {
     /// It is something else.
     No,
-    /// Any bytes whatever would fit.
+    /// Nothing speaks against it: any bytes whatever would fit, or there is half a mark.
     Anything,
     /// It carries the format's own mark.
     Marked,

@@ -48,4 +48,4 @@ pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, Z
 pub use storage::{Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage};
 pub use suggest::did_you_mean;
 pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
-pub use zero::is_zero;
+pub use zero::{is_zero, last_byte};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Checked, Edit, Repair, Result};
+use goldsmith_block::{Checked, Edit, Flaw, Repair, Result};
 
 use crate::Opener;
 use crate::edit::{Edited, Subject, subject_methods};
@@ -46,6 +46,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// How many flaws without harm were mended, of those that are told.
+    pub fn notes_fixed(&self) -> u64 {
+        let notes = |checked: &Checked| {
+            let notes = checked.flaws.iter();
+            notes.filter(|flaw| matches!(flaw, Flaw::Note(_))).count() as u64
+        };
+        let before = self.before.as_ref().map_or(0, notes);
+        before.saturating_sub(notes(&self.checked))
+    }
+
     /// How many broken rules were mended.
     pub fn corruptions_fixed(&self) -> u64 {
         let before = self.before.as_ref().map_or(0, |it| it.corruptions);
@@ -102,8 +112,7 @@ impl Check {
             before: None,
             edited: Edited::default(),
         };
-        let is_sound =
-            report.checked.corruptions + report.checked.errors + report.checked.leaks == 0;
+        let is_sound = report.checked.is_flawless();
         let Some(repair) = self.repair.filter(|_| !is_sound) else {
             return Ok(Some(report));
         };

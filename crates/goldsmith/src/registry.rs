@@ -1,6 +1,9 @@
 //! The formats there are. A new one is one line here.
 
-use goldsmith_block::{Error, Format, Match, Probe, Result, Storage, did_you_mean};
+use goldsmith_block::{
+    Error, Format, Match, Probe, Result, SECTOR, Storage, align_down, did_you_mean, is_zero,
+    last_byte,
+};
 
 use crate::ovf::OVF;
 
@@ -30,6 +33,9 @@ pub(crate) static FOREIGN: &[(&str, usize, &[u8])] = &[
     ("bzip2", 0, b"BZh"),
 ];
 
+/// Most zeros at the end of a file that are read to find what stands before them, in bytes. [ours]
+const MOST_ZEROS: u64 = 4 << 20;
+
 /// The bytes at both ends of a file or a disk.
 pub(crate) struct Ends {
     head: Vec<u8>,
@@ -55,6 +61,7 @@ impl Ends {
         Probe {
             head: &self.head,
             tail: &self.tail,
+            before_zeros: None,
         }
     }
 }
@@ -102,7 +109,8 @@ pub(crate) fn named(options: &[(String, String)]) -> impl Iterator<Item = (&str,
 /// format that is not read here, `Io` if they cannot be read.
 pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     let ends = Ends::of_file(storage)?;
-    let probe = ends.probe();
+    let mut sector = [0; SECTOR as usize];
+    let mut probe = ends.probe();
     let head = probe.head;
 
     let foreign = FOREIGN
@@ -118,18 +126,28 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
         return Err(Error::unsupported(text).in_file(storage.name()));
     }
 
-    let best = FORMATS
-        .iter()
-        .map(|format| format.probe(&probe))
-        .max()
-        .unwrap_or(Match::No);
+    let best = |probe: &Probe<'_>| {
+        let matches = FORMATS.iter().map(|format| format.probe(probe));
+        matches.max().unwrap_or(Match::No)
+    };
+    let mut best_match = best(&probe);
+    if best_match != Match::Marked
+        && is_zero(probe.tail)
+        && let Some(last) = last_byte(storage, MOST_ZEROS)?
+    {
+        let offset = align_down(last, SECTOR);
+        // The zeros behind it are a sector at least.
+        storage.read_at(offset, &mut sector)?;
+        probe.before_zeros = Some((offset, &sector));
+        best_match = best(&probe);
+    }
     let matches: Vec<_> = FORMATS
         .iter()
-        .filter(|format| format.probe(&probe) == best)
+        .filter(|format| format.probe(&probe) == best_match)
         .copied()
         .collect();
     match matches[..] {
-        [format] if best != Match::No => Ok(format),
+        [format] if best_match != Match::No => Ok(format),
         _ => {
             let names: Vec<_> = matches.iter().map(|format| format.name()).collect();
             Err(Error::usage(format!(

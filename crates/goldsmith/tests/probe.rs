@@ -67,6 +67,38 @@ fn formats_of_others_are_not_taken_for_raw() {
     }
 }
 
+/// It became longer and nothing else was stored, as a power cut may leave it while the disk grows; or
+/// somebody copied it onto a larger disk. RAW would be all of it, and the footer a guest's bytes.
+#[test]
+fn fixed_vhd_before_zeros_is_not_taken_for_raw() {
+    let folder = Folder::new();
+    let raw = folder.write("disk.raw", &disk("1M:A 512:b"));
+    let fixed = folder.path("fixed.vhd");
+    convert((&raw, "raw"), (&fixed, "vpc"))
+        .option("subformat", "fixed")
+        .run()
+        .unwrap();
+    let image = std::fs::read(&fixed).unwrap();
+    for more in [512, 1000, 3 << 20] {
+        let longer = [&image[..], &vec![0; more]].concat();
+        let (kind, report) = guessed(&folder, &longer).unwrap_err();
+        assert_eq!(kind, ErrorKind::Usage);
+        assert!(report.contains("could be any of raw, vpc"), "{report}");
+        for format in ["raw", "vpc"] {
+            let opened = Opener::new().open(folder.path("image"), Some(format));
+            assert!(opened.is_ok());
+        }
+    }
+    // A hole costs nothing, however long.
+    let file = std::fs::OpenOptions::new().write(true).open(&fixed);
+    file.unwrap().set_len(1 << 40).unwrap();
+    let error = Opener::new().open(&fixed, None).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    // What a guest keeps on its disk is none.
+    let inside = [&[1; 512], &image[..], &[0; 4096]].concat();
+    assert_eq!(guessed(&folder, &inside), Ok("raw"));
+}
+
 /// One file, two disks: whoever guesses right decides what is in it.
 #[test]
 fn file_with_two_marks_is_refused() {

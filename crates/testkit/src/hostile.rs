@@ -159,9 +159,13 @@ fn look_at_bitmaps(layer: &dyn Layer) {
 
 /// How well `bytes` fit `format`.
 pub fn probe(format: &dyn Format, bytes: &[u8]) -> Match {
+    let tail = &bytes[bytes.len().saturating_sub(Probe::TAIL)..];
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    let last = last.filter(|_| is_zero(tail)).map(|last| last / 512 * 512);
     format.probe(&Probe {
         head: &bytes[..bytes.len().min(Probe::HEAD)],
-        tail: &bytes[bytes.len().saturating_sub(Probe::TAIL)..],
+        tail,
+        before_zeros: last.map(|at| (at as u64, &bytes[at..at + 512])),
     })
 }
 

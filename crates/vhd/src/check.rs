@@ -6,7 +6,7 @@ use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align_up};
 
 use crate::error::VhdError;
-use crate::footer::SizeRule;
+use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
 use crate::layer::{DynamicLayer, Opened};
 use crate::ondisk::{FOOTER_LEN, LOCATOR_NONE, RawHeader, UNUSED};
 
@@ -18,24 +18,88 @@ const GAP: u64 = 4096;
 /// Checks the image in `storage`; see [`Format::check`](goldsmith_block::Format::check).
 pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checked> {
     let mut checked = Checked::default();
-    let (info, poisoned) = match Opened::open(storage, budget, SizeRule::Creator)? {
+    let found = Found::read(&*storage, SizeRule::Creator)?;
+    let (opened, broken) = Opened::open_mended(Arc::clone(&storage), budget, &found)?;
+    if let Some(broken) = broken {
+        checked.corruption(broken);
+    }
+    let (info, poisoned) = match &opened {
         Opened::Fixed(layer) => {
             checked.end = layer.info.virtual_size + FOOTER_LEN;
             (layer.info.clone(), layer.poisoned)
         }
         Opened::Dynamic(layer, header) => {
-            check_blocks(&layer, &header, budget, &mut checked)?;
-            check_spare_entries(&layer, &mut checked)?;
+            check_blocks(layer, header, budget, &mut checked)?;
+            check_spare_entries(layer, &mut checked)?;
             (layer.info.clone(), layer.poisoned)
         }
     };
+    check_footers(storage, &opened, &found, budget, &mut checked);
     for warning in info.warnings {
-        checked.corruption(warning);
+        // Those of the footers are told.
+        if !found.warnings.contains(&warning) {
+            checked.corruption(warning);
+        }
     }
     if poisoned {
         checked.corruption(VhdError::Poisoned);
     }
     Ok(checked)
+}
+
+/// Tells what is wrong with the footers: no more than a note if all readers see one disk.
+pub(crate) fn check_footers(
+    storage: Arc<dyn Storage>,
+    opened: &Opened,
+    found: &Found,
+    budget: &Budget,
+    checked: &mut Checked,
+) {
+    let harmless = is_other_harmless(storage, opened, found, budget);
+    for warning in &found.warnings {
+        match harmless {
+            true => checked.note(warning),
+            false => checked.corruption(warning),
+        }
+    }
+}
+
+/// Whether there is a copy of the footer that differs, and leads to the same disk all the same: an edit
+/// that was cut short may leave the head of the image in two places, and a footer for each.
+fn is_other_harmless(
+    storage: Arc<dyn Storage>,
+    opened: &Opened,
+    found: &Found,
+    budget: &Budget,
+) -> bool {
+    let Some(other) = &found.other else {
+        return false;
+    };
+    if !shows_same_disk(&found.raw, other) {
+        return false;
+    }
+    if found.raw.data_offset == other.data_offset {
+        return true;
+    }
+    let Ok(footer) = Footer::parse(other, SizeRule::Creator) else {
+        return false;
+    };
+    let by_other = Found {
+        footer,
+        raw: other.clone(),
+        warnings: Vec::new(),
+        other: None,
+        ..*found
+    };
+    let there = Opened::open_by(storage, &budget.afresh(), &by_other);
+    match (opened, there) {
+        (Opened::Dynamic(here, _), Ok(Opened::Dynamic(there, _))) => {
+            here.bat == there.bat
+                && here.geometry.block_bits == there.geometry.block_bits
+                && here.info.backing == there.info.backing
+        }
+        _ => false,
+    }
 }
 
 /// What stands in a part of the file.
@@ -204,10 +268,9 @@ pub(crate) fn check_spare_entries(layer: &DynamicLayer, checked: &mut Checked) -
             if entry != UNUSED {
                 let index = (at - geometry.bat.offset) / 4 + nth;
                 // If a block stands there, it is counted as one that nothing points to.
-                checked.leak(
-                    0,
-                    format_args!("entry {index} of the block table, {entry:#x}, is past the disk"),
-                );
+                checked.note(format_args!(
+                    "entry {index} of the block table, {entry:#x}, is past the disk"
+                ));
             }
         }
         at += piece.len() as u64;

@@ -171,6 +171,14 @@ pub enum VhdError {
         /// What the header says.
         found: u32,
     },
+    /// The dynamic header does not hold, and cannot be worked out from the rest of the file.
+    #[error("{broken}; nor can the header be worked out: {why}")]
+    HeaderLost {
+        /// What is wrong with it.
+        broken: Box<VhdError>,
+        /// What is missing.
+        why: String,
+    },
     /// The block allocation table does not cover the disk.
     #[error("block table has {entries} entries; the disk size needs {need}")]
     BatTooSmall {

@@ -1,6 +1,7 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
-use goldsmith_block::{Detail, Result, SECTOR, Storage, align_down, is_zero};
+use goldsmith_block::{Detail, Result, SECTOR, Storage, align_down, is_zero, last_byte};
+use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
@@ -46,6 +47,8 @@ pub(crate) struct Found {
     pub(crate) recovered: bool,
     /// What is wrong with either footer.
     pub(crate) warnings: Vec<String>,
+    /// The copy at the start, if it is whole and says something else.
+    pub(crate) other: Option<RawFooter>,
 }
 
 impl Found {
@@ -74,10 +77,23 @@ impl Found {
                 Some((Err(error), ..)) => return Err(error.into()),
                 Some((Ok(mut footer), raw, len)) => {
                     let mut warnings = Vec::new();
+                    let mut other = None;
                     if footer.disk != Disk::Fixed {
                         // [libvhd] These versions hid an image in the copy alone.
                         footer.hidden |= keeps_hidden_in_copy(&copy) && copy.hidden != 0;
-                        warnings.extend(copy_warning(&raw, &copy, len));
+                        if !is_same(&raw, &copy, len) {
+                            let is_whole = Footer::parse(&copy, SizeRule::Creator).is_ok()
+                                && is_cookie(&copy.cookie);
+                            let what = match is_whole {
+                                true => format!("differs from it in {}", differences(&raw, &copy)),
+                                false => "is broken".into(),
+                            };
+                            warnings.push(format!(
+                                "the copy of the footer at the start {what}; the footer at the end \
+                                 was used"
+                            ));
+                            other = is_whole.then_some(copy);
+                        }
                     }
                     return Ok(Self {
                         footer,
@@ -85,6 +101,7 @@ impl Found {
                         data_end: file_len - len,
                         recovered: false,
                         warnings,
+                        other,
                     });
                 }
             };
@@ -97,6 +114,7 @@ impl Found {
                 warnings: vec![format!(
                     "{lost}; its copy at the start is intact and was used"
                 )],
+                other: None,
             }),
             _ => match before_zeros(storage, &tail, rule)? {
                 Some((footer, raw, data_end)) => Ok(Self {
@@ -107,12 +125,16 @@ impl Found {
                     warnings: vec![format!(
                         "{lost}; behind the one at {data_end:#x}, which was used, are only zeros"
                     )],
+                    other: None,
                 }),
                 None => Err(lost.into()),
             },
         }
     }
 }
+
+/// Most zeros that are no hole behind which a footer is looked for, in bytes. [ours]
+const MOST_ZEROS: u64 = 64 << 20;
 
 /// The footer of a fixed image whose file became longer while nothing else did: the last sector
 /// that holds anything, right behind the disk. Gives its offset, too.
@@ -127,48 +149,25 @@ fn before_zeros(
     if !is_zero(tail) {
         return Ok(None);
     }
-    let Some(last) = last_byte(storage)? else {
+    let Some(last) = last_byte(storage, MOST_ZEROS)? else {
         return Ok(None);
     };
     let offset = align_down(last, SECTOR);
-    let mut raw = RawFooter::new_zeroed();
-    storage.read_at(offset, raw.as_mut_bytes())?;
-    let footer = is_cookie(&raw.cookie).then(|| Footer::parse(&raw, rule));
-    Ok(match footer {
-        Some(Ok(footer)) if footer.disk == Disk::Fixed && footer.virtual_size == offset => {
-            Some((footer, raw, offset))
-        }
-        _ => None,
-    })
+    let mut sector = [0; FOOTER_LEN as usize];
+    storage.read_at(offset, &mut sector)?;
+    let found = is_behind_disk(&sector, offset, rule);
+    Ok(found.map(|(footer, raw)| (footer, raw, offset)))
 }
 
-/// Offset of the last byte that is not zero, if there is one before zeros that take too long to
-/// read.
-fn last_byte(storage: &dyn Storage) -> Result<Option<u64>> {
-    const PIECE: u64 = 64 << 10;
-    /// Of zeros that are no hole. [ours]
-    const MOST: u64 = 64 << 20;
-    let mut end = storage.len();
-    let (mut step, mut seen) = (PIECE, 0);
-    let mut piece = vec![0; PIECE as usize];
-    while end > 0 && seen < MOST {
-        let start = end.saturating_sub(step);
-        let span = storage.span_at(start, end)?;
-        if span.hole && span.len == end - start {
-            (end, step) = (start, step.saturating_mul(2));
-            continue;
-        }
-        step = PIECE;
-        let start = end.saturating_sub(step);
-        let piece = &mut piece[..(end - start) as usize];
-        storage.read_at(start, piece)?;
-        if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
-            return Ok(Some(start + last as u64));
-        }
-        seen += end - start;
-        end = start;
-    }
-    Ok(None)
+/// The footer of a fixed image in `sector`, if that stands at `offset`, right behind the disk.
+pub(crate) fn is_behind_disk(
+    sector: &[u8],
+    offset: u64,
+    rule: SizeRule,
+) -> Option<(Footer, RawFooter)> {
+    let (raw, _) = footer_at_end(sector)?;
+    let footer = Footer::parse(&raw, rule).ok()?;
+    (footer.disk == Disk::Fixed && footer.virtual_size == offset).then_some((footer, raw))
 }
 
 impl RawFooter {
@@ -208,22 +207,66 @@ impl RawFooter {
     }
 }
 
-/// What to say of the copy at the start, if it is not the footer of the same image.
-fn copy_warning(raw: &RawFooter, copy: &RawFooter, len: u64) -> Option<String> {
-    let (front, copy_front) = (
-        &raw.as_bytes()[..len as usize],
-        &copy.as_bytes()[..len as usize],
-    );
-    if front == copy_front || (keeps_hidden_in_copy(copy) && copy.hidden != raw.hidden) {
-        return None;
-    }
-    let what = match Footer::parse(copy, SizeRule::Creator) {
-        Ok(_) if is_cookie(&copy.cookie) => "differs from it",
-        _ => "is broken",
+/// Whether the copy at the start is that of the footer at the end, of which `len` bytes are there.
+fn is_same(raw: &RawFooter, copy: &RawFooter, len: u64) -> bool {
+    let [front, copy_front] = [raw, copy].map(|raw| &raw.as_bytes()[..len as usize]);
+    front == copy_front || (keeps_hidden_in_copy(copy) && copy.hidden != raw.hidden)
+}
+
+/// What of two footers is not the same, with both values, the copy's behind the other.
+fn differences(raw: &RawFooter, copy: &RawFooter) -> String {
+    let chs = |raw: &RawFooter| {
+        let chs = raw.chs();
+        format!("{}/{}/{}", chs.cylinders, chs.heads, chs.sectors)
     };
-    Some(format!(
-        "the copy of the footer at the start {what}; the footer at the end was used"
-    ))
+    let creator = |raw: &RawFooter| {
+        let name = raw.creator.escape_ascii();
+        format!("'{name}' {:#x}", raw.creator_version.get())
+    };
+    let facts = |raw: &RawFooter| {
+        [
+            ("cookie", raw.cookie.escape_ascii().to_string()),
+            ("features", format!("{:#x}", raw.features.get())),
+            ("version", format!("{:#x}", raw.version.get())),
+            ("data offset", format!("{:#x}", raw.data_offset.get())),
+            ("timestamp", raw.timestamp.get().to_string()),
+            ("creator", creator(raw)),
+            ("host", raw.creator_host.escape_ascii().to_string()),
+            ("original size", raw.original_size.get().to_string()),
+            ("current size", raw.current_size.get().to_string()),
+            ("geometry", chs(raw)),
+            ("disk type", raw.disk_type.get().to_string()),
+            ("uuid", Uuid::from_bytes(raw.uuid).to_string()),
+            ("saved state", raw.saved_state.to_string()),
+            ("hidden", raw.hidden.to_string()),
+        ]
+    };
+    let mut found = Vec::new();
+    for ((name, end), (_, start)) in facts(raw).into_iter().zip(facts(copy)) {
+        if end != start {
+            found.push(format!("{name} ({end}, copy {start})"));
+        }
+    }
+    if raw.reserved != copy.reserved {
+        found.push("reserved bytes".into());
+    }
+    found.join(", ")
+}
+
+/// Whether all readers see the same disk, whichever of these footers they go by and whichever of its
+/// sizes, but for where its header stands.
+///
+/// [ours] The specification only knows mirrors. [libvhd] Its check wants the two the same, byte for
+/// byte. What is left out here, the time, who wrote it, the flags, changes no byte that a guest reads.
+pub(crate) fn shows_same_disk(raw: &RawFooter, copy: &RawFooter) -> bool {
+    let disk = |raw: &RawFooter| {
+        let sizes = (raw.current_size.get(), raw.chs());
+        let identity = (raw.cookie, raw.disk_type.get(), raw.uuid);
+        let footer = Footer::parse(raw, SizeRule::Creator).ok();
+        let read = footer.map(|it| (it.virtual_size, it.low_bit_first, it.batmap));
+        (sizes, identity, read)
+    };
+    disk(raw) == disk(copy)
 }
 
 /// [libvhd] "early td-util did not re-calculate checksum when marking vhds 'hidden'".
@@ -280,6 +323,16 @@ pub(crate) enum Presence {
 }
 
 impl Footer {
+    /// Where the dynamic header stands, if there is one.
+    pub(crate) fn header_offset(&self) -> Option<u64> {
+        match self.disk {
+            Disk::Fixed => None,
+            Disk::Dynamic { header_offset } | Disk::Differencing { header_offset } => {
+                Some(header_offset)
+            }
+        }
+    }
+
     /// Checks all that can be checked without the rest of the file.
     pub(crate) fn parse(raw: &RawFooter, rule: SizeRule) -> Result<Self, VhdError> {
         let (stored, computed) = (raw.checksum.get(), raw.computed_checksum());

@@ -9,7 +9,7 @@ use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, Raw
 
 /// Smallest and largest accepted block, in bytes. [ours] The specification only gives a default,
 /// 2 MiB, and asks for a power of two.
-const BLOCK_SIZE: RangeInclusive<u32> = 4096..=256 << 20;
+pub(crate) const BLOCK_SIZE: RangeInclusive<u32> = 4096..=256 << 20;
 
 /// Cylinders, heads and sectors per track: the size of a disk as ATA once counted it. The order is
 /// that in which libvhd compares them.

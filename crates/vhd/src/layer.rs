@@ -12,6 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::batmap::Batmap;
 use crate::bitmap::{Bitmap, BitmapCache};
+use crate::derive::Derived;
 use crate::error::VhdError;
 use crate::footer::{Disk, Footer, Found, SizeRule};
 use crate::geometry::{Block, Dynamic};
@@ -65,15 +66,60 @@ impl Opened {
     /// Opens the image in `storage`, checking every header.
     pub(crate) fn open(storage: Arc<dyn Storage>, budget: &Budget, rule: SizeRule) -> Result<Self> {
         let found = Found::read(&*storage, rule)?;
-        let header_offset = match found.footer.disk {
-            Disk::Fixed => return Ok(Self::Fixed(FixedLayer::open(storage, &found)?.into())),
-            Disk::Dynamic { header_offset } | Disk::Differencing { header_offset } => header_offset,
+        Self::open_by(storage, budget, &found)
+    }
+
+    /// As [`open`](Self::open), by a footer that is known.
+    pub(crate) fn open_by(
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        found: &Found,
+    ) -> Result<Self> {
+        let Some(offset) = found.footer.header_offset() else {
+            return Ok(Self::Fixed(FixedLayer::open(storage, found)?.into()));
         };
-        let (raw, place) = read_header(&*storage, header_offset, found.data_end)?;
+        let (raw, place) = read_header(&*storage, offset, found.data_end)?;
         let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
+        Self::open_dynamic(storage, budget, found, raw, geometry)
+    }
+
+    /// As [`open_by`](Self::open_by), but a dynamic header that does not hold is worked out anew; says
+    /// what is wrong with it then.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open); `Corrupt` also if the header cannot be worked out.
+    pub(crate) fn open_mended(
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        found: &Found,
+    ) -> Result<(Self, Option<String>)> {
+        let Some(offset) = found.footer.header_offset() else {
+            return Ok((Self::open_by(storage, budget, found)?, None));
+        };
+        let (raw, place) = read_header(&*storage, offset, found.data_end)?;
+        let parsed = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end);
+        let (raw, geometry, broken) = match parsed {
+            Ok(geometry) => (raw, geometry, None),
+            Err(error @ VhdError::HeaderVersion { .. }) => return Err(error.into()),
+            Err(error) => {
+                let derived = Derived::find(&*storage, &raw, place, found, error, budget)?;
+                (derived.raw, derived.geometry, Some(derived.what))
+            }
+        };
+        let opened = Self::open_dynamic(storage, budget, found, raw, geometry)?;
+        Ok((opened, broken))
+    }
+
+    fn open_dynamic(
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        found: &Found,
+        raw: RawHeader,
+        geometry: Dynamic,
+    ) -> Result<Self> {
         let mut info = LayerInfo {
             unit: Some(geometry.block_size()),
-            ..info(&found)
+            ..info(found)
         };
         let block_size = Detail::Number(geometry.block_size());
         info.facts.push(("block-size", block_size));

@@ -64,6 +64,7 @@
 mod batmap;
 mod bitmap;
 mod check;
+mod derive;
 mod editor;
 mod error;
 mod footer;
@@ -112,7 +113,16 @@ impl Format for Vhd {
         // Eight bytes at the end of a disk may be anything; a footer that adds up is one.
         match footer::footer_at_end(probe.tail) {
             Some((raw, _)) if Footer::parse(&raw, SizeRule::Creator).is_ok() => Match::Marked,
-            _ => Match::No,
+            // A fixed image whose file became longer and nothing else, or a disk onto which somebody
+            // copied one: not to be decided here.
+            _ => match probe.before_zeros {
+                Some((offset, sector))
+                    if footer::is_behind_disk(sector, offset, SizeRule::Creator).is_some() =>
+                {
+                    Match::Anything
+                }
+                _ => Match::No,
+            },
         }
     }
 

@@ -189,10 +189,16 @@ pub(crate) fn check(out: &mut impl Write, report: &Report, quiet: bool) -> Resul
         flaws(before)?;
         if !quiet {
             let (leaks, corruptions) = (report.leaks_fixed(), report.corruptions_fixed());
+            let notes = report.notes_fixed();
+            let notes = match notes {
+                0 => String::new(),
+                notes => format!("\n    {notes} without harm"),
+            };
             writeln!(
                 out,
                 "The following inconsistencies were found and repaired:\n\n    {leaks} leaked \
-                 clusters\n    {corruptions} corruptions\n\nDouble checking the fixed image now..."
+                 clusters\n    {corruptions} corruptions{notes}\n\nDouble checking the fixed image \
+                 now..."
             )?;
         }
     }
@@ -269,6 +275,7 @@ fn flaws(checked: &Checked) -> Result<()> {
         let (style, word, text) = match flaw {
             Flaw::Corruption(text) => (BAD, "ERROR", text),
             Flaw::Leak(text) => (DOUBTFUL, "Leaked:", text),
+            Flaw::Note(text) => (DOUBTFUL, "Note:", text),
         };
         writeln!(anstream::stderr(), "{style}{word}{style:#} {}", shown(text))?;
     }

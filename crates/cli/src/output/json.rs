@@ -227,6 +227,7 @@ pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Resu
         let flaws = checked.flaws.iter().map(|flaw| match flaw {
             Flaw::Corruption(text) => json!({ "corruption": text }),
             Flaw::Leak(text) => json!({ "leak": text }),
+            Flaw::Note(text) => json!({ "note": text }),
         });
         say("flaws", flaws.collect());
     }

@@ -107,3 +107,63 @@ fn snapshot_is_a_child_and_said_to_be() {
         "{refused:?}"
     );
 }
+
+/// Puts the checksum at `at` of a structure that begins at `start` right.
+fn seal(image: &mut [u8], start: usize, len: usize, at: usize) {
+    let at = start + at;
+    image[at..at + 4].fill(0);
+    let sum: u32 = image[start..start + len]
+        .iter()
+        .map(|byte| u32::from(*byte))
+        .sum();
+    image[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
+}
+
+#[test]
+fn footers_that_differ_without_harm_are_no_error_and_are_mended() {
+    let folder = family();
+    let path = folder.path("parent.vhd");
+    let mut image = std::fs::read(&path).unwrap();
+    let end = image.len() - 512;
+    image[end + 85] = 1;
+    seal(&mut image, end, 512, 64);
+    std::fs::write(&path, &image).unwrap();
+    let note = "Note: the copy of the footer at the start differs from it in hidden (1, copy 0); the \
+                footer at the end was used\n";
+    let done = folder.goldsmith("check -f vpc parent.vhd");
+    assert_eq!((done.status, &*done.stderr), (0, note));
+    assert!(done.stdout.starts_with("No errors were found"), "{done:?}");
+    let done = folder.goldsmith("check -f vpc -r all --dry-run parent.vhd");
+    assert_eq!(done.status, 0, "{done:?}");
+    assert!(std::fs::read(&path).unwrap() == image);
+    let done = folder.goldsmith("check -f vpc -r all parent.vhd");
+    assert_eq!((done.status, &*done.stderr), (0, note));
+    assert!(done.stdout.contains("    1 without harm\n"), "{done:?}");
+    folder.goldsmith_ok("check -f vpc parent.vhd");
+    reads(&folder, "parent.vhd", "parent.raw");
+}
+
+#[test]
+fn header_that_no_reader_takes_is_worked_out_and_written_if_asked_to() {
+    let folder = family();
+    let path = folder.path("parent.vhd");
+    let whole = std::fs::read(&path).unwrap();
+    let mut image = whole.clone();
+    // The block size.
+    image[512 + 32..512 + 36].fill(0);
+    std::fs::write(&path, &image).unwrap();
+    assert_eq!(folder.goldsmith("info -f vpc parent.vhd").status, 1);
+    for line in ["check -f vpc", "check -f vpc -r all --dry-run"] {
+        let done = folder.goldsmith(&format!("{line} parent.vhd"));
+        assert_eq!(done.status, 2, "{line}: {done:?}");
+        assert!(
+            done.stderr
+                .contains("table of 5 entries stands at 0x600 and its blocks have 2097152"),
+            "{done:?}"
+        );
+        assert!(std::fs::read(&path).unwrap() == image);
+    }
+    let done = folder.goldsmith("check -f vpc -r all parent.vhd");
+    assert_eq!(done.status, 0, "{done:?}");
+    assert!(std::fs::read(&path).unwrap() == whole);
+}

@@ -77,7 +77,7 @@ impl Qcow2Editor {
         if corruptions > 0 || self.layer.geometry().corrupt {
             let first = checked.flaws.into_iter().find_map(|flaw| match flaw {
                 Flaw::Corruption(text) => Some(text),
-                Flaw::Leak(_) => None,
+                Flaw::Leak(_) | Flaw::Note(_) => None,
             });
             let first = first.unwrap_or_else(|| "it is marked as corrupt".into());
             return Err(Qcow2Error::Damaged { corruptions, first }.into());

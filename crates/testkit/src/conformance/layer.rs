@@ -219,7 +219,12 @@ pub fn probe_survives_any_bytes(subject: &Subject) {
                 (&[], tail),
             ] {
                 let tail = &tail[tail.len().saturating_sub(Probe::TAIL)..];
-                case.format.probe(&Probe { head, tail });
+                let sector = tail.len().checked_sub(512).map(|at| &tail[at..]);
+                case.format.probe(&Probe {
+                    head,
+                    tail,
+                    before_zeros: sector.map(|sector| (4096, sector)),
+                });
             }
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Image {
     pub(super) end: u64,
     /// Whether it does not stand there yet.
     is_recovered: bool,
+    /// Whether `header` was worked out, and something else stands in its place.
+    pub(super) is_header_broken: bool,
     /// What was wrong when it was opened.
     pub(super) damage: Checked,
 }
@@ -66,6 +68,7 @@ impl Image {
             bat,
             end: found.data_end,
             is_recovered: found.recovered,
+            is_header_broken: false,
             damage,
         })
     }

@@ -13,9 +13,11 @@
 //! footer** head* blocks ......  footer**        ... and the footers point there
 //! ```
 //!
-//! A file becomes longer by a footer at its new end, before anything is written in between. Should
-//! the file be longer but the footer missing, the copy at the start holds; a fixed image has none,
-//! and its footer is looked for before the zeros.
+//! A file becomes longer by a footer at its new end, before anything is written in between. So there
+//! is one at its end whenever file systems store bytes before the length that shows them. Those that
+//! do not may leave the file longer and the footer missing, whatever the order of writes. Then the copy
+//! at the start holds; a fixed image has none, so its footer is looked for before the zeros, and nobody
+//! is told that such a file is RAW.
 
 mod backing;
 mod blocks;
@@ -35,6 +37,7 @@ use goldsmith_block::{
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::check::check_footers;
 use crate::error::VhdError;
 use crate::footer::{Found, SizeRule, keeps_hidden_in_copy};
 use crate::geometry::Chs;
@@ -53,19 +56,24 @@ pub(crate) fn edit(
     let rule = size_rule(options);
     let read: Arc<dyn Storage> = Arc::clone(&storage) as _;
     let found = Found::read(&*read, rule)?;
-    let mut damage = Checked::default();
-    for warning in &found.warnings {
-        damage.corruption(warning);
-    }
     if found.footer.poisoned {
         return Err(VhdError::Poisoned.into());
     }
-    Ok(match Opened::open(Arc::clone(&read), budget, rule)? {
+    let mut damage = Checked::default();
+    let (opened, broken) = Opened::open_mended(Arc::clone(&read), budget, &found)?;
+    if let Some(broken) = &broken {
+        damage.corruption(broken);
+    }
+    check_footers(read, &opened, &found, budget, &mut damage);
+    Ok(match opened {
         Opened::Fixed(layer) => {
             Box::new(fixed::FixedEditor::new(storage, rule, found, layer, damage))
         }
         Opened::Dynamic(layer, header) => {
-            let image = image::Image::new(storage, rule, found, layer, *header, budget, damage)?;
+            let is_header_broken = broken.is_some();
+            let mut image =
+                image::Image::new(storage, rule, found, layer, *header, budget, damage)?;
+            image.is_header_broken = is_header_broken;
             Box::new(dynamic::DynamicEditor::new(image))
         }
     })
@@ -143,7 +151,7 @@ fn check_reach(len: u64, virtual_size: u64) -> Result<(), VhdError> {
 fn refuse_damage(damage: &Checked) -> Result<(), VhdError> {
     let first = damage.flaws.iter().find_map(|flaw| match flaw {
         Flaw::Corruption(what) => Some(what.clone()),
-        Flaw::Leak(_) => None,
+        Flaw::Leak(_) | Flaw::Note(_) => None,
     });
     match first {
         Some(what) => Err(VhdError::Damaged { what }),

@@ -1,6 +1,7 @@
 //! Mending what can be mended without guessing at what the guest wrote.
 
 use goldsmith_block::{Checked, Repair, Result, SECTOR, align_up};
+use zerocopy::IntoBytes;
 
 use super::head::Head;
 use super::image::{Image, unlimited};
@@ -21,6 +22,7 @@ impl Image {
             return self.give_back();
         }
         self.check_shape()?;
+        self.restore_header()?;
         self.restore_footers()?;
         if self.has_lost_blocks() {
             return self.refresh();
@@ -48,6 +50,20 @@ impl Image {
         let footer = self.footer.clone();
         self.switch(head, footer)?;
         self.reclaim()
+    }
+
+    /// Puts the header that was worked out in its place. Until all of it stands there it is worked out
+    /// again, and is the same.
+    fn restore_header(&mut self) -> Result<()> {
+        if !self.is_header_broken {
+            return Ok(());
+        }
+        let place = self.layer.geometry.header;
+        self.scribe
+            .write("dynamic header", place.offset, self.header.as_bytes())?;
+        self.scribe.barrier()?;
+        self.is_header_broken = false;
+        Ok(())
     }
 
     /// Makes the footer at the end and its copy at the start the one that holds.

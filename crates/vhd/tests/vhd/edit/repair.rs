@@ -9,7 +9,7 @@ use goldsmith_vhd::VHD;
 
 use super::survives_cuts;
 use super::{BLOCK, check, child, content, edit, edited, forge, nothing};
-use crate::forge::{Parent, patch_header};
+use crate::forge::{Forge, Parent, patch_footer, patch_header};
 
 const ALL: Edit = Edit::Repair(Repair::All);
 const LEAKS: Edit = Edit::Repair(Repair::Leaks);
@@ -58,6 +58,125 @@ fn each_footer_is_made_from_the_other() {
         let after = mends(&broken);
         assert_eq!(after[..512], after[after.len() - 512..]);
         assert_eq!(after[..512], image[end..]);
+    }
+}
+
+#[test]
+fn footers_that_differ_become_the_one_at_the_end() {
+    let image = forge().dynamic();
+    for (at, bytes) in [
+        (24, &[0, 0, 0, 9][..]),
+        (85, &[1]),
+        (48, &[0, 0, 0, 0, 0, 5, 0x16, 0]),
+    ] {
+        let broken = patch_footer(image.clone(), at, bytes);
+        let after = mends(&broken);
+        assert_eq!(after[..512], broken[broken.len() - 512..]);
+        assert_eq!(after[512..], broken[512..]);
+    }
+}
+
+/// `image` with `bytes` at `at` of its header, whose checksum stays what it was.
+fn header(mut image: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    image[512 + at..][..bytes.len()].copy_from_slice(bytes);
+    image
+}
+
+/// What `check -r` makes of a header that no reader takes, wherever it is cut short.
+#[track_caller]
+fn works_out(image: &[u8], content_of: &[u8]) -> Vec<u8> {
+    assert!(image::open(&VHD, image).is_err());
+    assert_eq!(check(image).corruptions, 1, "{:?}", check(image).flaws);
+    let old = content(content_of, &nothing());
+    let crash = Arc::new(goldsmith_testkit::crash::CrashStorage::new(
+        "image",
+        image.to_vec(),
+    ));
+    edit(crash.clone()).unwrap().edit(&ALL).unwrap();
+    crash.each_state(|what, state| {
+        let bytes = state.to_vec();
+        let whole = match image::open(&VHD, &*bytes) {
+            Ok(_) => bytes,
+            Err(_) => edited(&bytes, &ALL),
+        };
+        assert!(content(&whole, &nothing()) == old, "{what}");
+    });
+    edited(image, &ALL)
+}
+
+#[test]
+fn each_field_of_the_header_is_worked_out_from_the_rest() {
+    let image = forge().dynamic();
+    for (at, bytes) in [
+        (0, &b"cxspArse"[..]),
+        (8, &[0; 8]),
+        (16, &[0, 0, 0, 0, 0, 0, 7, 0]),
+        (16, &[0xff; 8]),
+        // The bitmap of a full block: the first entries would be unused ones.
+        (16, &[0, 0, 0, 0, 0, 0, 8, 0]),
+        (28, &[0, 0, 0, 5]),
+        (28, &[0xff; 4]),
+        (32, &[0, 0, 0, 0]),
+        (32, &[0, 1, 0, 1]),
+        (32, &[0, 2, 0, 0]),
+        (36, &[0, 0, 0, 0]),
+        (60, &[0, 0, 0, 1]),
+        (1000, &[1]),
+        (0, &[0; 1024]),
+        (0, &[0xee; 1024]),
+    ] {
+        let after = works_out(&header(image.clone(), at, bytes), &image);
+        assert!(after == image, "{at}: {bytes:?}");
+    }
+}
+
+/// The checksum vouches for the rest of it.
+#[test]
+fn header_of_a_child_is_worked_out_if_its_checksum_says_who_the_parent_is() {
+    let image = child().dynamic();
+    let start = u64::from_be_bytes(image[512 + 16..][..8].try_into().unwrap());
+    assert!(start > 1536, "the names stand between");
+    for (at, bytes) in [(0, &[0; 8][..]), (32, &[0; 4]), (28, &[0, 0, 0, 1])] {
+        let after = works_out(&header(image.clone(), at, bytes), &image);
+        assert!(after == image, "{at}");
+    }
+}
+
+#[test]
+fn header_that_the_rest_does_not_show_is_refused_with_the_reason() {
+    let empty = Forge::new(5 * BLOCK as u64, BLOCK as u32).dynamic();
+    let child = child().dynamic();
+    for (image, why) in [
+        (
+            header(child.clone(), 40, &[1]),
+            "who the parent is may be what is wrong",
+        ),
+        (header(child.clone(), 36, &[0; 4]), "who the parent is"),
+        // Names stand where the table mostly does.
+        (
+            header(child, 16, &[0; 8]),
+            "no block table that it could have",
+        ),
+        // Any blocks would do.
+        (
+            header(empty, 0, &[0; 1024]),
+            "no block table that it could have",
+        ),
+    ] {
+        let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+        let budget = goldsmith_block::Budget::new(&goldsmith_block::Limits::default());
+        let refused = goldsmith_block::Format::check(&VHD, storage.clone(), &budget);
+        for report in [
+            refused.unwrap_err().report(),
+            edit(storage.clone()).err().unwrap().report(),
+        ] {
+            assert!(
+                report.contains("nor can the header be worked out"),
+                "{report}"
+            );
+            assert!(report.contains(why), "{report}");
+        }
+        assert!(storage.to_vec() == image);
     }
 }
 
@@ -128,6 +247,27 @@ fn entries_behind_the_disk_are_cleared() {
     let mut forge = forge();
     forge.table_entries = Some(20);
     mends(&entry(forge.dynamic(), 12, 4));
+}
+
+/// It is the same wherever a reader looks for it, though the footers do not say the same.
+#[test]
+fn head_in_two_places_is_no_corruption() {
+    let mut forge = forge();
+    forge.table_entries = Some(20);
+    let image = entry(forge.dynamic(), 12, 4);
+    let crash = Arc::new(goldsmith_testkit::crash::CrashStorage::new("image", image));
+    edit(crash.clone()).unwrap().edit(&ALL).unwrap();
+    let mut notes = 0;
+    crash.each_state(|what, state| {
+        for flaw in check(&state.to_vec()).flaws {
+            match flaw {
+                Flaw::Corruption(text) => assert!(text.contains("its copy at"), "{what}: {text}"),
+                Flaw::Note(text) => notes += u32::from(text.contains("differs from it in data")),
+                Flaw::Leak(_) => {}
+            }
+        }
+    });
+    assert!(notes > 1, "no state had two heads");
 }
 
 #[test]
