@@ -8,7 +8,7 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, CreateSpec, Error, Format, Options, Result,
 };
 use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Outcome, Progress};
-use goldsmith_storage::Target;
+use goldsmith_storage::{Target, share_bytes};
 
 use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
@@ -467,7 +467,10 @@ pub(crate) fn target<'a>(
     let target = Target::create(path)?;
     let layers = read.into_iter().flatten().flat_map(Chain::layers);
     let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);
-    if target.id().is_some_and(|id| ids.any(|read| read == id)) {
+    if target
+        .id()
+        .is_some_and(|id| ids.any(|read| share_bytes(read, id)))
+    {
         let text = "the target is also a file of the source, which would be overwritten";
         return Err(Error::usage(text).in_file(path.to_string_lossy()));
     }

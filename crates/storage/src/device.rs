@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use goldsmith_block::StorageId;
 
 use crate::error::StorageError;
+use crate::sys;
 
 /// What holds bytes at offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,4 +59,29 @@ impl Nature {
             Self::Device => file.seek(SeekFrom::End(0)),
         }
     }
+}
+
+/// Whether what is written to one of them may show in the other: they are one file or device, or one
+/// of them stands on the other, as a loop device does on its file and a partition on its disk.
+///
+/// What is not known of a device does not count (off Linux, that is everything).
+pub fn share_bytes(a: StorageId, b: StorageId) -> bool {
+    stands_on(a).contains(&b) || stands_on(b).contains(&a)
+}
+
+/// `id` and all that stands below it.
+fn stands_on(id: StorageId) -> Vec<StorageId> {
+    let mut found = vec![id];
+    let mut next = 0;
+    while let Some(id) = found.get(next) {
+        next += 1;
+        if let StorageId::Device(device) = *id {
+            for below in sys::below_device(device) {
+                if !found.contains(&below) {
+                    found.push(below);
+                }
+            }
+        }
+    }
+    found
 }

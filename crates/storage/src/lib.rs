@@ -48,6 +48,7 @@ mod target;
 mod void;
 mod window;
 
+pub use device::share_bytes;
 pub use file::FileStorage;
 pub use lock::{Use, lock};
 pub use memory::MemoryStorage;

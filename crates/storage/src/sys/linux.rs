@@ -1,22 +1,26 @@
 //! Linux: holes, fallocate, files without a name.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use goldsmith_block::HostRange;
+use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range, fallocate,
-    linkat, openat2, seek,
+    linkat, major, makedev, minor, openat2, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::beneath::step_by_step;
+use crate::device::Nature;
 
 /// Flags for opening whatever stands under a name without waiting for another process (a pipe).
 pub(crate) const OPEN_AT_ONCE: i32 = OFlags::NONBLOCK.bits() as i32;
@@ -128,6 +132,34 @@ fn open_lock(file: &File, command: i32, kind: i32, bytes: Range<u64>) -> io::Res
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(lock),
     }
+}
+
+/// What the block device of that number stands on, one step down: the file behind a loop device, the
+/// disk of a partition, the parts of a mapped device.
+pub(crate) fn below_device(device: u64) -> Vec<StorageId> {
+    let node = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    let node = Path::new(&node);
+    let mut below = Vec::new();
+    if let Ok(path) = fs::read(node.join("loop/backing_file")) {
+        let path = Path::new(OsStr::from_bytes(path.trim_ascii_end()));
+        let file = fs::metadata(path).ok();
+        below.extend(file.and_then(|file| Some(Nature::of(&file).ok()?.id(&file))));
+    }
+    let mut devices = Vec::new();
+    if node.join("partition").exists() {
+        // The node is a link to a directory inside that of the disk.
+        devices.push(node.join("../dev"));
+    }
+    let parts = fs::read_dir(node.join("slaves")).into_iter().flatten();
+    devices.extend(parts.flatten().map(|part| part.path().join("dev")));
+    let number = |path| {
+        let text = fs::read_to_string(path).ok()?;
+        let (major, minor) = text.trim_end().split_once(':')?;
+        let number = makedev(major.parse().ok()?, minor.parse().ok()?);
+        Some(StorageId::Device(number))
+    };
+    below.extend(devices.into_iter().filter_map(number));
+    below
 }
 
 /// Has the disk begin to store what was written so far; returns before it is done.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use goldsmith_block::HostRange;
+use goldsmith_block::{HostRange, StorageId};
 use rustix::fs::OFlags;
 
 use crate::beneath::step_by_step;
@@ -50,6 +50,10 @@ pub(crate) fn unlock(_file: &File, _bytes: Range<u64>) -> io::Result<()> {
 
 pub(crate) fn is_locked(_file: &File, _byte: u64) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn below_device(_device: u64) -> Vec<StorageId> {
+    Vec::new()
 }
 
 pub(crate) fn start_writeback(_file: &File) {}
