@@ -26,7 +26,9 @@ const NAME: usize = 200;
 ///
 /// Whoever opens the name finds what stood there before, until [`publish`](Self::publish) puts the
 /// whole new file there. Dropping the target instead leaves everything as it was; so does the end
-/// of the process, where the file system can hold a file without a name (Linux: `O_TMPFILE`).
+/// of the process, where the file system can hold a file without a name (Linux: `O_TMPFILE`). Only
+/// between the last two calls of replacing an old file has the finished one a name of its own,
+/// `.NAME.goldsmith-` and six letters, which is what a kill at that moment leaves.
 ///
 /// An existing file hands down its mode and, if the process may give files away, its owner; but
 /// other hard links to it keep the old content. A symbolic link stays, and what it points to is
@@ -188,18 +190,23 @@ fn rename(file: &File, path: &Path, directory: &File, draft: Option<TempPath>) -
     let cannot_publish = |source| E::Publish { source };
     // Not only the data: owner and mode must survive as well.
     file.sync_all().map_err(|source| E::Flush { source })?;
-    let draft = match draft {
-        Some(draft) => draft,
-        None => {
+    let named = match draft {
+        Some(draft) => Some(draft),
+        None => match sys::link_unnamed(file, path) {
             // A name can only be replaced by another name.
-            let parent = directory_of(path)?;
-            let link = |at: &Path| sys::link_unnamed(file, at);
-            beside(path, &parent, link).map_err(cannot_publish)?.1
-        }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let parent = directory_of(path)?;
+                let link = |at: &Path| sys::link_unnamed(file, at);
+                Some(beside(path, &parent, link).map_err(cannot_publish)?.1)
+            }
+            linked => linked.map(|()| None).map_err(cannot_publish)?,
+        },
     };
-    draft
-        .persist(path)
-        .map_err(|failed| cannot_publish(failed.error))?;
+    if let Some(draft) = named {
+        draft
+            .persist(path)
+            .map_err(|failed| cannot_publish(failed.error))?;
+    }
     directory
         .sync_all()
         .map_err(|source| E::FlushDirectory { source })
