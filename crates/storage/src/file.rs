@@ -49,6 +49,8 @@ pub struct FileStorage {
     writing: Mutex<()>,
     /// Bytes written since the disk last began to store.
     unsent: AtomicU64,
+    /// Why something stands in the file that nobody wrote, if that is so.
+    spoiled: Mutex<Option<io::Error>>,
 }
 
 impl FileStorage {
@@ -136,6 +138,7 @@ impl FileStorage {
             lasting: true,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
+            spoiled: Mutex::new(None),
         })
     }
 
@@ -174,6 +177,7 @@ impl FileStorage {
             lasting: true,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
+            spoiled: Mutex::new(None),
         })
     }
 
@@ -214,6 +218,10 @@ impl FileStorage {
     fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         (self.nature == Nature::File)
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spoiled(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts `len` bytes that were written up to `end`. Left alone the system keeps gigabytes, and the flush at the
@@ -384,7 +392,12 @@ impl StorageMut for FileStorage {
         let from = HostRange::new(0, TRIAL.min(source.len()));
         let mut ways = [Transfer::Share, Transfer::Copy].into_iter();
         let way = ways.find(|way| self.transfer(source, from, end, *way));
-        self.set_len(len).ok()?;
+        if let Err(source) = self.file.set_len(len) {
+            // What was tried still stands there, and no way leads back.
+            *self.spoiled() = Some(source);
+            return None;
+        }
+        self.len.store(len, Ordering::Relaxed);
         way
     }
 
@@ -406,6 +419,10 @@ impl StorageMut for FileStorage {
     }
 
     fn flush(&self) -> Result<()> {
+        if let Some(source) = self.spoiled().take() {
+            let len = self.len();
+            return Err(self.error(E::SetLen { len, source }));
+        }
         if !self.lasting {
             return Ok(());
         }
