@@ -1,9 +1,11 @@
-//! File systems that share blocks between files, each in a file of its own.
+//! File systems of a test's own: that share blocks between files, that are full, that lose what they
+//! were given.
 //!
 //! # Panics
 //! Everything here panics when a tool or a right is missing, because a test that skips itself
 //! proves nothing. Whoever cannot be root says so with `GOLDSMITH_WITHOUT_MOUNTS=1`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,18 +14,23 @@ use tempfile::TempDir;
 /// Large enough for any file system to be made in it, in bytes; the file is sparse.
 const LEN: u64 = 1 << 30;
 
+/// What to do about a mount that is refused.
+const ROOT: &str = "it takes root; GOLDSMITH_WITHOUT_MOUNTS=1 leaves these tests out";
+
 /// A mounted file system, empty at first; unmounted and gone when dropped.
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
     // Removed after it is unmounted: fields are dropped after `drop` has run.
     _dir: TempDir,
+    /// The one that its bytes are in, if that is no ordinary one.
+    _below: Option<Box<Mount>>,
 }
 
 /// One mount of each file system that can share blocks: XFS and btrfs. None where mounts were
 /// ruled out.
 pub fn sharing() -> Vec<Mount> {
-    if std::env::var_os("GOLDSMITH_WITHOUT_MOUNTS").is_some() {
+    if !are_allowed("file systems that share blocks") {
         return Vec::new();
     }
     vec![
@@ -32,26 +39,103 @@ pub fn sharing() -> Vec<Mount> {
     ]
 }
 
+/// Whether a test may mount something and make loop devices. Says so if `what` is left out.
+pub fn are_allowed(what: &str) -> bool {
+    let allowed = std::env::var_os("GOLDSMITH_WITHOUT_MOUNTS").is_none();
+    if !allowed {
+        // Past the harness, which keeps to itself what a test prints that does not fail.
+        let _ = writeln!(
+            std::io::stderr(),
+            "LEFT OUT, because GOLDSMITH_WITHOUT_MOUNTS is set: {what}"
+        );
+    }
+    allowed
+}
+
+/// A file system in memory that holds `len` bytes, and not one more. `None` where mounts were ruled
+/// out.
+pub fn small(len: u64) -> Option<Mount> {
+    are_allowed("a full disk").then(|| Mount::in_memory(len))
+}
+
+/// A file system that takes what it is given and loses it: the disk below has no space left, which
+/// shows when it is told to store all. `None` where mounts were ruled out.
+pub fn lossy() -> Option<Mount> {
+    if !are_allowed("a disk that fails when it is to store") {
+        return None;
+    }
+    let below = Mount::in_memory(16 << 20);
+    let mount = Mount::within(below, |image| {
+        let hint = "install it with: apt-get install e2fsprogs";
+        let mut mkfs = Command::new("mkfs.ext4");
+        run(mkfs.args(["-q", "-O", "^has_journal"]).arg(image), hint);
+    });
+    let below = mount._below.as_ref().expect("it stands in memory");
+    below.fill();
+    Some(mount)
+}
+
 impl Mount {
     fn new(mkfs: &str, package: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (image, path) = (dir.path().join("image"), dir.path().join("mount"));
-        std::fs::File::create_new(&image)
-            .unwrap()
-            .set_len(LEN)
-            .unwrap();
-        std::fs::create_dir(&path).unwrap();
         let hint = format!("install it with: apt-get install {package}");
-        run(Command::new(mkfs).arg("-q").arg(&image), &hint);
-        let hint = "it takes root; GOLDSMITH_WITHOUT_MOUNTS=1 leaves these tests out";
-        run(
-            Command::new("mount")
-                .args(["-o", "loop"])
-                .arg(&image)
-                .arg(&path),
-            hint,
-        );
-        Self { path, _dir: dir }
+        let image = dir.path().join("image");
+        Self::of(dir, None, &image, |image| {
+            run(Command::new(mkfs).arg("-q").arg(image), &hint);
+        })
+    }
+
+    /// In a file that stands in `below`.
+    fn within(below: Self, make: impl FnOnce(&Path)) -> Self {
+        let (dir, image) = (tempfile::tempdir().unwrap(), below.path().join("image"));
+        Self::of(dir, Some(Box::new(below)), &image, make)
+    }
+
+    fn of(dir: TempDir, below: Option<Box<Self>>, image: &Path, make: impl FnOnce(&Path)) -> Self {
+        let file = std::fs::File::create_new(image).unwrap();
+        file.set_len(LEN).unwrap();
+        make(image);
+        Self::at(dir, below, &["-o", "loop", image.to_str().unwrap()])
+    }
+
+    fn in_memory(len: u64) -> Self {
+        let (dir, size) = (tempfile::tempdir().unwrap(), format!("size={len}"));
+        Self::at(dir, None, &["-t", "tmpfs", "-o", &size, "tmpfs"])
+    }
+
+    fn at(dir: TempDir, below: Option<Box<Self>>, args: &[&str]) -> Self {
+        let path = dir.path().join("mount");
+        std::fs::create_dir(&path).unwrap();
+        run(Command::new("mount").args(args).arg(&path), ROOT);
+        Self {
+            path,
+            _dir: dir,
+            _below: below,
+        }
+    }
+
+    /// Takes all the space that is left.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create_new(self.path.join("filler")).unwrap();
+        let mut len = 1 << 20;
+        while len > 0 {
+            // Ever smaller, until there is not a block left.
+            if file.write_all(&vec![0xf1; len]).is_err() {
+                len /= 2;
+            }
+        }
+    }
+
+    /// Lets nobody write here any more, not even root.
+    pub fn make_read_only(&self) {
+        let args = ["-o", "remount,ro"];
+        run(Command::new("mount").args(args).arg(&self.path), ROOT);
+    }
+
+    /// Shows `directory` under another path, too.
+    pub fn bind(directory: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::at(dir, None, &["--bind", directory.to_str().unwrap()])
     }
 
     /// Its topmost directory.
