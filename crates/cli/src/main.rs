@@ -73,6 +73,7 @@ enum Command {
     Amend(commands::amend::Amend),
     Bitmap(commands::bitmap::Bitmap),
     Bench(commands::bench::Bench),
+    Dd(commands::dd::Dd),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
 }
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         Command::Amend(amend) => amend.run(),
         Command::Bitmap(bitmap) => bitmap.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Dd(dd) => dd.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };

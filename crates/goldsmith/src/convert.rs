@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use goldsmith_block::{
-    BackingReference, Budget, Chain, CreateSpec, Error, Format, Options, Result,
+    BackingReference, Budget, Chain, CreateSpec, Error, Format, GuestRange, Options, Result,
 };
 use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Outcome, Progress};
 use goldsmith_storage::{Target, share_bytes};
@@ -15,6 +16,7 @@ use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::proof::{Made, Proof};
 use crate::reference::{behind, data_file};
 use crate::secret::Secrets;
+use crate::splice::Splice;
 use crate::{Cloud, Opener, ovf, registry};
 
 /// A conversion, to be described and then [`run`](Self::run).
@@ -43,10 +45,11 @@ use crate::{Cloud, Opener, ovf, registry};
 /// ```
 #[derive(Clone)]
 pub struct Convert<'a> {
-    source: PathBuf,
+    /// At least one.
+    sources: Vec<Source>,
+    /// The bytes of the source's disk that are meant: from where, and up to where.
+    part: (u64, u64),
     target: PathBuf,
-    opener: Opener,
-    source_format: Option<String>,
     target_format: String,
     options: Vec<(String, String)>,
     secrets: Secrets,
@@ -59,6 +62,14 @@ pub struct Convert<'a> {
     timestamp: Option<u64>,
     proof: Proof,
     job: Job<'a>,
+}
+
+/// An image to be read.
+#[derive(Clone)]
+struct Source {
+    path: PathBuf,
+    opener: Opener,
+    format: Option<String>,
 }
 
 /// What a conversion did.
@@ -87,10 +98,13 @@ impl<'a> Convert<'a> {
     /// The image at `source` into a RAW image at `target`, the source's format to be guessed.
     pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
         Self {
-            source: source.as_ref().to_owned(),
+            sources: vec![Source {
+                path: source.as_ref().to_owned(),
+                opener: Opener::new(),
+                format: None,
+            }],
+            part: (0, u64::MAX),
             target: target.as_ref().to_owned(),
-            opener: Opener::new(),
-            source_format: None,
             target_format: "raw".into(),
             options: Vec::new(),
             secrets: Secrets::default(),
@@ -109,14 +123,36 @@ impl<'a> Convert<'a> {
     /// Sets how the source is opened: its references, its limits.
     #[must_use]
     pub fn opener(mut self, opener: Opener) -> Self {
-        self.opener = opener;
+        self.sources[0].opener = opener;
         self
     }
 
     /// States the source's format. Do so whenever you know it.
     #[must_use]
     pub fn source_format(mut self, name: impl Into<String>) -> Self {
-        self.source_format = Some(name.into());
+        self.sources[0].format = Some(name.into());
+        self
+    }
+
+    /// Adds another source, whose disk follows behind those before it. Each disk but the last takes
+    /// whole sectors of 512 bytes. Holes stay holes, but nothing is [shared](Self::share).
+    ///
+    /// `opener` and `format` are for this one alone; `None` guesses the format.
+    #[must_use]
+    pub fn then(mut self, source: impl AsRef<Path>, format: Option<&str>, opener: Opener) -> Self {
+        self.sources.push(Source {
+            path: source.as_ref().to_owned(),
+            opener,
+            format: format.map(str::to_owned),
+        });
+        self
+    }
+
+    /// Converts only the bytes of the disk from `start` up to `end`, or to the end of the disk if
+    /// that comes first. If `start` is behind that, the target is empty, and a warning says so.
+    #[must_use]
+    pub fn between(mut self, start: u64, end: u64) -> Self {
+        self.part = (start, end);
         self
     }
 
@@ -244,7 +280,9 @@ impl<'a> Convert<'a> {
     pub fn run(&self) -> Result<Converted> {
         let format = self.format()?;
         let options = self.options(format)?;
-        let source = self.source()?;
+        self.refuse_mixes(&options)?;
+        let disks = self.disks()?;
+        let source = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
         let data_file = data_file(&self.target, &options)?;
@@ -252,10 +290,10 @@ impl<'a> Convert<'a> {
         spec.backing = reference;
 
         let name = self.target.to_string_lossy();
-        let read = [Some(&source), behind.as_ref()];
-        let target = target(&self.target, read)?;
+        let read = || disks.iter().map(Some).chain([behind.as_ref()]);
+        let target = target(&self.target, read())?;
         let data_file = data_file
-            .map(|path| self::target(&path, read))
+            .map(|path| self::target(&path, read()))
             .transpose()?;
         spec.data = data_file.as_ref().map(Target::storage);
         let sink = match self.streams(format) {
@@ -265,7 +303,7 @@ impl<'a> Convert<'a> {
         let sink = sink.map_err(|error| error.in_file(name.clone()))?;
         // What is read back may have to be unpacked, into files.
         if !(self.proof.verify && format.unpacks()) {
-            all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
+            all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
         }
         let job = self.job(behind.as_ref());
         let outcome = match sink {
@@ -277,11 +315,13 @@ impl<'a> Convert<'a> {
             }
         };
         let mut file_len = outcome.committed.file_len;
-        if self.bitmaps != Bitmaps::None && !source.top().info().bitmaps.is_empty() {
-            let budget = Budget::new(&self.opener.limits);
+        // [qemu] Those of the first, if there are several.
+        let top = disks[0].top();
+        if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
+            let budget = Budget::new(&self.sources[0].opener.limits);
             let options = Options::defaults(format.open_options());
             let mut editor = format.edit(target.storage(), &budget, &options)?;
-            self.bitmaps.copy(source.top(), &mut *editor, &budget)?;
+            self.bitmaps.copy(top, &mut *editor, &budget)?;
             file_len = target.storage().len();
         }
         let made = Made {
@@ -290,7 +330,7 @@ impl<'a> Convert<'a> {
             storage: target.storage(),
             file_len,
             behind: behind.as_ref(),
-            limits: &self.opener.limits,
+            limits: &self.sources[0].opener.limits,
         };
         let file_digests = self
             .proof
@@ -308,7 +348,7 @@ impl<'a> Convert<'a> {
             digests: outcome.digests,
             file_digests,
             verified: self.proof.verify,
-            warnings: self.warnings(&source, virtual_size),
+            warnings: self.warnings(&disks, &source, virtual_size),
         })
     }
 
@@ -350,7 +390,7 @@ impl<'a> Convert<'a> {
             return Ok(());
         };
         let text = format!("a chain that is kept (--keep-chain) is copied, and cannot get {what}");
-        Err(Error::usage(text).in_file(self.source.to_string_lossy()))
+        Err(Error::usage(text).in_file(self.sources[0].path.to_string_lossy()))
     }
 
     pub(crate) fn format(&self) -> Result<&'static dyn Format> {
@@ -377,16 +417,51 @@ impl<'a> Convert<'a> {
 
     /// What the target says of the disk behind it, and that disk, if there is to be one.
     pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
-        behind(&self.opener, &self.target, options)
+        behind(&self.sources[0].opener, &self.target, options)
     }
 
     pub(crate) fn opener_of_source(&self) -> &Opener {
-        &self.opener
+        &self.sources[0].opener
     }
 
+    /// The disk to be converted.
     pub(crate) fn source(&self) -> Result<Chain> {
-        self.opener
-            .open(&self.source, self.source_format.as_deref())
+        self.whole(&self.disks()?)
+    }
+
+    /// The disks of all sources.
+    fn disks(&self) -> Result<Vec<Chain>> {
+        let open = |source: &Source| source.opener.open(&source.path, source.format.as_deref());
+        self.sources.iter().map(open).collect()
+    }
+
+    /// The disk that `disks`, those of all sources, make.
+    fn whole(&self, disks: &[Chain]) -> Result<Chain> {
+        let mut whole = match disks {
+            [disk] => disk.clone(),
+            disks => Chain::new(Arc::new(Splice::join(disks)?), []),
+        };
+        let size = whole.virtual_size();
+        let end = self.part.1.min(size);
+        let part = GuestRange::new(self.part.0.min(end), end);
+        if part.len() < size {
+            whole = Chain::new(Arc::new(Splice::cut(&whole, part)?), []);
+        }
+        Ok(whole)
+    }
+
+    /// Fails if what is asked for does not go together.
+    fn refuse_mixes(&self, options: &Options) -> Result<()> {
+        if self.sources.len() > 1 && self.keep_chain {
+            return Err(Error::usage("the chains of several sources cannot be kept"));
+        }
+        if self.sources.len() > 1 && options.text("backing_file").is_some() {
+            return Err(Error::usage(
+                "Having a backing file for the target makes no sense when concatenating multiple \
+                 input images",
+            ));
+        }
+        Ok(())
     }
 
     /// The target, as far as it is known without what stands behind it.
@@ -420,8 +495,17 @@ impl<'a> Convert<'a> {
     }
 
     /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
-    fn warnings(&self, source: &Chain, virtual_size: u64) -> Vec<String> {
-        let mut warnings = source.warnings().to_vec();
+    fn warnings(&self, disks: &[Chain], source: &Chain, virtual_size: u64) -> Vec<String> {
+        let warnings = disks.iter().flat_map(Chain::warnings);
+        let mut warnings: Vec<_> = warnings.cloned().collect();
+        let size: u64 = disks.iter().map(Chain::virtual_size).sum();
+        let (start, end) = (self.part.0, self.part.1.min(size));
+        if start > end {
+            let path = self.sources[0].path.display();
+            warnings.push(format!(
+                "{path}: cannot skip to specified offset {start}: what there is to read ends at {end}"
+            ));
+        }
         let added = virtual_size - source.virtual_size();
         if let Some(cloud) = self.cloud
             && added > 0
@@ -441,7 +525,7 @@ impl<'a> Convert<'a> {
         if let Some(cloud) = self.cloud {
             return cloud
                 .disk_size(size)
-                .map_err(|error| error.in_file(self.source.to_string_lossy()));
+                .map_err(|error| error.in_file(self.sources[0].path.to_string_lossy()));
         }
         if size.is_multiple_of(unit) {
             return Ok(size);
@@ -455,7 +539,7 @@ impl<'a> Convert<'a> {
              rounding up (--round-up) to add {missing} zero bytes",
             format.name()
         ))
-        .in_file(self.source.to_string_lossy()))
+        .in_file(self.sources[0].path.to_string_lossy()))
     }
 }
 

@@ -96,6 +96,7 @@ mod registry;
 mod resize;
 mod secret;
 mod snapshot;
+mod splice;
 mod when_open;
 
 pub use amend::Amend;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Bitmaps, Uuid};
+use goldsmith::{Bitmaps, SnapshotName, Uuid};
 
 use crate::called;
 use crate::exit::Failure;
@@ -25,7 +25,7 @@ use crate::proving::{Proving, stopped};
 /// whatever the number of threads, given the same --uuid and --timestamp.
 #[derive(Args)]
 #[command(
-    override_usage = "goldsmith convert [OPTIONS] SOURCE TARGET",
+    override_usage = "goldsmith convert [OPTIONS] SOURCE... TARGET",
     after_long_help = "\
 Examples:
   A golden RAW disk for KVM, compressed:
@@ -42,6 +42,8 @@ Examples:
     goldsmith convert -O qcow2 -B golden.qcow2 -F qcow2 disk.raw overlay.qcow2
   Proven, and with the digest that Glance keeps of the file:
     goldsmith convert --verify --file-digest sha512 -O qcow2 golden.raw disk.qcow2
+  Several disks behind each other as one:
+    goldsmith convert -O qcow2 golden.raw disk.raw whole.qcow2
   What -o takes:
     goldsmith convert -O qcow2 -o help"
 )]
@@ -74,7 +76,8 @@ pub(crate) struct Convert {
     #[arg(short = 'o', long, value_name = "K=V,...", visible_alias = "options")]
     target_options: Vec<String>,
 
-    /// Convert this internal snapshot of the source (qcow2), by its id or name
+    /// Convert this internal snapshot of the source (qcow2), by its id or name; with several sources
+    /// that of the first, in the longer spelling only
     #[arg(
         short = 'l',
         long,
@@ -173,13 +176,10 @@ pub(crate) struct Convert {
     #[command(flatten)]
     spelling: Spelling,
 
-    /// The image to read
-    #[arg(required_unless_present = "target_options")]
-    source: Option<PathBuf>,
-
-    /// The image to write
-    #[arg(required_unless_present = "target_options")]
-    target: Option<PathBuf>,
+    /// The image to read, and the one to write; of several to read, the disks stand behind each other
+    /// in the target
+    #[arg(required_unless_present = "target_options", value_name = "IMAGE")]
+    images: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -199,11 +199,10 @@ impl Convert {
             return Ok(ExitCode::SUCCESS);
         }
         let pairs = pairs(&self.target_options)?;
-        let (Some(source), Some(target)) = (&self.source, &self.target) else {
-            return Err(Failure::with_status(
-                1,
-                "convert takes a source and a target",
-            ));
+        let [source, more @ .., target] = &self.images[..] else {
+            let text =
+                "Must specify image file name: convert takes a source and a target (see --help)";
+            return Err(Failure::with_status(1, text));
         };
 
         let target = file_name(target);
@@ -219,12 +218,16 @@ impl Convert {
         let watch = self.showing.watch(self.quiet, self.proving.phases());
         let listener = |progress| watch.show(progress);
 
-        let source = self
-            .spelling
-            .source(source, self.source_format.as_deref())?;
+        let source_format = self.source_format.as_deref();
+        let source = self.spelling.source(source, source_format)?;
         let mut opener = source.opener(self.opening.opener());
         if let Some(text) = &self.snapshot {
-            opener = opener.snapshot(snapshot_name(text)?);
+            let name = snapshot_name(text)?;
+            if let (SnapshotName::IdOrName(_), [_, ..]) = (&name, more) {
+                let text = "No support for concatenating multiple snapshot";
+                return Err(Failure::with_status(1, text));
+            }
+            opener = opener.snapshot(name);
         }
         let mut convert = goldsmith::Convert::new(&source.path, &target)
             .opener(opener)
@@ -240,6 +243,11 @@ impl Convert {
             .share(self.reflink == Reflink::Auto && self.sparse_size.is_none())
             .progress(&listener)
             .cancel(watch.cancel());
+        for source in more {
+            let source = self.spelling.source(source, source_format)?;
+            let opener = source.opener(self.opening.opener());
+            convert = convert.then(&source.path, source.format.as_deref(), opener);
+        }
         if let Some(size) = self.sparse_size {
             convert = convert.sparse(size);
         }
