@@ -59,21 +59,38 @@ pub(crate) fn report(error: &Error) -> String {
     }
 }
 
-/// Fails as `qemu-img` does if `path` is no name of a file, or if there is no `format` to open it
-/// in.
-pub(crate) fn must_be_known(path: &Path, format: Option<&str>) -> Result<(), Failure> {
-    if !qemu_img() {
-        return Ok(());
+/// Fails as `qemu-img` does if what stands before a colon in `name` is nothing that it knows.
+pub(crate) fn must_be_file(name: &Path) -> Result<(), Failure> {
+    let name = name.to_string_lossy();
+    match goldsmith::protocol(&name) {
+        Some((protocol, _)) if qemu_img() => {
+            let why = format!("Unknown protocol '{protocol}'");
+            Err(Failure::with_status(1, could_not_open(&name, &why)))
+        }
+        _ => Ok(()),
     }
-    let path = path.to_string_lossy();
-    let why = if let Some((protocol, _)) = goldsmith::protocol(&path) {
-        format!("Unknown protocol '{protocol}'")
-    } else if let Some(format) = format.filter(|it| goldsmith::format_named(it).is_err()) {
-        format!("Unknown driver '{format}'")
-    } else {
-        return Ok(());
+}
+
+/// Fails as `qemu-img` does if there is no `format` to open the image at `path` in.
+pub(crate) fn must_be_known(path: &Path, format: Option<&str>) -> Result<(), Failure> {
+    match format.filter(|it| goldsmith::format_named(it).is_err()) {
+        Some(format) if qemu_img() => {
+            let why = format!("Unknown driver '{format}'");
+            let path = path.to_string_lossy();
+            Err(Failure::with_status(1, could_not_open(&path, &why)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why `text`, which `option` says is an image, is none.
+pub(crate) fn refused_name(option: &str, text: &Path, why: &str) -> Failure {
+    let text = text.to_string_lossy();
+    let told = match qemu_img() {
+        true => could_not_open(&text, why),
+        false => format!("{option} '{text}': {why}"),
     };
-    Err(Failure::with_status(1, could_not_open(&path, &why)))
+    Failure::with_status(1, told)
 }
 
 /// The format called `name`, to write an image in.

@@ -5,6 +5,7 @@ mod called;
 mod commands;
 mod exit;
 mod local_time;
+mod names;
 mod options;
 mod output;
 mod progress;

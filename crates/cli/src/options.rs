@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, ValueEnum};
-use goldsmith::{Edited, Format, Limits, Opener, References, SnapshotName};
+use goldsmith::{Edited, Format, ImageName, Limits, Opener, Part, References, SnapshotName};
 
 use crate::called;
 use crate::exit::{self, Failure};
+use crate::names;
 use crate::output::human;
 use crate::sandbox;
 
@@ -179,7 +180,7 @@ fn secret(text: &str) -> Result<Secret, String> {
 #[derive(Args)]
 pub(crate) struct Spelling {
     /// Sources are given as 'driver=FMT,file.filename=PATH' and options of that format, such as
-    /// force_size_calc=chs or current_size for vpc, instead of as paths
+    /// offset=SIZE and size=SIZE for raw, instead of as paths
     #[arg(long, visible_alias = "source-image-opts")]
     image_opts: bool,
 
@@ -196,6 +197,7 @@ pub(crate) struct Spelling {
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) format: Option<String>,
+    part: Option<Part>,
     /// Options with which its format opens it.
     options: Vec<(String, String)>,
     force_share: bool,
@@ -210,53 +212,44 @@ impl Spelling {
 
     /// The image that `text` means, where `format` was stated apart from it.
     pub(crate) fn source(&self, text: &Path, format: Option<&str>) -> Result<Source, Failure> {
-        let mut source = Source {
-            path: file_name(text),
-            format: format.map(str::to_owned),
-            options: Vec::new(),
-            force_share: self.force_share,
-            expect: self.expect.clone(),
-        };
-        if !self.image_opts {
-            called::must_be_known(&source.path, format)?;
-            return Ok(source);
-        }
-        let refuse = |why: &str| {
-            let text = format!("--image-opts '{}': {why}", text.display());
-            Failure::with_status(1, text)
-        };
-        if format.is_some() {
-            return Err(refuse("its driver states the format, so -f cannot"));
-        }
-        let mut path = None;
-        for pair in split_options(text.to_str().ok_or_else(|| refuse("it is no text"))?) {
-            match pair.split_once('=') {
-                Some(("driver", driver)) => source.format = Some(driver.to_owned()),
-                Some(("file.driver", "file")) => {}
-                Some(("file.driver", _)) => return Err(refuse("only file.driver=file is known")),
-                Some(("file.filename", name)) => path = Some(PathBuf::from(name)),
-                Some((key, value)) => source.options.push((key.to_owned(), value.to_owned())),
-                None => return Err(refuse("it takes pairs such as driver=vpc")),
+        let name = match (self.image_opts, format) {
+            (true, Some(_)) => {
+                let why = "its driver states the format, so -f cannot";
+                return Err(called::refused_name("--image-opts", text, why));
             }
-        }
-        source.path = path.ok_or_else(|| refuse("file.filename is missing"))?;
-        called::must_be_known(&source.path, source.format.as_deref())?;
+            (true, None) => names::by_options("--image-opts", text)?,
+            (false, format) => names::image(text, format)?,
+        };
+        let mut source = Source::new(name, self.force_share);
+        source.expect = self.expect.clone();
         Ok(source)
     }
 }
 
 impl Source {
+    /// The image called `name`.
+    pub(crate) fn new(name: ImageName, force_share: bool) -> Self {
+        Self {
+            path: name.path,
+            format: name.format,
+            part: name.part,
+            options: name.options,
+            force_share,
+            expect: None,
+        }
+    }
+
     /// `opener` for this image.
     pub(crate) fn opener(&self, opener: Opener) -> Opener {
+        let mut opener = opener.force_share(self.force_share);
+        if let Some(part) = self.part {
+            opener = opener.part(part);
+        }
         let options = self.options.iter().cloned();
-        let opener = match &self.expect {
-            Some(format) => opener.expect(format),
-            None => opener,
-        };
-        options.fold(
-            opener.force_share(self.force_share),
-            |opener, (key, value)| opener.option(key, value),
-        )
+        if let Some(format) = &self.expect {
+            opener = opener.expect(format);
+        }
+        options.fold(opener, |opener, (key, value)| opener.option(key, value))
     }
 }
 
@@ -371,12 +364,6 @@ macro_rules! described {
     }};
 }
 pub(crate) use described;
-
-/// The path that `name`, typed by the user, means: one may say that it is a file. [qemu]
-pub(crate) fn file_name(name: &Path) -> PathBuf {
-    let path = name.to_str().and_then(|name| name.strip_prefix("file:"));
-    path.map_or(name, Path::new).to_owned()
-}
 
 /// How writes are cached. [qemu]
 #[derive(Clone, Copy, ValueEnum)]

@@ -200,6 +200,12 @@ impl<'a> Commit<'a> {
         if base.read().id() != layer.storage().id() {
             return Err(self.refuse(format!("'{}' has become another file", path.display())));
         }
+        if base.read().len() != layer.storage().len() {
+            return Err(self.refuse(format!(
+                "its backing file is only a part of '{}', into which nothing is put",
+                path.display()
+            )));
+        }
         Ok(base)
     }
 

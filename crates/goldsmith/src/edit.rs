@@ -74,7 +74,8 @@ impl Subject {
     /// Opens the file, with the opener's options for the image at `depth` of a chain.
     pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
         let path = self.path.clone();
-        let storage = storage(&self.opener, &Found::by_user(&path), self.dry_run)?;
+        let found = Found::by_user(&path).only(self.opener.part_for(depth));
+        let storage = storage(&self.opener, &found, self.dry_run)?;
         let mut warnings = Vec::new();
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
@@ -198,16 +199,21 @@ pub(crate) fn snapshots_lose_sight(path: &Path, layer: &dyn Layer) -> Option<Str
     })
 }
 
-/// The file `found`, which nobody else may write to from now on.
+/// What was `found`, which nobody else may write to from now on.
 fn storage(opener: &Opener, found: &Found, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
-    if dry_run {
+    let mut file: Arc<dyn StorageMut> = if dry_run {
         let file = found.open()?;
         opener.lock(&file)?;
-        return Ok(Arc::new(Rehearsal::new(Arc::new(file))));
+        Arc::new(Rehearsal::new(Arc::new(file)))
+    } else {
+        let file = found.edit()?;
+        lock(&file, Use::Write)?;
+        Arc::new(file)
+    };
+    if let Some(part) = found.part() {
+        file = Arc::new(part.of(file)?);
     }
-    let file = found.edit()?;
-    lock(&file, Use::Write)?;
-    Ok(Arc::new(file))
+    Ok(file)
 }
 
 /// The methods that every editing builder has; `subject` is a field of it.

@@ -13,6 +13,7 @@ use goldsmith_block::{Error, ErrorKind, Result, Storage};
 use goldsmith_storage::FileStorage;
 
 use crate::References;
+use crate::filename::Part;
 use crate::open::why;
 
 /// Modes in which everybody may read and write.
@@ -25,6 +26,8 @@ pub(crate) struct Found {
     path: PathBuf,
     /// How it must be opened if an image named it and not everything is allowed.
     guard: Option<Guard>,
+    /// What of it is meant, if not all.
+    part: Option<Part>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +48,13 @@ impl Found {
         Self {
             path: path.to_owned(),
             guard: None,
+            part: None,
         }
+    }
+
+    /// Only a `part` of it, if one is said.
+    pub(crate) fn only(self, part: Option<Part>) -> Self {
+        Self { part, ..self }
     }
 
     /// The file that `name` means in `image`, which stands at `from`, if it may be opened. `what` is
@@ -62,7 +71,13 @@ impl Found {
         let directory = from.parent().unwrap_or(Path::new(""));
         let path = directory.join(name);
         match references {
-            References::Allow => return Ok(Self { path, guard: None }),
+            References::Allow => {
+                return Ok(Self {
+                    path,
+                    guard: None,
+                    part: None,
+                });
+            }
             References::Deny => {
                 return Err(denied(format!(
                     "the image needs the {what} '{name}', and the reference policy is 'deny' \
@@ -94,6 +109,7 @@ impl Found {
         Ok(Self {
             path,
             guard: Some(guard),
+            part: None,
         })
     }
 
@@ -101,7 +117,12 @@ impl Found {
         &self.path
     }
 
-    /// Opens it for reading.
+    /// What of it is meant, if not all.
+    pub(crate) fn part(&self) -> Option<Part> {
+        self.part
+    }
+
+    /// Opens all of it for reading.
     ///
     /// # Errors
     /// Those of [`FileStorage::open`] and [`FileStorage::open_beneath`]; `Denied` if it is somebody
@@ -116,7 +137,7 @@ impl Found {
         )
     }
 
-    /// Opens it for reading and writing in place.
+    /// Opens all of it for reading and writing in place.
     ///
     /// # Errors
     /// As [`open`](Self::open).

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use goldsmith_block::{Ailment, Error, ErrorKind, Layer, LayerInfo, Result, Storage, Symptom};
 
-use crate::filename::{FileName, protocol};
+use crate::filename::{ImageName, protocol};
 use crate::found::Found;
 use crate::{Opener, marks, registry};
 
@@ -169,8 +169,10 @@ fn symptoms(layer: &dyn Layer, is_file: bool) -> Result<Vec<Symptom>> {
 
 fn named_files(opener: &Opener, from: (&Path, &dyn Storage), info: &LayerInfo) -> Vec<NamedFile> {
     let named = |role: Role, name: &String, format: Option<&String>| {
-        let resolved = FileName::parse(name)
-            .and_then(|name| Found::by_image(opener.references, from, &name.path, role.name()));
+        let resolved = ImageName::parse(name).and_then(|name| {
+            let name = name.path.to_string_lossy();
+            Found::by_image(opener.references, from, &name, role.name())
+        });
         NamedFile {
             role,
             name: name.clone(),

@@ -109,7 +109,7 @@ pub use compare::Compare;
 pub use convert::{Convert, Converted, now};
 pub use create::{Create, Created};
 pub use edit::Edited;
-pub use filename::protocol;
+pub use filename::{ImageName, Part, protocol};
 pub use goldsmith_block::{
     Ailment, BackingReference, BitmapInfo, Budget, Chain, ChainExtent, Change, Checked, Codec,
     Detail, Error, ErrorKind, Extent, ExtentKind, Flaw, Format, GuestRange, HostRange, Layer,

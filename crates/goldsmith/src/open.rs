@@ -10,7 +10,7 @@ use goldsmith_block::{
 };
 use goldsmith_storage::Use;
 
-use crate::filename::FileName;
+use crate::filename::{ImageName, Part};
 use crate::found::Found;
 use crate::marks;
 use crate::registry;
@@ -64,6 +64,7 @@ pub struct Opener {
     pub(crate) limits: Limits,
     backing_format: Option<String>,
     options: Vec<(String, String)>,
+    part: Option<Part>,
     snapshot: Option<SnapshotName>,
     secrets: Secrets,
     force_share: bool,
@@ -106,6 +107,13 @@ impl Opener {
     #[must_use]
     pub fn option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.options.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets which part of its file the topmost image is. Default: all of it.
+    #[must_use]
+    pub fn part(mut self, part: Part) -> Self {
+        self.part = Some(part);
         self
     }
 
@@ -179,6 +187,7 @@ impl Opener {
     pub(crate) fn for_another_image(&self) -> Self {
         Self {
             options: Vec::new(),
+            part: None,
             snapshot: None,
             expected: None,
             ..self.clone()
@@ -207,7 +216,8 @@ impl Opener {
         format: Option<&str>,
     ) -> Result<(Chain, Vec<PathBuf>)> {
         let budget = Budget::new(&self.limits);
-        let mut top = self.open_layer(&Found::by_user(path), format, &budget, 0)?;
+        let found = Found::by_user(path).only(self.part);
+        let mut top = self.open_layer(&found, format, &budget, 0)?;
         let in_top = |error: Error| error.in_file(path.to_string_lossy());
         top = self.with_data(path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
@@ -291,14 +301,15 @@ impl Opener {
         format: Option<&str>,
     ) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
-        self.open_layer(&Found::by_user(path.as_ref()), format, &budget, 0)
+        let found = Found::by_user(path.as_ref()).only(self.part);
+        self.open_layer(&found, format, &budget, 0)
     }
 
     /// As [`open_alone`](Self::open_alone), where nothing else is going to be opened and the image is
     /// only asked what it is.
     pub(crate) fn inspect(&self, path: &Path, format: Option<&str>) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
-        let (storage, format) = self.open_file(&Found::by_user(path), format, 0)?;
+        let (storage, format) = self.open_file(&Found::by_user(path).only(self.part), format, 0)?;
         if !format.unpacks() {
             self.all_open(&[])?;
         }
@@ -365,10 +376,19 @@ impl Opener {
         budget: &Budget,
         depth: usize,
     ) -> Result<(PathBuf, Arc<dyn Layer>)> {
-        let FileName {
+        let ImageName {
             path: name,
             format: stated,
-        } = FileName::parse(name)?;
+            part,
+            options,
+        } = ImageName::parse(name)?;
+        // Always text, because it was.
+        let name = name.to_string_lossy();
+        if let Some((key, _)) = options.first() {
+            return Err(Error::unsupported(format!(
+                "the name of the backing file '{name}' has the option '{key}'"
+            )));
+        }
         if let (Some(stated), Some(format)) = (&stated, &reference.format)
             && stated != format
         {
@@ -377,7 +397,7 @@ impl Opener {
                  it is {stated}"
             )));
         }
-        let found = Found::by_image(self.references, from, &name, "backing file")?;
+        let found = Found::by_image(self.references, from, &name, "backing file")?.only(part);
         // Guessing would let whoever fills a RAW backing file turn it into something else.
         let format = reference
             .format
@@ -430,8 +450,11 @@ impl Opener {
         depth: usize,
     ) -> Result<(Arc<dyn Storage>, &'static dyn Format)> {
         let mut format = format.map(registry::format_named).transpose()?;
-        let storage: Arc<dyn Storage> = Arc::new(found.open()?);
+        let mut storage: Arc<dyn Storage> = Arc::new(found.open()?);
         self.lock(&*storage)?;
+        if let Some(part) = found.part() {
+            storage = Arc::new(part.of(storage)?);
+        }
         if depth == 0 {
             format = self.expected_format(format, &*storage)?.or(format);
         }
@@ -494,6 +517,11 @@ impl Opener {
         self.secrets.parse(format.open_options(), pairs)
     }
 
+    /// The part of its file that the image at `depth` is.
+    pub(crate) fn part_for(&self, depth: usize) -> Option<Part> {
+        self.part.filter(|_| depth == 0)
+    }
+
     /// The passphrases, for options of other kinds.
     pub(crate) fn secrets(&self) -> &Secrets {
         &self.secrets
@@ -521,14 +549,11 @@ impl Opener {
         let Some(name) = layer.info().data_file.as_deref() else {
             return Ok(None);
         };
-        let FileName {
-            path: name,
-            format: None,
-        } = FileName::parse(name)?
-        else {
+        let Some(name) = ImageName::parse(name)?.into_plain() else {
             let text = format!("the data file '{name}' is no plain path");
             return Err(Error::unsupported(text));
         };
+        let name = name.to_string_lossy();
         let from = (path, &**layer.storage());
         Found::by_image(self.references, from, &name, "data file").map(Some)
     }

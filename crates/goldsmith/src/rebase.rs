@@ -9,7 +9,7 @@ use goldsmith_block::{
 
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
-use crate::filename::FileName;
+use crate::filename::ImageName;
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 
@@ -144,7 +144,8 @@ impl<'a> Rebase<'a> {
             let mut reference = unseen(&open.path, name, format)?;
             if image.info().uuid.is_some() {
                 // A format that knows other images by their identity has to be told that.
-                let path = FileName::parse(name)?.path;
+                let path = ImageName::parse(name)?.path;
+                let path = path.to_string_lossy();
                 let opener = self.subject.opener.for_another_image().force_share(true);
                 let parent = opener.open_alone(beside(&open.path, &path), Some(format))?;
                 reference = self::reference(directory_of(&open.path), &path, &*parent)?;

@@ -7,7 +7,7 @@ use goldsmith_block::{BackingReference, Chain, Error, ErrorKind, Layer, Options,
 use goldsmith_storage::FileStorage;
 
 use crate::Opener;
-use crate::filename::FileName;
+use crate::filename::ImageName;
 
 /// What the new image at `target` says of the disk behind it, and that disk, if the creation
 /// `options` ask for one.
@@ -36,10 +36,21 @@ pub(crate) fn open_beside(
     name: &str,
     format: Option<&str>,
 ) -> Result<(String, Chain)> {
-    let FileName {
+    let ImageName {
         path,
         format: stated,
-    } = FileName::parse(name)?;
+        part: None,
+        options,
+    } = ImageName::parse(name)?
+    else {
+        let text = format!("the backing file '{name}' cannot be a part of a file");
+        return Err(Error::unsupported(text));
+    };
+    let path = path.to_string_lossy().into_owned();
+    if let Some((key, _)) = options.first() {
+        let text = format!("the name of the backing file '{path}' has the option '{key}'");
+        return Err(Error::unsupported(text));
+    }
     if let (Some(stated), Some(format)) = (&stated, format)
         && stated != format
     {
@@ -56,8 +67,8 @@ pub(crate) fn open_beside(
 /// # Errors
 /// `Usage` if that is the image itself.
 pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingReference> {
-    let is_itself = FileName::parse(name).is_ok_and(|name| {
-        let path = beside(target, &name.path);
+    let is_itself = ImageName::parse(name).is_ok_and(|name| {
+        let path = directory_of(target).join(name.path);
         path == target || is_one_file(&path, target)
     });
     if is_itself {
@@ -82,11 +93,11 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
     let Some(name) = options.text("data_file") else {
         return Ok(None);
     };
-    let FileName { path, format: None } = FileName::parse(name)? else {
+    let Some(path) = ImageName::parse(name)?.into_plain() else {
         let text = format!("the data file '{name}' is no plain path");
         return Err(Error::usage(text));
     };
-    let path = beside(target, &path);
+    let path = directory_of(target).join(path);
     if path == target {
         let text = format!("the data file '{name}' cannot be the image itself");
         return Err(Error::usage(text));

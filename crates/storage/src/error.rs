@@ -46,6 +46,8 @@ pub(crate) enum StorageError {
     Refused { how: &'static str },
     #[error("the device holds {device} bytes; {need} are needed")]
     DeviceTooSmall { device: u64, need: u64 },
+    #[error("the part of the file holds {window} bytes; {need} are needed")]
+    WindowTooSmall { window: u64, need: u64 },
     #[error("bytes {range} are not inside the {len} bytes to look at")]
     Outside { range: HostRange, len: u64 },
 }
@@ -54,7 +56,10 @@ impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         use StorageError as E;
         let kind = match error {
-            E::NotBytes { .. } | E::DeviceTooSmall { .. } | E::Outside { .. } => ErrorKind::Usage,
+            E::NotBytes { .. }
+            | E::DeviceTooSmall { .. }
+            | E::WindowTooSmall { .. }
+            | E::Outside { .. } => ErrorKind::Usage,
             E::Refused { .. } => ErrorKind::Denied,
             _ => ErrorKind::Io,
         };

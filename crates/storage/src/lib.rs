@@ -8,7 +8,7 @@
 //!  MemoryStorage ──────► StorageMut   a buffer
 //!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
 //!  Rehearsal ──────────► StorageMut   any of them as it would be, which is only read
-//!  Window ─────────────► Storage      a part of any of them
+//!  Window ─────────────► the same     a part of any of them
 //!  VoidStorage ────────► StorageMut   nothing but a length
 //! ```
 //!

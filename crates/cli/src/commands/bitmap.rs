@@ -7,6 +7,7 @@ use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use goldsmith::EditBitmap;
 
 use crate::exit::Failure;
+use crate::names;
 use crate::options::{Editing, described, size};
 
 /// Change a bitmap of an image: which parts of the disk were written since when (qcow2)
@@ -138,6 +139,7 @@ impl Bitmap {
             bitmap = bitmap.granularity(bytes);
         }
         if let Some(file) = &self.source_file {
+            let file = names::whole_file(file)?.path;
             bitmap = bitmap.merge_from(file, self.source_format.as_deref());
         }
         let edited = described!(bitmap, subject).run()?;

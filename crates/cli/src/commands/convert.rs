@@ -11,9 +11,8 @@ use goldsmith::{Bitmaps, SnapshotName, Uuid};
 
 use crate::called;
 use crate::exit::Failure;
-use crate::options::{
-    Cache, Opening, Spelling, asks_for_help, file_name, pairs, size, snapshot_name,
-};
+use crate::names;
+use crate::options::{Cache, Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
 use crate::output::human;
 use crate::progress::Showing;
 use crate::proving::{Proving, stopped};
@@ -205,7 +204,7 @@ impl Convert {
             return Err(Failure::with_status(1, text));
         };
 
-        let target = file_name(target);
+        let target = names::whole_file(target)?.path;
         let format = match &*self.target_format {
             "host_device" => {
                 must_be_device(&target)?;

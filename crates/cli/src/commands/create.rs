@@ -9,7 +9,8 @@ use goldsmith::Uuid;
 
 use crate::called;
 use crate::exit::{self, Failure};
-use crate::options::{Opening, asks_for_help, file_name, pairs};
+use crate::names;
+use crate::options::{Opening, asks_for_help, pairs};
 use crate::output::human;
 
 /// Make a new image without anything in it
@@ -91,7 +92,7 @@ impl Create {
         let Some(image) = &self.image else {
             return Err(Failure::with_status(1, "create takes the name of an image"));
         };
-        let image = &file_name(image);
+        let image = &names::whole_file(image)?.path;
         let mut pairs = pairs(&self.options)?;
         // qemu-img's long name for -F is one that all commands here have.
         let format_behind = self.backing_fmt.as_deref();

@@ -2,14 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::called;
 use crate::exit::{self, Failure};
-use crate::options::{Opening, Spelling, file_name};
+use crate::names;
+use crate::options::{Opening, Spelling};
 use crate::progress::Showing;
 
 /// Copy a part of a disk into a new image
@@ -113,7 +114,7 @@ impl Dd {
         let format = called::target_format(&self.output_format)?.name();
         let watch = Showing::default().watch(true, 1);
         let (start, end) = operands.bytes();
-        let mut convert = goldsmith::Convert::new(&source.path, file_name(Path::new(target)))
+        let mut convert = goldsmith::Convert::new(&source.path, names::whole_file(target)?.path)
             .opener(source.opener(self.opening.opener()))
             .target_format(format)
             .between(start, end)

@@ -163,10 +163,10 @@ fn options_of_the_source_are_spelled_as_for_qemu_img() {
             "driver=vpc,cluster=1,file.filename=a,,b.vhd",
             "force_size_calc",
         ),
-        ("driver=vpc", "file.filename is missing"),
+        ("driver=vpc", "it names no file ('file.filename')"),
         (
             "file.driver=nbd,file.filename=x",
-            "only file.driver=file is known",
+            "the driver 'nbd' is not supported for 'file.driver'",
         ),
         ("a,,b.vhd", "it takes pairs such as driver=vpc"),
     ] {

@@ -28,6 +28,7 @@ mod locks;
 mod manual;
 mod map;
 mod measure;
+mod names;
 mod phrases;
 mod progress;
 mod proof;

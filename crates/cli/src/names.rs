@@ -1,0 +1,49 @@
+//! The names by which the user means images.
+
+use std::path::Path;
+
+use goldsmith::ImageName;
+
+use crate::called;
+use crate::exit::Failure;
+use crate::options::split_options;
+
+/// The image that `text` means: a path, or `file:` or `json:` and more. A `format` that was stated
+/// apart from it counts more than one in it. [qemu]
+pub(crate) fn image(text: &Path, format: Option<&str>) -> Result<ImageName, Failure> {
+    let mut name = ImageName::typed(text)?;
+    if name.path == text {
+        called::must_be_file(text)?;
+    }
+    called::must_be_known(&name.path, format)?;
+    if let Some(format) = format {
+        name.format = Some(format.to_owned());
+    }
+    Ok(name)
+}
+
+/// The image that `text` means, pairs such as driver=qcow2, which `option` says it is.
+pub(crate) fn by_options(option: &str, text: &Path) -> Result<ImageName, Failure> {
+    let refuse = |why: &str| called::refused_name(option, text, why);
+    let pairs = split_options(text.to_str().ok_or_else(|| refuse("it is no text"))?);
+    let pairs = pairs.iter().map(|pair| {
+        let pair = pair.split_once('=');
+        pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+    });
+    let pairs: Option<Vec<_>> = pairs.collect();
+    let pairs = pairs.ok_or_else(|| refuse("it takes pairs such as driver=vpc"))?;
+    ImageName::from_options(pairs).map_err(|error| refuse(&error.report()))
+}
+
+/// The image that `text` means, of which nothing but its path may be said: a new one.
+pub(crate) fn whole_file(text: &Path) -> Result<ImageName, Failure> {
+    let name = image(text, None)?;
+    if name.format.is_some() || name.part.is_some() {
+        let text = format!(
+            "{}: only a whole file, named by its path, will do",
+            text.display()
+        );
+        return Err(Failure::with_status(1, text));
+    }
+    Ok(name)
+}

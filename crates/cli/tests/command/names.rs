@@ -1,0 +1,198 @@
+//! The names of images: `file:`, `json:`, `--image-opts`, and parts of files.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+use crate::twins::Twins;
+
+/// A RAW disk, a qcow2, and both in one file, one behind the other.
+fn images() -> Twins {
+    Twins::new(|folder| {
+        folder.write("disk.raw", &disk("256k:A 256k:- 256k:b"));
+        folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+        folder.qemu_io("disk.qcow2", &["write -P 1 0 300k"]);
+        let read = |name| std::fs::read(folder.path(name)).unwrap();
+        let mut both = read("disk.raw");
+        both.extend(read("disk.qcow2"));
+        std::fs::write(folder.path("both"), both).unwrap();
+    })
+}
+
+/// Each without spaces, because lines are split at them.
+const QCOW2: &str = r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"disk.qcow2"}}"#;
+const INSIDE: &str = r#"json:{"driver":"qcow2","file":{"driver":"raw","offset":786432,"file":{"driver":"file","filename":"both"}}}"#;
+const PART: &str = r#"json:{"driver":"raw","offset":131072,"size":"256k","file.filename":"both"}"#;
+
+#[test]
+fn every_spelling_gives_the_disk_that_it_gives_qemu_img() {
+    let twins = images();
+    for name in [
+        "file:disk.raw",
+        "-f raw file:disk.qcow2",
+        QCOW2,
+        INSIDE,
+        PART,
+        r#"json:{"driver":"raw","file.driver":"file","file.filename":"disk.raw","offset":512}"#,
+        r#"json:{"driver":"raw","offset":"1k","file":{"driver":"raw","offset":512,"size":"64k","file":{"driver":"file","filename":"disk.raw"}}}"#,
+        r#"json:{"file":{"driver":"file","filename":"disk.qcow2"}}"#,
+        r#"json:{"driver":"file","filename":"disk.qcow2"}"#,
+        r#"-f raw json:{"driver":"qcow2","file":{"driver":"file","filename":"disk.qcow2"}}"#,
+        "--image-opts driver=raw,offset=512,size=1k,file.driver=file,file.filename=disk.raw",
+        "--image-opts driver=qcow2,file.driver=raw,file.offset=768k,file.file.filename=both",
+        "--image-opts file.filename=disk.qcow2",
+        "--image-opts driver=file,filename=disk.qcow2",
+    ] {
+        twins.both(&format!("convert -O raw {name} out.raw"));
+        twins.same("out.raw", "raw");
+    }
+}
+
+/// All that reads images, and all that edits them.
+#[test]
+fn every_command_takes_them() {
+    let twins = images();
+    for line in [
+        format!("map --output=json {INSIDE}"),
+        format!("map --output=json {PART}"),
+        format!("compare {INSIDE} {QCOW2}"),
+        format!("compare -f raw -F raw {PART} file:disk.raw -s -q"),
+        format!("check -q {QCOW2}"),
+        format!("measure -O qcow2 --output=json {PART}"),
+        format!("snapshot -l {INSIDE}"),
+        format!("snapshot -c one {QCOW2}"),
+        format!("amend -o compat=0.10 {QCOW2}"),
+        "bitmap --image-opts --add driver=qcow2,file.filename=none one".into(),
+        format!("resize {QCOW2} 2M"),
+        format!("rebase -u -b  {QCOW2}"),
+    ] {
+        let (ours, theirs) = twins.run(&line);
+        assert_eq!(ours.status, theirs.status, "{line}: {ours:?} {theirs:?}");
+    }
+    twins.same("disk.qcow2", "qcow2");
+    let info = twins
+        .ours
+        .goldsmith_ok(&format!("info --output=json {INSIDE}"));
+    assert!(info.contains("\"virtual-size\": 1048576"), "{info}");
+    assert!(info.contains("\"format\": \"qcow2\""), "{info}");
+    twins.both(&format!("dd bs=64k skip=1 if={INSIDE} of=out.raw"));
+    twins.same("out.raw", "raw");
+}
+
+/// What is edited in a part of a file leaves the rest of it alone.
+#[test]
+fn image_inside_another_file_is_edited_there() {
+    let twins = images();
+    twins.both(&format!("snapshot -c one {INSIDE}"));
+    twins.both(&format!("snapshot -l {INSIDE}").replace("snapshot -l", "check -q"));
+    let read = |folder: &Folder| std::fs::read(folder.path("both")).unwrap();
+    let (ours, disk) = (
+        read(&twins.ours),
+        std::fs::read(twins.ours.path("disk.raw")).unwrap(),
+    );
+    assert!(ours.starts_with(&disk));
+    // A disk in the middle of a file has no room to grow.
+    let done = twins.ours.goldsmith(&format!("resize {PART} 1M"));
+    assert_eq!(done.status, 1);
+    assert!(read(&twins.ours) == ours);
+}
+
+#[test]
+fn what_names_no_file_here_is_refused() {
+    let twins = images();
+    for (name, why) in [
+        ("nbd://127.0.0.1:1/x", "by other ways than a file"),
+        ("ssh://127.0.0.1/x", "by other ways than a file"),
+        ("http://127.0.0.1:1/x", "by other ways than a file"),
+        ("json:{", "no JSON object"),
+        (r#"json:{"driver":"nbd"}"#, "the driver 'nbd'"),
+        (r#"json:{"driver":"raw"}"#, "names no file"),
+        (
+            r#"json:{"driver":"raw","offset":1M,"file.filename":"disk.raw"}"#,
+            "no JSON object",
+        ),
+        (
+            r#"json:{"driver":"raw","offset":1048576,"file.filename":"disk.raw"}"#,
+            "Offset (1048576) cannot be greater than size of the containing file (786432)",
+        ),
+        (
+            r#"json:{"driver":"raw","offset":512,"size":786432,"file.filename":"disk.raw"}"#,
+            "The sum of offset (512) and size (786432) has to be smaller or equal",
+        ),
+        (
+            r#"json:{"driver":"raw","colour":"red","file.filename":"disk.raw"}"#,
+            "colour",
+        ),
+        (
+            "--image-opts driver=raw,colour=red,file.filename=disk.raw",
+            "colour",
+        ),
+        (
+            "--image-opts driver=raw,size=1M,file.filename=disk.raw",
+            "The sum of offset (0) and size (1048576)",
+        ),
+        ("--image-opts disk.raw", "pairs such as driver="),
+        (
+            "--image-opts driver=qcow2,filename=disk.qcow2",
+            "names no file",
+        ),
+        ("--image-opts filename=disk.qcow2", "names no file"),
+        (
+            "-f raw --image-opts driver=raw,file.filename=disk.raw",
+            "-f",
+        ),
+    ] {
+        twins.neither(&format!("info {name}"), why);
+        twins.neither(&format!("convert -O raw {name} out"), why);
+        assert!(!twins.ours.path("out").exists());
+    }
+}
+
+/// A colon in a name is no reason not to find the file, unless QEMU is who is asked.
+#[test]
+fn file_with_a_colon_in_its_name_is_a_file() {
+    let folder = Folder::new();
+    folder.write("disk:1.raw", &disk("64k:A"));
+    folder.goldsmith_ok("convert -f raw disk:1.raw file:out:1");
+    folder.goldsmith_ok("compare -f raw -F raw disk:1.raw ./out:1");
+    assert!(folder.path("out:1").exists());
+}
+
+/// A backing file that is part of a file, named inside an image: only as far as the policy allows.
+#[test]
+fn parts_that_an_image_names_go_through_the_policy() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("sub")).unwrap();
+    folder.write("sub/both", &disk("256k:A 256k:b"));
+    let part = |file: &str| {
+        format!(
+            r#"json:{{"driver":"raw","offset":262144,"file":{{"driver":"file","filename":"{file}"}}}}"#
+        )
+    };
+    for (place, name, allowed) in [
+        ("top.qcow2", "sub/both", false),
+        ("sub/top.qcow2", "both", true),
+    ] {
+        let image = folder.path(place);
+        let mut create = std::process::Command::new("qemu-img");
+        create.args(["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b"]);
+        let done = folder.run(create.arg(part(name)).arg(image).arg("256k"));
+        assert_eq!(done.status, 0, "{done:?}");
+        let convert = format!("convert -f qcow2 -O raw {place} out");
+        let done = folder.goldsmith(&convert);
+        assert_eq!(done.status, i32::from(!allowed), "{done:?}");
+        let line = format!("{convert} --references allow");
+        assert_eq!(folder.goldsmith(&line).status, 0);
+        let whole = std::fs::read(folder.path("sub/both")).unwrap();
+        let out = std::fs::read(folder.path("out")).unwrap();
+        assert!(out == whole[256 << 10..], "{place}");
+        let done = folder.goldsmith(&format!("{convert} --references deny"));
+        assert!(done.stderr.contains("the reference policy is 'deny'"));
+        // It would be written over from its start.
+        let before = whole;
+        let commit = format!("commit -f qcow2 --references allow {place}");
+        let done = folder.goldsmith(&commit);
+        assert_eq!(done.status, 1);
+        assert!(done.stderr.contains("only a part of"), "{done:?}");
+        assert!(std::fs::read(folder.path("sub/both")).unwrap() == before);
+    }
+}
