@@ -30,9 +30,8 @@ pub struct Job<'a> {
     /// among what is shared stay: they take no space of their own. Nothing is shared when all is
     /// read anyway: for a digest, for packing, or to store every byte. Default: yes.
     pub share: bool,
-    /// The disk behind the target, for a sink that [covers](goldsmith_block::ZeroPolicy::Covering)
-    /// one: what is the same there is left out.
-    pub behind: Option<&'a Chain>,
+    /// What the target shows where nothing is written to it. Default: nothing.
+    pub behind: Behind<'a>,
     /// Which digests of the target's disk to compute on the way: of the source's bytes, and of
     /// zeros where the target is larger. All data is read then.
     pub digests: &'a [Algorithm],
@@ -42,13 +41,29 @@ pub struct Job<'a> {
     pub cancel: Option<&'a Cancel>,
 }
 
+/// What a target shows where nothing is written to it, as a sink that
+/// [covers](goldsmith_block::ZeroPolicy::Covering) it has to know.
+#[derive(Clone, Copy, Default)]
+pub enum Behind<'a> {
+    /// The sink covers nothing.
+    #[default]
+    Nothing,
+    /// This disk: what is the same there is left out.
+    Disk(&'a Chain),
+    /// This disk, but its data is not read: all that it has, and all that the source has, is written
+    /// over.
+    Unread(&'a Chain),
+    /// Zeros all over: those of the source are left out.
+    Zeros,
+}
+
 impl Default for Job<'_> {
     fn default() -> Self {
         Self {
             threads: None,
             sparse: 4096,
             share: true,
-            behind: None,
+            behind: Behind::Nothing,
             digests: &[],
             progress: None,
             cancel: None,
@@ -96,7 +111,8 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     }
 
     let profile = sink.profile();
-    if (profile.zeroes == ZeroPolicy::Covering) != job.behind.is_some() {
+    let covers = !matches!(job.behind, Behind::Nothing);
+    if (profile.zeroes == ZeroPolicy::Covering) != covers {
         return Err(Error::usage(
             "a target with a backing file needs that file, and no other target does",
         ));
@@ -106,12 +122,14 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         .map_or(profile.grain, |packing| packing.unit);
     let mut disk = Source::new(source, unit, job.sparse == 0);
     let digests = Digests::new(job.digests);
-    let unseen = digests.is_empty() && profile.packing.is_none() && job.behind.is_none();
+    let unseen = digests.is_empty() && profile.packing.is_none() && !covers;
     if unseen && job.sparse > 0 {
         disk.transfer_to(&*sink, job.share);
     }
-    if let Some(behind) = job.behind {
-        disk.stand_before(behind, digests.is_empty());
+    match job.behind {
+        Behind::Disk(behind) => disk.stand_before(behind, digests.is_empty()),
+        Behind::Unread(behind) => disk.write_over(behind),
+        Behind::Zeros | Behind::Nothing => {}
     }
     let step = largest_unit([source]).max(unit).max(CLAIM);
     let align = match disk.is_shared() {

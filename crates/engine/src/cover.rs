@@ -9,8 +9,6 @@ pub(crate) struct Cover<'a> {
     behind: &'a Chain,
     /// What stands behind the claim.
     buf: Buffer,
-    /// Where the target must say that there are zeros; ascending, between the demands.
-    pub(crate) zeroes: Vec<GuestRange>,
 }
 
 impl<'a> Cover<'a> {
@@ -19,12 +17,11 @@ impl<'a> Cover<'a> {
         Self {
             behind,
             buf: Buffer::new(step),
-            zeroes: Vec::new(),
         }
     }
 
     /// Keeps of `demands`, which are for what is not zeros in `range`, the units in one of its
-    /// `parts` that differ from what stands behind; and finds the zeros there that do.
+    /// `parts` that differ from what stands behind; and adds to `zeroes` the zeros there that do.
     ///
     /// All start at the start of a unit. `bytes` are those of `range`, as far as they are demanded.
     pub(crate) fn compare(
@@ -33,9 +30,9 @@ impl<'a> Cover<'a> {
         parts: &[GuestRange],
         unit: u64,
         demands: &mut Vec<Demand>,
+        zeroes: &mut Vec<GuestRange>,
         bytes: &[u8],
     ) -> Result<()> {
-        self.zeroes.clear();
         let demanded = std::mem::take(demands);
         let mut demanded = demanded.iter().peekable();
         for part in parts {
@@ -69,9 +66,9 @@ impl<'a> Cover<'a> {
                     }
                 }
                 if !is_demanded && !is_zero(behind) {
-                    match self.zeroes.last_mut() {
+                    match zeroes.last_mut() {
                         Some(last) if last.end == here.start => last.end = here.end,
-                        _ => self.zeroes.push(here),
+                        _ => zeroes.push(here),
                     }
                 }
             }
@@ -106,12 +103,13 @@ mod tests {
             })
             .collect();
         let mut cover = Cover::new(&behind, new.len() as usize);
+        let mut zeroes = Vec::new();
         cover
-            .compare(range, &[range], 512, &mut demands, new.bytes())
+            .compare(range, &[range], 512, &mut demands, &mut zeroes, new.bytes())
             .unwrap();
         let pair = |range: &GuestRange| (range.start, range.end);
         let data = demands.iter().map(|demand| pair(&demand.range));
-        (data.collect(), cover.zeroes.iter().map(pair).collect())
+        (data.collect(), zeroes.iter().map(pair).collect())
     }
 
     #[test]

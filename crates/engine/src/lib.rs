@@ -50,7 +50,7 @@ mod worker;
 pub use cancel::Cancel;
 pub use checksum::{ChecksumJob, checksum};
 pub use compare::{CompareError, CompareJob, Comparison, compare};
-pub use convert::{Job, Outcome, convert};
+pub use convert::{Behind, Job, Outcome, convert};
 pub use crew::cores;
 pub use digest::{Algorithm, Crc32, Digest};
 pub use measure::{data_ranges, lay_out};

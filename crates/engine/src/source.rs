@@ -28,6 +28,8 @@ pub(crate) struct Source<'a> {
     ways: Vec<Option<Transfer>>,
     /// The disk behind the target.
     pub(crate) behind: Option<&'a Chain>,
+    /// Whether the data of that is written over unread.
+    pub(crate) unread: bool,
     /// The layers that both disks are made of, as far as that spares looking at them.
     common: Common,
     /// Whether all bytes and holes come to stand in the target as they do in the source.
@@ -43,6 +45,7 @@ impl<'a> Source<'a> {
             dense,
             ways: vec![None; chain.layers().len()],
             behind: None,
+            unread: false,
             common: Common::default(),
             same: false,
         }
@@ -55,6 +58,12 @@ impl<'a> Source<'a> {
         if skips {
             self.common = Common::of(self.chain.layers(), behind.layers());
         }
+    }
+
+    /// Takes nothing of what `behind` has as said already but what it knows to be zeros.
+    pub(crate) fn write_over(&mut self, behind: &'a Chain) {
+        self.behind = Some(behind);
+        self.unread = true;
     }
 
     /// The parts of `range`, in whole units, in which the target may have to say something:

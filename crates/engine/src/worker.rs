@@ -39,8 +39,10 @@ pub(crate) struct Worker<'a> {
     parts: Vec<GuestRange>,
     demands: Vec<Demand>,
     slots: Vec<Slot>,
-    /// The disk behind the target, if there is one.
+    /// The disk behind the target, if there is one to compare with.
     cover: Option<Cover<'a>>,
+    /// Where the target must be told of zeros; ascending, between the demands.
+    zeroes: Vec<GuestRange>,
     /// Whether the claim had bytes to be read, beyond a glimpse.
     looked: bool,
 }
@@ -49,6 +51,7 @@ impl<'a> Worker<'a> {
     /// A worker for claims of at most `step` bytes that are not shared.
     pub(crate) fn new(shared: &'a Shared<'a>, step: usize) -> Self {
         let packing = shared.sink.profile().packing;
+        let behind = shared.source.behind.filter(|_| !shared.source.unread);
         Self {
             shared,
             buf: Buffer::new(step),
@@ -57,7 +60,8 @@ impl<'a> Worker<'a> {
             parts: Vec::new(),
             demands: Vec::new(),
             slots: Vec::new(),
-            cover: shared.source.behind.map(|behind| Cover::new(behind, step)),
+            cover: behind.map(|behind| Cover::new(behind, step)),
+            zeroes: Vec::new(),
             looked: false,
         }
     }
@@ -66,6 +70,7 @@ impl<'a> Worker<'a> {
     /// once, or only places to be filled by the kernel.
     pub(crate) fn run(&mut self, claim: &Claim) -> Result<bool> {
         self.looked = false;
+        self.zeroes.clear();
         let profile = self.shared.sink.profile();
         let mut data = 0;
         match claim.origin {
@@ -82,7 +87,12 @@ impl<'a> Worker<'a> {
                 if let Some(cover) = &mut self.cover {
                     let unit = self.shared.source.unit;
                     let parts = &self.parts;
-                    cover.compare(claim.range, parts, unit, &mut self.demands, &self.buf)?;
+                    let (demands, zeroes) = (&mut self.demands, &mut self.zeroes);
+                    cover.compare(claim.range, parts, unit, demands, zeroes, &self.buf)?;
+                } else if source.unread {
+                    let parts = std::mem::take(&mut self.parts);
+                    parts.iter().for_each(|part| self.find_gaps(*part));
+                    self.parts = parts;
                 }
                 if let Some(packing) = profile.packing {
                     self.pack(claim.range.start, packing)?;
@@ -94,7 +104,11 @@ impl<'a> Worker<'a> {
             }
         }
         if profile.zeroes == ZeroPolicy::Written {
-            self.write_zeroes(claim)?;
+            self.zeroes.clear();
+            self.find_gaps(GuestRange::new(claim.hole.start, claim.range.end));
+            for range in &self.zeroes {
+                self.shared.sink.write_zeroes(*range)?;
+            }
         }
         self.shared
             .meter
@@ -242,7 +256,7 @@ impl<'a> Worker<'a> {
         self.slots.clear();
         let (sink, sequencer) = (self.shared.sink, &self.shared.sequencer);
         let (demands, slots) = (&self.demands, &mut self.slots);
-        let zeroes = self.cover.as_ref().map_or(&[][..], |cover| &cover.zeroes);
+        let zeroes = &self.zeroes;
         if demands.is_empty() && zeroes.is_empty() {
             sequencer.pass(ticket);
             return Ok(());
@@ -330,22 +344,23 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn write_zeroes(&self, claim: &Claim) -> Result<()> {
-        let mut at = claim.hole.start;
-        for demand in &self.demands {
+    /// Adds to the zeros what of `range` no demand is for.
+    fn find_gaps(&mut self, range: GuestRange) {
+        let mut at = range.start;
+        let after = |demand: &Demand| demand.range.end <= range.start;
+        let first = self.demands.partition_point(after);
+        for demand in &self.demands[first..] {
+            if demand.range.start >= range.end {
+                break;
+            }
             if at < demand.range.start {
-                self.shared
-                    .sink
-                    .write_zeroes(GuestRange::new(at, demand.range.start))?;
+                self.zeroes.push(GuestRange::new(at, demand.range.start));
             }
             at = demand.range.end;
         }
-        if at < claim.range.end {
-            self.shared
-                .sink
-                .write_zeroes(GuestRange::new(at, claim.range.end))?;
+        if at < range.end {
+            self.zeroes.push(GuestRange::new(at, range.end));
         }
-        Ok(())
     }
 }
 

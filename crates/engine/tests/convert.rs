@@ -10,9 +10,9 @@ use goldsmith_block::{
     Chain, Codec, Demand, ErrorKind, Extent, Layer, LayerInfo, Packing, Placement, Result,
     SinkProfile, Storage, ZeroPolicy,
 };
-use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Progress, convert};
+use goldsmith_engine::{Algorithm, Behind, Cancel, Digest, Job, Progress, convert};
 use goldsmith_testkit::fault::{FaultStorage, Op};
-use goldsmith_testkit::model::{ModelDisk, ModelLayer, ModelStorage, any_disk};
+use goldsmith_testkit::model::{Fill, ModelDisk, ModelLayer, ModelStorage, any_disk};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::record::{Recording, Step};
 use goldsmith_testkit::trace::TraceLayer;
@@ -402,7 +402,12 @@ fn progress_ends_at_the_whole_disk() {
 }
 
 /// What a guest reads from a target that stands before `behind`, and the digests of the source.
-fn over(source: &Chain, behind: &Chain, shape: &Shape) -> (Vec<u8>, Vec<Digest>) {
+fn over<'a>(
+    source: &Chain,
+    behind: &'a Chain,
+    how: impl FnOnce(&'a Chain) -> Behind<'a>,
+    shape: &Shape,
+) -> (Vec<u8>, Vec<Digest>) {
     let len = source.virtual_size();
     let profile = SinkProfile {
         zeroes: ZeroPolicy::Covering,
@@ -411,7 +416,7 @@ fn over(source: &Chain, behind: &Chain, shape: &Shape) -> (Vec<u8>, Vec<Digest>)
     let recording = Recording::new(profile);
     let job = Job {
         sparse: shape.sparse,
-        behind: Some(behind),
+        behind: how(behind),
         digests: Algorithm::ALL,
         ..threads(shape.threads)
     };
@@ -434,10 +439,40 @@ proptest! {
         mut shape in any_shape(),
     ) {
         shape.identity = false;
-        let (bytes, found) = over(&chain(&disk), &chain(&behind), &shape);
+        let behind = chain(&behind);
+        for how in [Behind::Disk, Behind::Unread] {
+            let (bytes, found) = over(&chain(&disk), &behind, how, &shape);
+            prop_assert!(bytes == disk.bytes());
+            prop_assert_eq!(found, digests(disk.bytes()));
+        }
+        let blank = chain(&ModelDisk::new([(disk.len(), Fill::Hole)]));
+        let (bytes, _) = over(&chain(&disk), &blank, |_| Behind::Zeros, &shape);
         prop_assert!(bytes == disk.bytes());
-        prop_assert_eq!(found, digests(disk.bytes()));
     }
+}
+
+/// What the target has is written over without a look at it, and its holes stay.
+#[test]
+fn data_of_the_target_is_not_read_before_it_is_written_over() {
+    let source = chain(&disk("64k:A 64k:- 64k:- 64k:0 1M:-"));
+    let below = Arc::new(TraceLayer::new(Arc::new(ModelLayer::new(disk(
+        "64k:A 64k:B 64k:- 64k:- 1M:-",
+    )))));
+    let behind = Chain::new(Arc::clone(&below) as Arc<dyn Layer>, []);
+    for (how, zeros) in [(Behind::Unread(&behind), 1), (Behind::Zeros, 0)] {
+        let recording = Recording::new(SinkProfile {
+            zeroes: ZeroPolicy::Covering,
+            ..Recording::profile(source.virtual_size(), 4096)
+        });
+        let job = Job {
+            behind: how,
+            ..threads(2)
+        };
+        convert(&source, recording.sink(), &job).unwrap();
+        assert_eq!(demanded(&recording), [(0, 64 << 10)]);
+        assert_eq!(recording.calls(Step::ReserveZeroes), zeros);
+    }
+    assert_eq!(below.reads(), 0);
 }
 
 /// As [`chain`], with layers of these disks behind the first one.
@@ -460,7 +495,7 @@ fn what_both_disks_are_made_of_is_not_read() {
         ..Recording::profile(source.virtual_size(), 65536)
     });
     let job = Job {
-        behind: Some(&behind),
+        behind: Behind::Disk(&behind),
         ..threads(2)
     };
     let outcome = convert(&source, recording.sink(), &job).unwrap();
@@ -476,7 +511,7 @@ fn told(source: &Chain, behind: &Chain) -> (Arc<Recording>, u64) {
         ..Recording::profile(source.virtual_size(), 4096)
     });
     let job = Job {
-        behind: Some(behind),
+        behind: Behind::Disk(behind),
         ..threads(2)
     };
     let outcome = convert(source, recording.sink(), &job).unwrap();
@@ -557,7 +592,7 @@ fn target_that_covers_needs_to_know_what() {
     let error = convert(&source, covering().sink(), &Job::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     let job = Job {
-        behind: Some(&source),
+        behind: Behind::Disk(&source),
         ..Job::default()
     };
     let plain = Recording::new(Recording::profile(65536, 4096));

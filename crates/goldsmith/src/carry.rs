@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use goldsmith_block::{
     Chain, Committed, Demand, GuestRange, Result, Sink, SinkProfile, Slot, StorageMut,
 };
-use goldsmith_engine::Job;
+use goldsmith_engine::{Behind, Job};
 
 /// How guest data is carried over.
 #[derive(Clone, Copy, Default)]
@@ -35,7 +35,7 @@ impl Carry<'_> {
             start: Instant::now(),
         };
         let job = Job {
-            behind: Some(behind),
+            behind: Behind::Disk(behind),
             ..self.job
         };
         goldsmith_engine::convert(source, Box::new(sink), &job)?;

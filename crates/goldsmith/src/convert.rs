@@ -7,8 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use goldsmith_block::{
     BackingReference, Budget, Chain, CreateSpec, Error, Format, GuestRange, Options, Result,
+    StorageId,
 };
-use goldsmith_engine::{Algorithm, Cancel, Digest, Job, Outcome, Progress};
+use goldsmith_engine::{Algorithm, Behind, Cancel, Digest, Job, Outcome, Progress};
 use goldsmith_storage::{Target, share_bytes};
 
 use crate::bitmap::Bitmaps;
@@ -49,18 +50,21 @@ pub struct Convert<'a> {
     sources: Vec<Source>,
     /// The bytes of the source's disk that are meant: from where, and up to where.
     part: (u64, u64),
-    target: PathBuf,
+    pub(crate) target: PathBuf,
     target_format: String,
-    options: Vec<(String, String)>,
+    pub(crate) options: Vec<(String, String)>,
     secrets: Secrets,
-    compress: bool,
-    bitmaps: Bitmaps,
+    pub(crate) compress: bool,
+    pub(crate) bitmaps: Bitmaps,
     round_up: bool,
-    keep_chain: bool,
-    cloud: Option<&'static Cloud>,
+    pub(crate) keep_chain: bool,
+    pub(crate) cloud: Option<&'static Cloud>,
+    /// How the image is opened that is written into, if there is one.
+    existing: Option<Opener>,
+    pub(crate) target_is_zero: bool,
     identity: Identity,
     timestamp: Option<u64>,
-    proof: Proof,
+    pub(crate) proof: Proof,
     job: Job<'a>,
 }
 
@@ -113,6 +117,8 @@ impl<'a> Convert<'a> {
             round_up: false,
             keep_chain: false,
             cloud: None,
+            existing: None,
+            target_is_zero: false,
             identity: Identity::default(),
             timestamp: None,
             proof: Proof::default(),
@@ -206,6 +212,50 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Writes into the image that stands at the target, which must hold a disk of at least that size,
+    /// instead of making a new one; `opener` says how to open it. It has no creation options then.
+    ///
+    /// What the disk has behind the last sector of the source stays. Zeros are written where it has
+    /// data, unless the [target is zero](Self::target_is_zero). With a [backing](Self::backing)
+    /// the target is compared with the source, and only what differs is written.
+    ///
+    /// That is not done in one step: whoever opens the target meanwhile finds a mixture, and so does
+    /// everybody after the work was stopped or failed, which the error says. It is not
+    /// [read back](Self::verify) either.
+    ///
+    /// ```
+    /// use goldsmith::{Convert, Create, Opener};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let at = |name: &str| folder.path().join(name);
+    /// std::fs::write(at("golden.raw"), vec![7; 1 << 20])?;
+    /// Create::new(at("disk.qcow2")).format("qcow2").size(1 << 30).run()?;
+    /// Convert::new(at("golden.raw"), at("disk.qcow2"))
+    ///     .source_format("raw")
+    ///     .target_format("qcow2")
+    ///     .into_existing(Opener::new())
+    ///     .target_is_zero(true)
+    ///     .run()?;
+    /// let disk = Opener::new().open(at("disk.qcow2"), Some("qcow2"))?;
+    /// assert_eq!(disk.virtual_size(), 1 << 30);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn into_existing(mut self, opener: Opener) -> Self {
+        self.existing = Some(opener);
+        self
+    }
+
+    /// Sets whether the [image that stands](Self::into_existing) reads as zeros all over, so that
+    /// those of the source need not be written. If it does not, what it has there stays. Default: no.
+    #[must_use]
+    pub fn target_is_zero(mut self, target_is_zero: bool) -> Self {
+        self.target_is_zero = target_is_zero;
+        self
+    }
+
     /// Sets the shortest run of zeros, in bytes, that takes no space in the target; 0 stores every
     /// byte. Default: 4096.
     #[must_use]
@@ -271,13 +321,17 @@ impl<'a> Convert<'a> {
     }
 
     /// Does it. On success the target stands complete and durable under its name; otherwise
-    /// whatever stood there still does. (A block device is the exception: it is written in place.)
+    /// whatever stood there still does. (What is written in place is the exception: a block device,
+    /// and an [image that stands](Self::into_existing).)
     ///
     /// # Errors
     /// Those of opening the source; `Usage` if the target's format cannot hold the disk, an option
     /// is wrong, or the target is a file that is read; `Io` if either side fails, or if what is
     /// [read back](Self::verify) is not what was written.
     pub fn run(&self) -> Result<Converted> {
+        if let Some(opener) = &self.existing {
+            return self.write_into(opener);
+        }
         let format = self.format()?;
         let options = self.options(format)?;
         self.refuse_mixes(&options)?;
@@ -305,7 +359,7 @@ impl<'a> Convert<'a> {
         if !(self.proof.verify && format.unpacks()) {
             all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
         }
-        let job = self.job(behind.as_ref());
+        let job = self.job(behind.as_ref().map_or(Behind::Nothing, Behind::Disk));
         let outcome = match sink {
             Some(sink) => goldsmith_engine::convert(&source, sink, &job)?,
             None => {
@@ -430,13 +484,13 @@ impl<'a> Convert<'a> {
     }
 
     /// The disks of all sources.
-    fn disks(&self) -> Result<Vec<Chain>> {
+    pub(crate) fn disks(&self) -> Result<Vec<Chain>> {
         let open = |source: &Source| source.opener.open(&source.path, source.format.as_deref());
         self.sources.iter().map(open).collect()
     }
 
     /// The disk that `disks`, those of all sources, make.
-    fn whole(&self, disks: &[Chain]) -> Result<Chain> {
+    pub(crate) fn whole(&self, disks: &[Chain]) -> Result<Chain> {
         let mut whole = match disks {
             [disk] => disk.clone(),
             disks => Chain::new(Arc::new(Splice::join(disks)?), []),
@@ -483,7 +537,7 @@ impl<'a> Convert<'a> {
     }
 
     /// The work to be done, for a target with `behind` behind it.
-    pub(crate) fn job<'b>(&'b self, behind: Option<&'b Chain>) -> Job<'b>
+    pub(crate) fn job<'b>(&'b self, behind: Behind<'b>) -> Job<'b>
     where
         'a: 'b,
     {
@@ -495,7 +549,12 @@ impl<'a> Convert<'a> {
     }
 
     /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
-    fn warnings(&self, disks: &[Chain], source: &Chain, virtual_size: u64) -> Vec<String> {
+    pub(crate) fn warnings(
+        &self,
+        disks: &[Chain],
+        source: &Chain,
+        virtual_size: u64,
+    ) -> Vec<String> {
         let warnings = disks.iter().flat_map(Chain::warnings);
         let mut warnings: Vec<_> = warnings.cloned().collect();
         let size: u64 = disks.iter().map(Chain::virtual_size).sum();
@@ -549,17 +608,24 @@ pub(crate) fn target<'a>(
     read: impl IntoIterator<Item = Option<&'a Chain>>,
 ) -> Result<Target> {
     let target = Target::create(path)?;
-    let layers = read.into_iter().flatten().flat_map(Chain::layers);
+    refuse_source(path, target.id(), read.into_iter().flatten())?;
+    target.lock()?;
+    Ok(target)
+}
+
+/// Fails if the target at `path`, which is the file `id`, is one of the disks that are `read`.
+pub(crate) fn refuse_source<'a>(
+    path: &Path,
+    id: Option<StorageId>,
+    read: impl IntoIterator<Item = &'a Chain>,
+) -> Result<()> {
+    let layers = read.into_iter().flat_map(Chain::layers);
     let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);
-    if target
-        .id()
-        .is_some_and(|id| ids.any(|read| share_bytes(read, id)))
-    {
+    if id.is_some_and(|id| ids.any(|read| share_bytes(read, id))) {
         let text = "the target is also a file of the source, which would be overwritten";
         return Err(Error::usage(text).in_file(path.to_string_lossy()));
     }
-    target.lock()?;
-    Ok(target)
+    Ok(())
 }
 
 /// Says that everything is open, with `targets` still to be published.

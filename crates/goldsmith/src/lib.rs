@@ -79,6 +79,7 @@ mod compare;
 mod convert;
 mod create;
 mod edit;
+mod existing;
 mod filename;
 mod found;
 mod info;

@@ -561,9 +561,12 @@ impl Opener {
 
 /// `error` in other words, made of its own.
 pub(crate) fn told(error: &Error, words: impl FnOnce(&str) -> String) -> Error {
-    let told = Error::new(error.kind(), words(&why(error)));
-    match error.path() {
-        Some(path) => told.in_file(path),
+    let mut told = Error::new(error.kind(), words(&why(error)));
+    if let Some(path) = error.path() {
+        told = told.in_file(path);
+    }
+    match error.guest() {
+        Some(range) => told.at_guest(range),
         None => told,
     }
 }

@@ -12,7 +12,7 @@ use goldsmith::{Bitmaps, SnapshotName, Uuid};
 use crate::called;
 use crate::exit::Failure;
 use crate::names;
-use crate::options::{Cache, Opening, Spelling, asks_for_help, pairs, size, snapshot_name};
+use crate::options::{Cache, Opening, Source, Spelling, asks_for_help, pairs, size, snapshot_name};
 use crate::output::human;
 use crate::progress::Showing;
 use crate::proving::{Proving, stopped};
@@ -20,8 +20,9 @@ use crate::proving::{Proving, stopped};
 /// Convert an image from one format to another
 ///
 /// The target is written beside its name and takes it only when it is complete and stored safely;
-/// an existing file stands until then. The same source gives the same target byte for byte,
-/// whatever the number of threads, given the same --uuid and --timestamp.
+/// an existing file stands until then. (With -n, and on a block device, there is no such moment: the
+/// target is written in place.) The same source gives the same target byte for byte, whatever the
+/// number of threads, given the same --uuid and --timestamp.
 #[derive(Args)]
 #[command(
     override_usage = "goldsmith convert [OPTIONS] SOURCE... TARGET",
@@ -43,6 +44,9 @@ Examples:
     goldsmith convert --verify --file-digest sha512 -O qcow2 golden.raw disk.qcow2
   Several disks behind each other as one:
     goldsmith convert -O qcow2 golden.raw disk.raw whole.qcow2
+  Into an image that stands, here an empty one:
+    goldsmith create -f qcow2 prepared.qcow2 64M
+    goldsmith convert -n --target-is-zero -O qcow2 golden.raw prepared.qcow2
   What -o takes:
     goldsmith convert -O qcow2 -o help"
 )]
@@ -87,12 +91,28 @@ pub(crate) struct Convert {
 
     /// Put only what differs from this image into the target, which then needs it; a relative path
     /// counts from the target's directory
-    #[arg(short = 'B', long, value_name = "FILE", requires = "backing_fmt")]
+    #[arg(short = 'B', long, value_name = "FILE")]
     backing: Option<String>,
 
     /// Format of the image that -B names
     #[arg(short = 'F', long, value_name = "FMT", requires = "backing")]
     backing_fmt: Option<String>,
+
+    /// Make no new image, but write into the one that stands at the target, in the format of -O and
+    /// at least as large as the source. Not in one step: until it is done, and if it is stopped or
+    /// fails, the target holds a mixture of old and new. With -B only what differs is written
+    #[arg(short = 'n', long)]
+    no_create: bool,
+
+    /// With -n: the target reads as zeros all over, so those of the source need not be written.
+    /// What it has there all the same stays
+    #[arg(long)]
+    target_is_zero: bool,
+
+    /// With -n: the target is given as 'driver=FMT,file.filename=PATH' and options of that format,
+    /// such as offset=SIZE and size=SIZE for raw, instead of as a path
+    #[arg(long, conflicts_with = "target_format")]
+    target_image_opts: bool,
 
     /// Compress the target (qcow2)
     #[arg(short = 'c', long)]
@@ -204,14 +224,8 @@ impl Convert {
             return Err(Failure::with_status(1, text));
         };
 
-        let target = names::whole_file(target)?.path;
-        let format = match &*self.target_format {
-            "host_device" => {
-                must_be_device(&target)?;
-                "raw"
-            }
-            name => called::target_format(name)?.name(),
-        };
+        self.refuse_mixes()?;
+        let target = self.target(target)?;
 
         self.proving.must_fit(&self.showing)?;
         let watch = self.showing.watch(self.quiet, self.proving.phases());
@@ -228,12 +242,13 @@ impl Convert {
             }
             opener = opener.snapshot(name);
         }
-        let mut convert = goldsmith::Convert::new(&source.path, &target)
+        let mut convert = goldsmith::Convert::new(&source.path, &target.path)
             .opener(opener)
-            .target_format(format)
+            .target_format(target.format.as_deref().unwrap_or("raw"))
             .compress(self.compress)
             .round_up(self.round_up)
             .keep_chain(self.keep_chain)
+            .target_is_zero(self.target_is_zero)
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
                 (false, _) => Bitmaps::None,
                 (true, false) => Bitmaps::All,
@@ -256,8 +271,11 @@ impl Convert {
         for secret in self.opening.secrets() {
             convert = convert.secret(&secret.id, &secret.text);
         }
-        if let (Some(name), Some(format)) = (&self.backing, &self.backing_fmt) {
-            convert = convert.backing(name, format);
+        if let Some(name) = &self.backing {
+            convert = convert.backing(name, self.backing_fmt.as_deref().unwrap_or("raw"));
+        }
+        if self.no_create {
+            convert = convert.into_existing(target.opener(self.opening.opener()));
         }
         if let Some(cloud) = self.cloud {
             convert = convert.cloud(cloud);
@@ -277,12 +295,67 @@ impl Convert {
             convert = convert.uuid_from_name();
         }
         let done = self.proving.of(convert).run();
-        let done = done.map_err(|error| stopped(error, &target))?;
+        let done = done.map_err(|error| match self.no_create {
+            // What it says of the target is another thing then.
+            true => error.into(),
+            false => stopped(error, &target.path),
+        })?;
         watch.finish();
         if !self.quiet {
             self.proving.say(&done, &self.showing)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Fails if two words do not go together. [qemu]
+    fn refuse_mixes(&self) -> Result<(), Failure> {
+        let refuse = |why: &str| Err(Failure::with_status(1, why));
+        if self.no_create {
+            if !self.target_options.is_empty() {
+                return refuse("-o has no effect when skipping image creation");
+            }
+            if self.cloud.is_some() || self.uuid.is_some() {
+                return refuse("--for and --uuid have no effect when skipping image creation");
+            }
+        } else {
+            if self.target_is_zero {
+                return refuse("--target-is-zero requires use of -n flag");
+            }
+            if self.target_image_opts {
+                return refuse("--target-image-opts requires use of -n flag");
+            }
+            if self.backing.is_some() && self.backing_fmt.is_none() {
+                return refuse("backing format must be specified: -B needs -F");
+            }
+        }
+        Ok(())
+    }
+
+    /// The target that `text` means.
+    fn target(&self, text: &Path) -> Result<Source, Failure> {
+        if self.target_image_opts {
+            let option = "--target-image-opts";
+            let name = names::by_options(option, text)?;
+            if name.format.is_none() {
+                return Err(called::refused_name(option, text, "it needs a driver"));
+            }
+            return Ok(Source::new(name, false));
+        }
+        let is_device = self.target_format == "host_device";
+        let format = match is_device {
+            true => "raw",
+            false => called::target_format(&self.target_format)?.name(),
+        };
+        let name = match self.no_create {
+            true => names::image(text, Some(format))?,
+            false => names::whole_file(text)?,
+        };
+        let mut target = Source::new(name, false);
+        target.format = Some(format.to_owned());
+        if is_device {
+            must_be_device(&target.path)?;
+        }
+        Ok(target)
     }
 }
 

@@ -22,6 +22,7 @@ mod examples;
 mod expect;
 mod health;
 mod info;
+mod into_existing;
 mod limits;
 mod lint;
 mod locks;

@@ -1,0 +1,227 @@
+//! `goldsmith convert -n`: into an image that stands.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::twins::Twins;
+
+/// A source with holes, and targets that are full of something else.
+fn images() -> Twins {
+    Twins::new(|folder| {
+        folder.write("disk.raw", &disk("256k:A 1M:- 64k:0 200k:b 512:C"));
+        folder.write("odd.raw", &disk("64k:A 700:d"));
+        folder.write("small.raw", &disk("512k:Z"));
+        folder.write("full.raw", &disk("3M:Z"));
+        folder.write("sparse.raw", &disk("64k:Z 2M:- 64k:Y"));
+        for (name, options) in [
+            ("full.qcow2", "-f qcow2"),
+            ("old.qcow2", "-f qcow2 -o compat=0.10"),
+            ("tiny.qcow2", "-f qcow2 -o cluster_size=4k"),
+            ("sub.qcow2", "-f qcow2 -o extended_l2=on"),
+            ("snapshot.qcow2", "-f qcow2"),
+            ("overlay.qcow2", "-f qcow2 -b full.raw -F raw"),
+            (
+                "outside.qcow2",
+                "-f qcow2 -o data_file=outside.data,data_file_raw=on",
+            ),
+        ] {
+            folder.qemu_img_ok(&format!("create -q {options} {name} 3M"));
+            if name != "overlay.qcow2" {
+                folder.qemu_io(name, &["write -P 9 0 2M", "write -P 8 2500k 100k"]);
+            }
+        }
+        folder.qemu_img_ok("snapshot -c one snapshot.qcow2");
+        folder.qemu_img_ok("create -q -f qcow2 empty.qcow2 3M");
+        let vhd = "create -q -f vpc -o force_size=on";
+        folder.qemu_img_ok(&format!("{vhd} dynamic.vhd 5M"));
+        folder.qemu_img_ok(&format!("{vhd},subformat=fixed fixed.vhd 3M"));
+        for name in ["dynamic.vhd", "fixed.vhd"] {
+            let mut io = std::process::Command::new("qemu-io");
+            io.args(["-f", "vpc", "-c", "write -P 9 0 2M", "-c"]);
+            let done = folder.run(io.args(["write -P 8 2500k 100k", name]));
+            assert_eq!(done.status, 0, "{done:?}");
+        }
+    })
+}
+
+#[test]
+fn every_target_becomes_what_qemu_img_makes_of_it() {
+    for (target, format) in [
+        ("full.raw", "raw"),
+        ("sparse.raw", "raw"),
+        ("full.qcow2", "qcow2"),
+        ("old.qcow2", "qcow2"),
+        ("tiny.qcow2", "qcow2"),
+        ("sub.qcow2", "qcow2"),
+        ("snapshot.qcow2", "qcow2"),
+        ("overlay.qcow2", "qcow2"),
+        ("outside.qcow2", "qcow2"),
+        ("empty.qcow2", "qcow2"),
+        ("dynamic.vhd", "vpc"),
+        ("fixed.vhd", "vpc"),
+    ] {
+        let twins = images();
+        for source in ["disk.raw", "odd.raw"] {
+            twins.both(&format!("convert -n -f raw -O {format} {source} {target}"));
+            twins.same(target, format);
+        }
+    }
+}
+
+/// The snapshot shows what it did, and so does the backing file.
+#[test]
+fn what_else_the_target_holds_stays() {
+    let twins = images();
+    for folder in [&twins.ours, &twins.theirs] {
+        for line in [
+            "convert -f qcow2 -O raw -l one snapshot.qcow2 before",
+            "convert -f raw -O raw full.raw base",
+        ] {
+            folder.qemu_img_ok(line);
+        }
+    }
+    twins.both("convert -n -O qcow2 disk.raw snapshot.qcow2");
+    twins.both("convert -n -O qcow2 disk.raw overlay.qcow2");
+    let folder = &twins.ours;
+    folder.qemu_img_ok("convert -f qcow2 -O raw -l one snapshot.qcow2 after");
+    let read = |name: &str| std::fs::read(folder.path(name)).unwrap();
+    assert!(read("before") == read("after"));
+    assert!(read("base") == read("full.raw"));
+}
+
+/// Zeros are not written then, whatever stands there: the user knows.
+#[test]
+fn target_that_is_zero_is_only_given_data() {
+    for (target, format) in [
+        ("full.raw", "raw"),
+        ("full.qcow2", "qcow2"),
+        ("empty.qcow2", "qcow2"),
+        ("fixed.vhd", "vpc"),
+    ] {
+        let twins = images();
+        twins.both(&format!(
+            "convert -n --target-is-zero -S 4k -O {format} disk.raw {target}"
+        ));
+        twins.same(target, format);
+    }
+}
+
+/// An overlay over the same backing file needs only what differs from that.
+#[test]
+fn with_a_backing_file_only_what_differs_is_written() {
+    let twins = Twins::new(|folder| {
+        folder.write("base.raw", &disk("4M:A"));
+        for name in ["source.qcow2", "target.qcow2"] {
+            folder.qemu_img_ok(&format!("create -q -f qcow2 -b base.raw -F raw {name}"));
+        }
+        folder.qemu_io("source.qcow2", &["write -P 1 1M 128k", "write -z 2M 64k"]);
+    });
+    twins.both("convert -n -B base.raw -F raw -O qcow2 source.qcow2 target.qcow2");
+    twins.same("target.qcow2", "qcow2");
+    for folder in [&twins.ours, &twins.theirs] {
+        let map = folder.qemu_img_ok("map --output=json target.qcow2");
+        let own = map.lines().filter(|line| line.contains("\"depth\": 0"));
+        assert_eq!(own.count(), 2, "{map}");
+    }
+    // QEMU leaves what the target has where the source says nothing of its own. Here the target
+    // shows the source's disk in any case.
+    let folder = &twins.ours;
+    folder.qemu_io("target.qcow2", &["write -P 7 3M 64k"]);
+    folder.goldsmith_ok("convert -n -B base.raw -O qcow2 source.qcow2 target.qcow2");
+    folder.qemu_img_ok("compare -q source.qcow2 target.qcow2");
+}
+
+#[test]
+fn target_may_be_a_part_of_a_file() {
+    let twins = images();
+    for opts in [
+        "driver=raw,offset=512k,file.filename=full.raw",
+        "driver=raw,offset=256k,size=2M,file.driver=file,file.filename=full.raw",
+        "driver=qcow2,file.driver=file,file.filename=full.qcow2",
+        "driver=vpc,file.filename=fixed.vhd",
+    ] {
+        twins.both(&format!("convert -n --target-image-opts disk.raw {opts}"));
+    }
+    twins.same("full.raw", "raw");
+    twins.same("full.qcow2", "qcow2");
+    twins.same("fixed.vhd", "vpc");
+    let json = r#"json:{"driver":"raw","offset":1048576,"file.filename":"full.raw"}"#;
+    twins.both(&format!("convert -n disk.raw {json}"));
+    twins.same("full.raw", "raw");
+}
+
+#[test]
+fn bitmaps_come_along() {
+    let twins = Twins::new(|folder| {
+        folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+        folder.qemu_img_ok("bitmap --add disk.qcow2 monday");
+        folder.qemu_io("disk.qcow2", &["write -P 1 256k 64k"]);
+        folder.qemu_img_ok("create -q -f qcow2 target.qcow2 1M");
+    });
+    twins.both("convert -n --bitmaps -f qcow2 -O qcow2 disk.qcow2 target.qcow2");
+    twins.same("target.qcow2", "qcow2");
+}
+
+#[test]
+fn what_cannot_be_written_into_is_refused_untouched() {
+    let twins = images();
+    for (line, why) in [
+        ("-n disk.raw missing.raw", "missing.raw"),
+        (
+            "-n disk.raw small.raw",
+            "output file is smaller than input file",
+        ),
+        ("-n -O qcow2 disk.raw full.raw", "qcow2"),
+        (
+            "-n -o cluster_size=4k -O qcow2 disk.raw full.qcow2",
+            "-o has no effect when skipping image creation",
+        ),
+        (
+            "--target-is-zero disk.raw out",
+            "--target-is-zero requires use of -n flag",
+        ),
+        (
+            "--target-image-opts disk.raw driver=raw,file.filename=full.raw",
+            "--target-image-opts requires use of -n flag",
+        ),
+        (
+            "-n --target-image-opts -O raw disk.raw driver=raw,file.filename=full.raw",
+            "--target-image-opts",
+        ),
+        ("-n -O qcow2 -c disk.raw full.raw", ""),
+        (
+            "-n --target-image-opts disk.raw driver=raw,offset=2M,file.filename=full.raw",
+            "output file is smaller than input file",
+        ),
+    ] {
+        let before = ["full.raw", "small.raw", "full.qcow2", "overlay.qcow2"]
+            .map(|name| std::fs::read(twins.ours.path(name)).unwrap());
+        twins.neither(&format!("convert {line}"), why);
+        let after = ["full.raw", "small.raw", "full.qcow2", "overlay.qcow2"]
+            .map(|name| std::fs::read(twins.ours.path(name)).unwrap());
+        assert!(before == after, "{line}");
+    }
+    // QEMU gives the exit status 0 with the same words; believes it, though the backing file shows
+    // through; and writes over what it reads.
+    for (line, why) in [
+        (
+            "-n --target-is-zero -B full.raw -F raw -O qcow2 disk.raw overlay.qcow2",
+            "Cannot use --target-is-zero when the destination image has a backing file",
+        ),
+        (
+            "-n --target-is-zero -O qcow2 disk.raw overlay.qcow2",
+            "Cannot use --target-is-zero when the destination image has a backing file",
+        ),
+        (
+            "-n full.raw full.raw",
+            "the target is also a file of the source",
+        ),
+        (
+            "-n -c -O qcow2 disk.raw empty.qcow2",
+            "cannot be compressed",
+        ),
+    ] {
+        let done = twins.ours.goldsmith(&format!("convert {line}"));
+        assert_eq!(done.status, 1, "{line}");
+        assert!(done.stderr.contains(why), "{done:?}");
+    }
+}
