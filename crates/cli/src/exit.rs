@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
+use goldsmith::Loss;
 
 use crate::called;
 use crate::output::style::{BAD, DOUBTFUL};
@@ -54,6 +55,30 @@ pub(crate) fn warn(warnings: &[String]) {
             anstream::stdout(),
             "{name}: {DOUBTFUL}{word}{DOUBTFUL:#} {shown}"
         );
+    }
+}
+
+/// Says on standard error what could not be read, `lost` bytes in all. Whoever asked for what is left
+/// must not take it for the whole. [qemu]
+pub(crate) fn warn_of_losses(losses: &[Loss], lost: u64) {
+    let warn = |text: &str| {
+        let shown = crate::output::human::shown(text);
+        let (name, word) = (called::name(), "warning:");
+        let _ = writeln!(
+            anstream::stderr(),
+            "{name}: {DOUBTFUL}{word}{DOUBTFUL:#} {shown}"
+        );
+    };
+    for Loss { range, why } in losses {
+        let (start, len) = (range.start, range.len());
+        warn(&format!(
+            "error while reading offset {start}: {len} bytes are zeros in the target: {why}"
+        ));
+    }
+    if lost > 0 {
+        warn(&format!(
+            "{lost} bytes could not be read and are zeros in the target"
+        ));
     }
 }
 

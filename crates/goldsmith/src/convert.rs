@@ -16,6 +16,7 @@ use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::proof::{Made, Proof};
 use crate::reference::{behind, data_file};
+use crate::salvage::{Loss, Losses, Salvage};
 use crate::secret::Secrets;
 use crate::splice::Splice;
 use crate::{Cloud, Opener, ovf, registry};
@@ -62,6 +63,7 @@ pub struct Convert<'a> {
     /// How the image is opened that is written into, if there is one.
     existing: Option<Opener>,
     pub(crate) target_is_zero: bool,
+    salvage: bool,
     identity: Identity,
     timestamp: Option<u64>,
     pub(crate) proof: Proof,
@@ -93,6 +95,10 @@ pub struct Converted {
     pub file_digests: Vec<Digest>,
     /// Whether the target was read back, and found to hold the disk with these digests.
     pub verified: bool,
+    /// Bytes of the source's disk that could not be [read](Convert::salvage) and became zeros.
+    pub lost: u64,
+    /// Which bytes those are, as far as that fits in memory.
+    pub losses: Vec<Loss>,
     /// What the caller may want to know: what is wrong with the source without keeping it from being
     /// read (see [`Chain::warnings`]), and that the disk grew to please a cloud.
     pub warnings: Vec<String>,
@@ -119,6 +125,7 @@ impl<'a> Convert<'a> {
             cloud: None,
             existing: None,
             target_is_zero: false,
+            salvage: false,
             identity: Identity::default(),
             timestamp: None,
             proof: Proof::default(),
@@ -182,6 +189,15 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn bitmaps(mut self, bitmaps: Bitmaps) -> Self {
         self.bitmaps = bitmaps;
+        self
+    }
+
+    /// Sets whether what cannot be read of the source becomes zeros, which the outcome
+    /// [tells](Converted::losses), instead of ending the work. All of the source is read then, nothing
+    /// [shared](Self::share). Default: no.
+    #[must_use]
+    pub fn salvage(mut self, salvage: bool) -> Self {
+        self.salvage = salvage;
         self
     }
 
@@ -336,7 +352,7 @@ impl<'a> Convert<'a> {
         let options = self.options(format)?;
         self.refuse_mixes(&options)?;
         let disks = self.disks()?;
-        let source = self.whole(&disks)?;
+        let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
         let data_file = data_file(&self.target, &options)?;
@@ -395,6 +411,7 @@ impl<'a> Convert<'a> {
             data_file.publish()?;
         }
         target.publish()?;
+        let (losses, lost) = losses.all();
         Ok(Converted {
             virtual_size: spec.virtual_size,
             file_len,
@@ -402,6 +419,8 @@ impl<'a> Convert<'a> {
             digests: outcome.digests,
             file_digests,
             verified: self.proof.verify,
+            lost,
+            losses,
             warnings: self.warnings(&disks, &source, virtual_size),
         })
     }
@@ -480,7 +499,7 @@ impl<'a> Convert<'a> {
 
     /// The disk to be converted.
     pub(crate) fn source(&self) -> Result<Chain> {
-        self.whole(&self.disks()?)
+        self.whole(&self.disks()?).map(|(source, _)| source)
     }
 
     /// The disks of all sources.
@@ -489,25 +508,32 @@ impl<'a> Convert<'a> {
         self.sources.iter().map(open).collect()
     }
 
-    /// The disk that `disks`, those of all sources, make.
-    pub(crate) fn whole(&self, disks: &[Chain]) -> Result<Chain> {
+    /// The disk that `disks`, those of all sources, make, and what it turns out to have lost.
+    pub(crate) fn whole(&self, disks: &[Chain]) -> Result<(Chain, Arc<Losses>)> {
+        let losses = Arc::new(Losses::default());
         let mut whole = match disks {
             [disk] => disk.clone(),
             disks => Chain::new(Arc::new(Splice::join(disks)?), []),
         };
+        if self.salvage {
+            let salvage = Salvage::new(whole, Arc::clone(&losses));
+            whole = Chain::new(Arc::new(salvage), []);
+        }
         let size = whole.virtual_size();
         let end = self.part.1.min(size);
         let part = GuestRange::new(self.part.0.min(end), end);
         if part.len() < size {
             whole = Chain::new(Arc::new(Splice::cut(&whole, part)?), []);
         }
-        Ok(whole)
+        Ok((whole, losses))
     }
 
     /// Fails if what is asked for does not go together.
     fn refuse_mixes(&self, options: &Options) -> Result<()> {
-        if self.sources.len() > 1 && self.keep_chain {
-            return Err(Error::usage("the chains of several sources cannot be kept"));
+        if self.keep_chain && (self.sources.len() > 1 || self.salvage) {
+            return Err(Error::usage(
+                "the chains of several sources cannot be kept, nor one that is salvaged",
+            ));
         }
         if self.sources.len() > 1 && options.text("backing_file").is_some() {
             return Err(Error::usage(

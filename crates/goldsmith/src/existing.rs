@@ -17,7 +17,7 @@ impl Convert<'_> {
         let in_file = |error: Error| error.in_file(path.to_string_lossy());
         self.refuse_creation().map_err(in_file)?;
         let disks = self.disks()?;
-        let source = self.whole(&disks)?;
+        let (source, losses) = self.whole(&disks)?;
         // Before it is locked, which does not keep those out who have it open in this process.
         refuse_source(path, Some(FileStorage::open(path)?.id()), &disks)?;
         let mut open = Subject {
@@ -57,6 +57,7 @@ impl Convert<'_> {
             })
         });
         let outcome = outcome.map_err(in_file)?;
+        let (losses, lost) = losses.all();
         Ok(Converted {
             virtual_size: size,
             file_len: open.read().len(),
@@ -64,6 +65,8 @@ impl Convert<'_> {
             digests: outcome.digests,
             file_digests: Vec::new(),
             verified: false,
+            lost,
+            losses,
             warnings: self.warnings(&disks, &source, need),
         })
     }

@@ -95,6 +95,7 @@ mod rebase;
 mod reference;
 mod registry;
 mod resize;
+mod salvage;
 mod secret;
 mod snapshot;
 mod splice;
@@ -129,6 +130,7 @@ pub use open::{Opener, References};
 pub use rebase::Rebase;
 pub use registry::{FORMATS, format_named, probe};
 pub use resize::{NewSize, Resize};
+pub use salvage::Loss;
 pub use snapshot::{SnapshotName, Snapshots};
 pub use uuid::Uuid;
 

@@ -68,9 +68,11 @@ impl Splice {
             return Err(Error::usage("there is no disk to read"));
         };
         let top = first.disk.top();
+        let layers = pieces.iter().flat_map(|piece| piece.disk.layers());
         let info = LayerInfo {
             format: top.info().format,
             virtual_size,
+            unit: layers.filter_map(|layer| layer.info().unit).max(),
             encrypted: top.info().encrypted,
             ..LayerInfo::default()
         };

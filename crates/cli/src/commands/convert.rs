@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use goldsmith::{Bitmaps, SnapshotName, Uuid};
 
 use crate::called;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{Cache, Opening, Source, Spelling, asks_for_help, pairs, size, snapshot_name};
 use crate::output::human;
@@ -125,6 +125,11 @@ pub(crate) struct Convert {
     /// With --bitmaps, leave out those that were not saved properly, instead of giving up
     #[arg(long, requires = "bitmaps")]
     skip_broken_bitmaps: bool,
+
+    /// Make zeros of what cannot be read of the source, and tell on standard error how much that is,
+    /// instead of giving up
+    #[arg(long)]
+    salvage: bool,
 
     #[command(flatten)]
     showing: Showing,
@@ -248,6 +253,7 @@ impl Convert {
             .compress(self.compress)
             .round_up(self.round_up)
             .keep_chain(self.keep_chain)
+            .salvage(self.salvage)
             .target_is_zero(self.target_is_zero)
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
                 (false, _) => Bitmaps::None,
@@ -303,6 +309,7 @@ impl Convert {
         watch.finish();
         if !self.quiet {
             self.proving.say(&done, &self.showing)?;
+            exit::warn_of_losses(&done.losses, done.lost);
         }
         Ok(ExitCode::SUCCESS)
     }

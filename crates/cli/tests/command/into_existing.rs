@@ -2,6 +2,8 @@
 
 use goldsmith_testkit::pattern::disk;
 
+use crate::Folder;
+use crate::salvage::{l2, patch};
 use crate::twins::Twins;
 
 /// A source with holes, and targets that are full of something else.
@@ -224,4 +226,27 @@ fn what_cannot_be_written_into_is_refused_untouched() {
         assert_eq!(done.status, 1, "{line}");
         assert!(done.stderr.contains(why), "{done:?}");
     }
+}
+
+/// The target is what it is then, and the user is told so.
+#[test]
+fn source_that_fails_leaves_an_incomplete_target_and_says_so() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("8M:a"));
+    folder.write("target.raw", &disk("8M:Z"));
+    folder.goldsmith_ok("convert -O qcow2 disk.raw disk.qcow2");
+    let past = (1_u64 << 63) | (1 << 40);
+    let at = l2(&folder, "disk.qcow2") + 100 * 8;
+    patch(&folder, "disk.qcow2", at, &past.to_be_bytes());
+    let done = folder.goldsmith("convert -n -f qcow2 disk.qcow2 target.raw -m 1");
+    assert_eq!(done.status, 1);
+    let text = "'target.raw' was written in place and is incomplete";
+    assert!(done.stderr.contains(text), "{done:?}");
+    assert_eq!(
+        std::fs::metadata(folder.path("target.raw")).unwrap().len(),
+        8 << 20
+    );
+    // Nothing is, if nothing was begun.
+    let done = folder.goldsmith("convert -n -f qcow2 missing.qcow2 target.raw");
+    assert!(!done.stderr.contains("incomplete"), "{done:?}");
 }

@@ -35,6 +35,7 @@ mod progress;
 mod proof;
 mod rebase;
 mod resize;
+mod salvage;
 mod sandbox;
 mod secrets;
 mod snapshot;

@@ -1,0 +1,150 @@
+//! `goldsmith convert --salvage`: what is left of a damaged image.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+use crate::twins::Twins;
+
+/// A disk of 16 clusters, packed and not.
+fn images() -> Twins {
+    Twins::new(|folder| {
+        folder.write("disk.raw", &disk("1M:A"));
+        folder.qemu_img_ok("convert -O qcow2 disk.raw plain.qcow2");
+        folder.qemu_img_ok("convert -c -O qcow2 disk.raw packed.qcow2");
+    })
+}
+
+/// Where the table of the L2 entries stands in an image made here.
+pub(crate) fn l2(folder: &Folder, image: &str) -> u64 {
+    let bytes = std::fs::read(folder.path(image)).unwrap();
+    let number = |at: u64| {
+        let at = at as usize;
+        u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
+    };
+    number(number(40)) & 0x00ff_ffff_ffff_fe00
+}
+
+pub(crate) fn patch(folder: &Folder, image: &str, at: u64, bytes: &[u8]) {
+    let file = File::options()
+        .write(true)
+        .open(folder.path(image))
+        .unwrap();
+    file.write_all_at(bytes, at).unwrap();
+}
+
+/// Both make the same of it and warn of it; goldsmith in one line, and with the sum.
+fn salvaged(twins: &Twins, line: &str, lost: u64) {
+    let (ours, theirs) = twins.run(line);
+    assert_eq!((ours.status, theirs.status), (0, 0), "{ours:?} {theirs:?}");
+    assert!(ours.stdout.is_empty() && theirs.stdout.is_empty());
+    for said in [&ours.stderr, &theirs.stderr] {
+        let warned = "warning: error while reading offset 196608: ";
+        assert!(said.contains(warned), "{said}");
+    }
+    let sum = format!("warning: {lost} bytes could not be read and are zeros in the target");
+    assert!(ours.stderr.contains(&sum), "{}", ours.stderr);
+    assert_eq!(ours.stderr.lines().count(), 2, "{}", ours.stderr);
+}
+
+#[test]
+fn broken_packed_cluster_becomes_zeros_and_is_told() {
+    let twins = images();
+    for folder in [&twins.ours, &twins.theirs] {
+        let at = l2(folder, "packed.qcow2") + 3 * 8;
+        let bytes = std::fs::read(folder.path("packed.qcow2")).unwrap();
+        let entry = u64::from_be_bytes(bytes[at as usize..][..8].try_into().unwrap());
+        // A block of a kind that there is none of.
+        patch(folder, "packed.qcow2", entry & ((1 << 54) - 1), &[0xff; 16]);
+    }
+    twins.neither("convert -O raw packed.qcow2 out.raw", "");
+    salvaged(
+        &twins,
+        "convert --salvage -O raw packed.qcow2 out.raw",
+        65536,
+    );
+    twins.same("out.raw", "raw");
+    let (whole, mut expected) = (twins.ours.path("out.raw"), disk("1M:A").bytes().to_vec());
+    expected[3 << 16..4 << 16].fill(0);
+    assert!(std::fs::read(whole).unwrap() == expected);
+    // Into any format, from several sources, and into an image that stands.
+    salvaged(
+        &twins,
+        "convert --salvage -c -O qcow2 packed.qcow2 disk.raw out.qcow2",
+        65536,
+    );
+    twins.same("out.qcow2", "qcow2");
+    salvaged(
+        &twins,
+        "convert --salvage -n -O raw packed.qcow2 out.raw",
+        65536,
+    );
+    twins.same("out.raw", "raw");
+    let quiet = twins
+        .ours
+        .goldsmith_ok("convert -q --salvage packed.qcow2 out.raw");
+    assert_eq!(quiet, "");
+}
+
+/// [qemu] It reads zeros past the end of a file and says nothing. And of an entry that breaks a rule
+/// it is so shocked that it reads nothing any more.
+#[test]
+fn what_stands_past_the_end_or_nowhere_is_lost_alone() {
+    let folder = images().ours;
+    let table = l2(&folder, "plain.qcow2");
+    let past = (1_u64 << 63) | (1 << 40);
+    patch(&folder, "plain.qcow2", table + 3 * 8, &past.to_be_bytes());
+    let crooked = (1_u64 << 63) | 0x50200;
+    patch(
+        &folder,
+        "plain.qcow2",
+        table + 5 * 8,
+        &crooked.to_be_bytes(),
+    );
+    assert_eq!(folder.goldsmith("convert plain.qcow2 out.raw").status, 1);
+    let done = folder.goldsmith("convert --salvage -f qcow2 plain.qcow2 out.raw");
+    assert_eq!(done.status, 0, "{done:?}");
+    for said in [
+        "error while reading offset 196608: 65536 bytes",
+        "error while reading offset 327680: 65536 bytes",
+        "131072 bytes could not be read",
+    ] {
+        assert!(done.stderr.contains(said), "{done:?}");
+    }
+    let mut expected = disk("1M:A").bytes().to_vec();
+    expected[3 << 16..4 << 16].fill(0);
+    expected[5 << 16..6 << 16].fill(0);
+    assert!(std::fs::read(folder.path("out.raw")).unwrap() == expected);
+}
+
+/// A whole table, here for all of the disk, which does not take as many steps as it has sectors.
+#[test]
+fn table_past_the_end_is_one_loss() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 2G");
+    folder.qemu_io("disk.qcow2", &["write -P 1 0 64k", "write -P 2 1G 64k"]);
+    let bytes = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap());
+    let past = (1_u64 << 63) | (1 << 40);
+    patch(&folder, "disk.qcow2", l1, &past.to_be_bytes());
+    let done = folder.goldsmith("convert --salvage -f qcow2 disk.qcow2 out.raw");
+    assert_eq!(done.status, 0, "{done:?}");
+    let lost = "error while reading offset 0: 536870912 bytes are zeros";
+    assert!(done.stderr.contains(lost), "{done:?}");
+    let out = std::fs::File::open(folder.path("out.raw")).unwrap();
+    let mut byte = [0; 2];
+    out.read_exact_at(&mut byte[..1], 0).unwrap();
+    out.read_exact_at(&mut byte[1..], 1 << 30).unwrap();
+    assert_eq!(byte, [0, 2]);
+}
+
+#[test]
+fn sound_image_is_salvaged_without_a_word() {
+    let twins = images();
+    for image in ["plain.qcow2", "packed.qcow2", "disk.raw"] {
+        twins.both(&format!("convert --salvage -O qcow2 {image} out.qcow2"));
+        twins.same("out.qcow2", "qcow2");
+    }
+}
