@@ -1,6 +1,6 @@
 //! Converting: every byte of a chain into a sink.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 
@@ -9,6 +9,7 @@ use crate::claim::{Claims, largest_unit};
 use crate::crew::{self, cores};
 use crate::digest::{Algorithm, Digest, Digests};
 use crate::progress::{Meter, Phase, Progress};
+use crate::rate::Bucket;
 use crate::sequencer::Sequencer;
 use crate::source::Source;
 use crate::standby::Standby;
@@ -35,6 +36,9 @@ pub struct Job<'a> {
     /// Which digests of the target's disk to compute on the way: of the source's bytes, and of
     /// zeros where the target is larger. All data is read then.
     pub digests: &'a [Algorithm],
+    /// Most bytes per second that are written to the target; zeros that it only has to note and
+    /// blocks that are shared are none. Default: no limit.
+    pub rate: Option<NonZeroU64>,
     /// Told after each claim, from any worker.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Stops the job when raised.
@@ -65,6 +69,7 @@ impl Default for Job<'_> {
             share: true,
             behind: Behind::Nothing,
             digests: &[],
+            rate: None,
             progress: None,
             cancel: None,
         }
@@ -145,12 +150,16 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         meter: Meter::new(Phase::Copy, len, job.progress),
         digests,
         sparse: job.sparse,
+        bucket: job.rate.map(|rate| Bucket::new(rate.get(), job.cancel)),
     };
     let standby = Standby::default();
     let stop = || {
         claims.stop();
         shared.sequencer.stop();
         shared.digests.stop();
+        if let Some(bucket) = &shared.bucket {
+            bucket.stop();
+        }
         standby.dismiss();
     };
     crew::run(Job::thread_count(job.threads), stop, |index| {

@@ -42,6 +42,7 @@ mod layout;
 mod measure;
 mod packed;
 mod progress;
+mod rate;
 mod sequencer;
 mod source;
 mod standby;

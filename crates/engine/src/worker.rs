@@ -13,6 +13,7 @@ use crate::glimpse::Glimpses;
 use crate::layout::{Layout, Run};
 use crate::packed::Packed;
 use crate::progress::Meter;
+use crate::rate::Bucket;
 use crate::sequencer::Sequencer;
 use crate::source::Source;
 
@@ -25,6 +26,17 @@ pub(crate) struct Shared<'a> {
     pub(crate) digests: Digests,
     /// Shortest run of zeros that is left out, in bytes; 0 stores every byte.
     pub(crate) sparse: u64,
+    /// What keeps the work slow, if anything shall.
+    pub(crate) bucket: Option<Bucket<'a>>,
+}
+
+impl Shared<'_> {
+    /// Waits until `bytes` may be written.
+    fn wait(&self, bytes: u64) -> Result<()> {
+        self.bucket
+            .as_ref()
+            .map_or(Ok(()), |bucket| bucket.wait(bytes))
+    }
 }
 
 /// A worker and the memory it keeps from claim to claim.
@@ -279,6 +291,7 @@ impl<'a> Worker<'a> {
                 let unit = packed..packed + len as usize;
                 packed = unit.end;
                 let bytes = self.packed.as_ref().map_or(&[][..], Packed::bytes);
+                self.shared.wait(len)?;
                 self.shared.sink.write(slot, &bytes[unit])?;
                 continue;
             }
@@ -293,11 +306,13 @@ impl<'a> Worker<'a> {
                     ..
                 } => {
                     let offset = slot.range.start - range.start;
+                    self.shared.wait(slot.range.len())?;
                     if !self.transfer(&slot, origin, offset, Transfer::Copy)? {
                         self.copy(&slot)?;
                     }
                 }
                 _ => {
+                    self.shared.wait(slot.range.len())?;
                     let data = part(&mut self.buf, base, slot.range);
                     self.shared.sink.write(slot, data)?;
                 }

@@ -1,7 +1,7 @@
 //! What a conversion promises, proved without any format.
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -603,4 +603,60 @@ fn target_that_covers_needs_to_know_what() {
     let same = covering();
     convert(&source, same.sink(), &job).unwrap();
     assert!(demanded(&same).is_empty() && same.is_committed());
+}
+
+/// Raises a flag when it is first read.
+struct Raises(ModelLayer, Cancel);
+
+impl Layer for Raises {
+    fn info(&self) -> &LayerInfo {
+        self.0.info()
+    }
+
+    fn storage(&self) -> &Arc<dyn Storage> {
+        self.0.storage()
+    }
+
+    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+        self.0.extent_at(offset, limit)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.1.cancel();
+        self.0.read_at(offset, buf)
+    }
+}
+
+/// At this rate it would take a month. What is not paid for is not written, and who waits for that
+/// hears that the job is stopped.
+#[test]
+fn rate_holds_back_what_is_written_until_the_job_is_stopped() {
+    for (rate, written) in [(None, 1), (NonZeroU64::new(1), 0)] {
+        let cancel = Cancel::new();
+        let disk = disk("3M:a");
+        let layer = Raises(ModelLayer::new(disk.clone()), cancel.clone());
+        let recording = Recording::new(Recording::profile(disk.len(), 65536));
+        let job = Job {
+            rate,
+            cancel: Some(&cancel),
+            ..threads(1)
+        };
+        let source = Chain::new(Arc::new(layer), []);
+        let error = convert(&source, recording.sink(), &job).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(recording.calls(Step::Write), written);
+    }
+}
+
+/// A rate that is never reached changes nothing.
+#[test]
+fn rate_above_what_there_is_gives_the_same() {
+    let disk = disk("1M:a 1M:- 1M:B");
+    let recording = Recording::new(Recording::profile(disk.len(), 65536));
+    let job = Job {
+        rate: NonZeroU64::new(u64::MAX),
+        ..threads(2)
+    };
+    convert(&chain(&disk), recording.sink(), &job).unwrap();
+    assert!(recording.bytes() == disk.bytes());
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use goldsmith_block::{
     Chain, Committed, Demand, GuestRange, Result, Sink, SinkProfile, Slot, StorageMut,
@@ -13,8 +12,6 @@ use goldsmith_engine::{Behind, Job};
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Carry<'a> {
     pub(crate) job: Job<'a>,
-    /// Most bytes per second.
-    pub(crate) rate: Option<u64>,
     /// Whether to count only.
     pub(crate) dry_run: bool,
 }
@@ -31,11 +28,10 @@ impl Carry<'_> {
             profile: sink.profile().clone(),
             sink: (!self.dry_run).then_some(sink),
             bytes: Arc::clone(&bytes),
-            rate: self.rate,
-            start: Instant::now(),
         };
         let job = Job {
             behind: Behind::Disk(behind),
+            rate: self.job.rate.filter(|_| !self.dry_run),
             ..self.job
         };
         goldsmith_engine::convert(source, Box::new(sink), &job)?;
@@ -50,9 +46,6 @@ struct Tally {
     sink: Option<Box<dyn Sink>>,
     /// So far.
     bytes: Arc<AtomicU64>,
-    /// Most bytes per second.
-    rate: Option<u64>,
-    start: Instant,
 }
 
 impl Sink for Tally {
@@ -78,16 +71,11 @@ impl Sink for Tally {
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
-        let len = data.len() as u64;
-        let bytes = self.bytes.fetch_add(len, Ordering::Relaxed) + len;
-        if let Some(sink) = &self.sink {
-            sink.write(slot, data)?;
-            if let Some(rate) = self.rate {
-                let due = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-                std::thread::sleep(due.saturating_sub(self.start.elapsed()));
-            }
+        self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        match &self.sink {
+            Some(sink) => sink.write(slot, data),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn slots_in(&self) -> Option<&dyn StorageMut> {

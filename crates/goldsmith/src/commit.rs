@@ -1,5 +1,6 @@
 //! What an image holds, put into the one behind it.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use goldsmith_block::{
@@ -74,10 +75,10 @@ impl<'a> Commit<'a> {
         self
     }
 
-    /// Sets the most bytes that are written in a second. Default: no limit.
+    /// Sets the most bytes that are written in a second; 0 is no limit, which is the default.
     #[must_use]
     pub fn rate(mut self, bytes: u64) -> Self {
-        self.carry.rate = Some(bytes);
+        self.carry.job.rate = NonZeroU64::new(bytes);
         self
     }
 

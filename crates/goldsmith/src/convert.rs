@@ -1,6 +1,6 @@
 //! One image into another, published only when it is whole.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -286,6 +286,14 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn share(mut self, share: bool) -> Self {
         self.job.share = share;
+        self
+    }
+
+    /// Sets the most bytes that are written in a second; 0 is no limit, which is the default. Blocks
+    /// that are [shared](Self::share) are not written.
+    #[must_use]
+    pub fn rate(mut self, bytes: u64) -> Self {
+        self.job.rate = NonZeroU64::new(bytes);
         self
     }
 

@@ -141,13 +141,25 @@ pub(crate) struct Convert {
     /// Shortest run of zeros that takes no space in the target; 0 stores every byte. By default
     /// 4k, except where blocks are shared; a size given here has every byte looked at, as with
     /// --reflink never
-    #[arg(short = 'S', long, value_name = "SIZE", value_parser = size)]
+    #[arg(short = 'S', long, value_name = "SIZE", value_parser = sparse_size)]
     sparse_size: Option<u64>,
 
     /// Whether the target shares the source's blocks where the file system can do that (XFS,
     /// btrfs): in no time, and without space of its own until one of them is written to
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     reflink: Reflink,
+
+    /// Let the kernel copy where it can, as is done anyway
+    #[arg(
+        short = 'C',
+        long = "copy-range-offloading",
+        conflicts_with = "reflink"
+    )]
+    offload: bool,
+
+    /// Most bytes to write in a second; 0 is no limit
+    #[arg(short = 'r', long, value_name = "RATE", value_parser = size)]
+    rate: Option<u64>,
 
     /// Threads; by default one per core
     #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
@@ -255,6 +267,7 @@ impl Convert {
             .keep_chain(self.keep_chain)
             .salvage(self.salvage)
             .target_is_zero(self.target_is_zero)
+            .rate(self.rate.unwrap_or_default())
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
                 (false, _) => Bitmaps::None,
                 (true, false) => Bitmaps::All,
@@ -317,6 +330,15 @@ impl Convert {
     /// Fails if two words do not go together. [qemu]
     fn refuse_mixes(&self) -> Result<(), Failure> {
         let refuse = |why: &str| Err(Failure::with_status(1, why));
+        if self.offload && self.compress {
+            return refuse("Cannot enable copy offloading when -c is used");
+        }
+        if self.offload && self.sparse_size.is_some() {
+            return refuse("Cannot enable copy offloading when -S is used");
+        }
+        if self.offload && self.salvage {
+            return refuse("Cannot use copy offloading in salvaging mode");
+        }
         if self.no_create {
             if !self.target_options.is_empty() {
                 return refuse("-o has no effect when skipping image creation");
@@ -364,6 +386,18 @@ impl Convert {
         }
         Ok(target)
     }
+}
+
+/// A size for -S. [qemu]
+fn sparse_size(text: &str) -> Result<u64, String> {
+    let most = 16 << 20;
+    let valid = |size: &u64| size.is_multiple_of(512) && *size <= most;
+    Some(size(text)?).filter(valid).ok_or_else(|| {
+        format!(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up \
+             to {most}. Select 0 to disable sparse detection (fully allocates output)."
+        )
+    })
 }
 
 /// Fails if no block device is at `path`. [qemu] It names no new file by mistake.

@@ -29,6 +29,7 @@ mod locks;
 mod manual;
 mod map;
 mod measure;
+mod mixes;
 mod names;
 mod phrases;
 mod progress;

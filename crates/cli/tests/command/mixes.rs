@@ -1,0 +1,78 @@
+//! Words of `goldsmith convert` that do or do not go together, as in qemu-img.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::twins::Twins;
+
+fn images() -> Twins {
+    Twins::new(|folder| {
+        folder.write("disk.raw", &disk("1M:A 1M:- 64k:0 300k:b"));
+        folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 4M");
+        folder.qemu_io("disk.qcow2", &["write -P 1 64k 2M"]);
+    })
+}
+
+#[test]
+fn what_qemu_img_refuses_is_refused() {
+    let twins = images();
+    let offload = "Cannot enable copy offloading when";
+    for (line, why) in [
+        ("-c -C -O qcow2 disk.raw out", offload),
+        ("-C -S 4k disk.raw out", offload),
+        ("-C -S 0 disk.raw out", offload),
+        (
+            "-C --salvage disk.raw out",
+            "Cannot use copy offloading in salvaging mode",
+        ),
+        ("-S 513 disk.raw out", "Valid sizes are multiples of 512"),
+        ("-S 17M disk.raw out", "Valid sizes are multiples of 512"),
+        (
+            "-c disk.raw out",
+            "Compression not supported for this file format",
+        ),
+        (
+            "-c -O qcow2 -o preallocation=full disk.raw out",
+            "preallocat",
+        ),
+        ("-r fast disk.raw out", "fast"),
+        ("-r -1 disk.raw out", "-1"),
+        ("-m 0 disk.raw out", "0"),
+        ("-t warm disk.raw out", "warm"),
+        ("-T warm disk.raw out", "warm"),
+        ("--skip-broken-bitmaps disk.raw out", "--bitmaps"),
+        ("-O qcow2 -o colour=red disk.raw out", "colour"),
+        (
+            "-f raw --image-opts driver=raw,file.filename=disk.raw out",
+            "-f",
+        ),
+    ] {
+        twins.neither(&format!("convert {line}"), why);
+        assert!(!twins.ours.path("out").exists(), "{line}");
+    }
+}
+
+/// Those that make no difference to the target here, and those that do to what it takes to write it.
+#[test]
+fn what_qemu_img_takes_gives_the_same_image() {
+    let twins = images();
+    for line in [
+        "-C -f raw -O raw disk.raw",
+        "-C -f qcow2 -O qcow2 disk.qcow2",
+        "-W -m 16 -O qcow2 disk.qcow2",
+        "-W -c -O qcow2 disk.qcow2",
+        "-r 0 -O qcow2 disk.raw",
+        "-r 1G -O qcow2 disk.raw",
+        "-r 100M -c -O qcow2 disk.qcow2",
+        "-S 64k -O raw disk.raw",
+        "-S 0 -O qcow2 disk.raw",
+        "-q -U -O raw disk.qcow2",
+    ] {
+        let format = if line.contains("-O raw") {
+            "raw"
+        } else {
+            "qcow2"
+        };
+        twins.both(&format!("convert {line} out"));
+        twins.same("out", format);
+    }
+}
