@@ -365,14 +365,94 @@ macro_rules! described {
 }
 pub(crate) use described;
 
-/// How writes are cached. [qemu]
+/// How what is written goes through the system's cache.
+#[derive(Args)]
+pub(crate) struct Writing {
+    /// How what is written goes through the system's cache, and when it is stored safely
+    #[arg(
+        short = 't',
+        long = "cache",
+        visible_alias = "target-cache",
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    write_cache: Cache,
+}
+
+/// How what is read goes through the system's cache, beside what is written.
+#[derive(Args)]
+pub(crate) struct Reading {
+    /// The same for what is read, of which only none and directsync make anything else
+    #[arg(
+        short = 'T',
+        long = "source-cache",
+        visible_alias = "backing-cache",
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    read_cache: Cache,
+}
+
+/// How an image that is only looked at goes through the system's cache.
+#[derive(Args)]
+pub(crate) struct Looking {
+    /// How images go through the system's cache
+    #[arg(
+        short = 'T',
+        long = "cache",
+        value_enum,
+        value_name = "CACHE",
+        default_value = "writeback"
+    )]
+    cache: Cache,
+}
+
+impl Writing {
+    pub(crate) fn cache(&self) -> goldsmith::Cache {
+        self.write_cache.into()
+    }
+}
+
+impl Reading {
+    pub(crate) fn cache(&self) -> goldsmith::Cache {
+        self.read_cache.into()
+    }
+}
+
+impl Looking {
+    pub(crate) fn cache(&self) -> goldsmith::Cache {
+        self.cache.into()
+    }
+}
+
+/// A way through the system's cache. [qemu]
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Cache {
+    /// As writeback, and dropped from the cache after use, so that it takes nobody's place there
+    /// (qemu-img does without the cache, by direct I/O)
     None,
+    /// As writethrough, and dropped from the cache after use
     Directsync,
+    /// Each write is stored safely before the next
     Writethrough,
+    /// All is stored safely before the command ends with success
     Writeback,
+    /// Nothing is waited for: a power cut soon afterwards may take all of it
     Unsafe,
+}
+
+impl From<Cache> for goldsmith::Cache {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::None => Self::None,
+            Cache::Directsync => Self::Directsync,
+            Cache::Writethrough => Self::Writethrough,
+            Cache::Writeback => Self::Writeback,
+            Cache::Unsafe => Self::Unsafe,
+        }
+    }
 }
 
 /// The pairs `K=V` of all `lists`.

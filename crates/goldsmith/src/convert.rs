@@ -10,7 +10,7 @@ use goldsmith_block::{
     StorageId,
 };
 use goldsmith_engine::{Algorithm, Behind, Cancel, Digest, Job, Outcome, Progress};
-use goldsmith_storage::{Target, share_bytes};
+use goldsmith_storage::{Cache, Target, share_bytes};
 
 use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
@@ -64,6 +64,7 @@ pub struct Convert<'a> {
     existing: Option<Opener>,
     pub(crate) target_is_zero: bool,
     salvage: bool,
+    pub(crate) cache: Cache,
     identity: Identity,
     timestamp: Option<u64>,
     pub(crate) proof: Proof,
@@ -126,6 +127,7 @@ impl<'a> Convert<'a> {
             existing: None,
             target_is_zero: false,
             salvage: false,
+            cache: Cache::default(),
             identity: Identity::default(),
             timestamp: None,
             proof: Proof::default(),
@@ -189,6 +191,14 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn bitmaps(mut self, bitmaps: Bitmaps) -> Self {
         self.bitmaps = bitmaps;
+        self
+    }
+
+    /// Sets how the target goes through the system's cache. Default: it stays there, and is stored
+    /// safely in the end; how the source does is its [opener](Opener::cache)'s.
+    #[must_use]
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
         self
     }
 
@@ -369,9 +379,9 @@ impl<'a> Convert<'a> {
 
         let name = self.target.to_string_lossy();
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
-        let target = target(&self.target, read())?;
+        let target = target(&self.target, self.cache, read())?;
         let data_file = data_file
-            .map(|path| self::target(&path, read()))
+            .map(|path| self::target(&path, self.cache, read()))
             .transpose()?;
         spec.data = data_file.as_ref().map(Target::storage);
         let sink = match self.streams(format) {
@@ -639,9 +649,10 @@ impl<'a> Convert<'a> {
 /// Prepares to write `path`, which must be no file of the disks that are `read`.
 pub(crate) fn target<'a>(
     path: &Path,
+    cache: Cache,
     read: impl IntoIterator<Item = Option<&'a Chain>>,
 ) -> Result<Target> {
-    let target = Target::create(path)?;
+    let target = Target::create_cached(path, cache)?;
     refuse_source(path, target.id(), read.into_iter().flatten())?;
     target.lock()?;
     Ok(target)

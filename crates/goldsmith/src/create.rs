@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{
     BackingReference, Chain, CreateSpec, Error, Format, Options, Result, StorageMut,
 };
-use goldsmith_storage::{MemoryStorage, Rehearsal, Target};
+use goldsmith_storage::{Cache, MemoryStorage, Rehearsal, Target};
 
 use crate::convert::{all_open, now, target};
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
@@ -172,9 +172,9 @@ impl Create {
             sink.and_then(|sink| sink.commit())
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?
         } else {
-            let target = target(&self.path, read)?;
+            let target = target(&self.path, Cache::default(), read)?;
             let data_file = data_file
-                .map(|path| self::target(&path, read))
+                .map(|path| self::target(&path, Cache::default(), read))
                 .transpose()?;
             spec.data = data_file.as_ref().map(Target::storage);
             let sink = format.create(target.storage(), &spec);

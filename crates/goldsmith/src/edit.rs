@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{
     Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageMut,
 };
-use goldsmith_storage::{Rehearsal, Use, lock};
+use goldsmith_storage::{Cache, Rehearsal, Use, lock};
 
 use crate::found::Found;
 use crate::open::refuse_itself;
@@ -39,6 +39,7 @@ pub(crate) struct Subject {
     pub(crate) opener: Opener,
     /// The format's name, if somebody stated it.
     pub(crate) format: Option<String>,
+    pub(crate) cache: Cache,
     pub(crate) dry_run: bool,
 }
 
@@ -53,6 +54,7 @@ pub(crate) struct Open {
     storage: Arc<dyn StorageMut>,
     /// The file that holds the image's data, once it is known to have one.
     data: Option<Arc<dyn StorageMut>>,
+    cache: Cache,
     dry_run: bool,
 }
 
@@ -62,6 +64,7 @@ impl Subject {
             path: path.as_ref().to_owned(),
             opener: Opener::new(),
             format: None,
+            cache: Cache::default(),
             dry_run: false,
         }
     }
@@ -75,7 +78,7 @@ impl Subject {
     pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
         let path = self.path.clone();
         let found = Found::by_user(&path).only(self.opener.part_for(depth));
-        let storage = storage(&self.opener, &found, self.dry_run)?;
+        let storage = storage(&self.opener, &found, self.cache, self.dry_run)?;
         let mut warnings = Vec::new();
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
@@ -105,6 +108,7 @@ impl Subject {
             opener: self.opener.clone(),
             storage,
             data: None,
+            cache: self.cache,
             dry_run: self.dry_run,
             path,
         })
@@ -145,8 +149,8 @@ impl Open {
                 // Before it is locked, which would keep the image from being so.
                 let file = found.open().map_err(in_file)?;
                 refuse_itself(&*editor.layer(), &file).map_err(in_file)?;
-                let data = storage(&self.opener, &found, self.dry_run).map_err(in_file)?;
-                self.data = Some(data);
+                let data = storage(&self.opener, &found, self.cache, self.dry_run);
+                self.data = Some(data.map_err(in_file)?);
             }
             if let Some(data) = &self.data {
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;
@@ -200,13 +204,18 @@ pub(crate) fn snapshots_lose_sight(path: &Path, layer: &dyn Layer) -> Option<Str
 }
 
 /// What was `found`, which nobody else may write to from now on.
-fn storage(opener: &Opener, found: &Found, dry_run: bool) -> Result<Arc<dyn StorageMut>> {
+fn storage(
+    opener: &Opener,
+    found: &Found,
+    cache: Cache,
+    dry_run: bool,
+) -> Result<Arc<dyn StorageMut>> {
     let mut file: Arc<dyn StorageMut> = if dry_run {
-        let file = found.open()?;
+        let file = opener.read_found(found)?;
         opener.lock(&file)?;
         Arc::new(Rehearsal::new(Arc::new(file)))
     } else {
-        let file = found.edit()?;
+        let file = found.edit()?.cached(cache);
         lock(&file, Use::Write)?;
         Arc::new(file)
     };
@@ -230,6 +239,14 @@ macro_rules! subject_methods {
         #[must_use]
         pub fn format(mut self, name: impl Into<String>) -> Self {
             self.subject.format = Some(name.into());
+            self
+        }
+
+        /// Sets how what is written goes through the system's cache. Default: it stays there, and is
+        /// stored safely at every step that has to be.
+        #[must_use]
+        pub fn cache(mut self, cache: crate::Cache) -> Self {
+            self.subject.cache = cache;
             self
         }
 

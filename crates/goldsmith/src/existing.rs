@@ -24,6 +24,7 @@ impl Convert<'_> {
             path: path.clone(),
             opener: opener.clone(),
             format: Some(self.format()?.name().to_owned()),
+            cache: self.cache,
             dry_run: false,
         }
         .open()?;

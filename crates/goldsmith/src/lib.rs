@@ -122,6 +122,7 @@ pub use goldsmith_engine::{
     Algorithm, Cancel, ChecksumJob, CompareError, Comparison, Crc32, Digest, Phase, Progress,
     checksum,
 };
+pub use goldsmith_storage::Cache;
 pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map, map_range};

@@ -8,7 +8,7 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, Error, ErrorKind, Format, Layer, Limits, Options, Result,
     Storage,
 };
-use goldsmith_storage::Use;
+use goldsmith_storage::{Cache, FileStorage, Use};
 
 use crate::filename::{ImageName, Part};
 use crate::found::Found;
@@ -72,6 +72,7 @@ pub struct Opener {
     /// Whether files with the data of an image are left alone, because nobody is going to read it.
     heads_only: bool,
     pub(crate) when_open: WhenOpen,
+    cache: Cache,
 }
 
 impl Opener {
@@ -157,6 +158,13 @@ impl Opener {
         self
     }
 
+    /// Sets how files that are read go through the system's cache. Default: they stay there.
+    #[must_use]
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// Opens the topmost image as it was when this internal snapshot was taken.
     #[must_use]
     pub fn snapshot(mut self, name: SnapshotName) -> Self {
@@ -170,6 +178,11 @@ impl Opener {
             true => Ok(()),
             false => goldsmith_storage::lock(storage, Use::Read),
         }
+    }
+
+    /// The file `found`, to be read.
+    pub(crate) fn read_found(&self, found: &Found) -> Result<FileStorage> {
+        Ok(found.open()?.cached(self.cache))
     }
 
     /// As [`lock`](Self::lock), for all files of these layers.
@@ -450,7 +463,7 @@ impl Opener {
         depth: usize,
     ) -> Result<(Arc<dyn Storage>, &'static dyn Format)> {
         let mut format = format.map(registry::format_named).transpose()?;
-        let mut storage: Arc<dyn Storage> = Arc::new(found.open()?);
+        let mut storage: Arc<dyn Storage> = Arc::new(self.read_found(found)?);
         self.lock(&*storage)?;
         if let Some(part) = found.part() {
             storage = Arc::new(part.of(storage)?);
@@ -534,7 +547,7 @@ impl Opener {
         }
         match self.data_file(path, &*layer)? {
             Some(found) => {
-                let data = found.open()?;
+                let data = self.read_found(&found)?;
                 refuse_itself(&*layer, &data)?;
                 self.lock(&data)?;
                 layer.with_data(Arc::new(data))

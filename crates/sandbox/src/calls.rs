@@ -62,6 +62,7 @@ const OWN: &[c_long] = &[
     libc::SYS_copy_file_range,
     libc::SYS_dup,
     libc::SYS_dup3,
+    libc::SYS_fadvise64,
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
     libc::SYS_fstat,

@@ -13,6 +13,7 @@ use goldsmith_block::{
 };
 
 use crate::beneath;
+use crate::cache::Cache;
 use crate::device::Nature;
 use crate::error::{StorageError as E, past_end};
 use crate::lock::Lockable;
@@ -41,8 +42,7 @@ pub struct FileStorage {
     /// In bytes.
     len: AtomicU64,
     blank: bool,
-    /// Whether what is written shall be there after a power cut.
-    lasting: bool,
+    cache: Cache,
     /// Held while a file is written. The kernel lets one write at a time into a file whoever asks,
     /// and those that wait in it do so busily: two threads take no less time than one and nearly
     /// twice the CPU. Here they sleep.
@@ -135,7 +135,7 @@ impl FileStorage {
             file: Lockable(file),
             len: AtomicU64::new(len),
             blank: false,
-            lasting: true,
+            cache: Cache::default(),
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
             spoiled: Mutex::new(None),
@@ -155,10 +155,14 @@ impl FileStorage {
             let error = named(E::Create { source }, &directory.to_string_lossy());
             error.in_file(&*name)
         })?;
-        Ok(Self {
-            lasting: false,
-            ..Self::created(file, name)?
-        })
+        Ok(Self::created(file, name)?.cached(Cache::Unsafe))
+    }
+
+    /// The same file, going through the system's cache in another way. Default: writeback.
+    #[must_use]
+    pub fn cached(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// A file that was just created, empty, and will be known as `name`.
@@ -174,7 +178,7 @@ impl FileStorage {
             file: Lockable(file),
             len: AtomicU64::new(0),
             blank: true,
-            lasting: true,
+            cache: Cache::default(),
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
             spoiled: Mutex::new(None),
@@ -183,6 +187,11 @@ impl FileStorage {
 
     pub(crate) fn handle(&self) -> &File {
         &self.file
+    }
+
+    /// Whether what is written shall be there after a power cut.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.cache.is_lasting()
     }
 
     fn error(&self, error: E) -> goldsmith_block::Error {
@@ -231,6 +240,23 @@ impl FileStorage {
         if self.unsent.fetch_add(len, Ordering::Relaxed) + len >= UNSENT {
             self.unsent.store(0, Ordering::Relaxed);
             sys::start_writeback(&self.file);
+            // What the disk has stored by now; the rest goes another time.
+            self.drop_cached(HostRange::new(0, 0));
+        }
+    }
+
+    /// Stores what was just changed, where that is not left for later.
+    fn changed(&self) -> Result<()> {
+        match self.cache.stores_at_once() {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Drops `range` of the file from memory, where it shall not stay; an empty one is all of it.
+    fn drop_cached(&self, range: HostRange) {
+        if self.cache.drops() {
+            sys::drop_cached(&self.file, range);
         }
     }
 
@@ -244,6 +270,13 @@ impl FileStorage {
             at += len;
         }
         Ok(())
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // What the kernel copied out of it was never read here.
+        self.drop_cached(HostRange::new(0, 0));
     }
 }
 
@@ -282,7 +315,11 @@ impl Storage for FileStorage {
                     len,
                     source,
                 }),
-            })
+            })?;
+        if len > 0 {
+            self.drop_cached(HostRange::new(offset, len));
+        }
+        Ok(())
     }
 
     fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
@@ -339,7 +376,7 @@ impl StorageMut for FileStorage {
         if !data.is_empty() {
             self.wrote(end, len);
         }
-        Ok(())
+        self.changed()
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
@@ -378,7 +415,8 @@ impl StorageMut for FileStorage {
             return self.write_zeros(range.offset, range.end());
         }
         self.write_zeros(range.offset, start)?;
-        self.write_zeros(end, range.end())
+        self.write_zeros(end, range.end())?;
+        self.changed()
     }
 
     fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
@@ -415,7 +453,7 @@ impl StorageMut for FileStorage {
         if done.is_ok() {
             self.wrote(to.saturating_add(from.len), written);
         }
-        done.is_ok()
+        done.is_ok() && self.changed().is_ok()
     }
 
     fn flush(&self) -> Result<()> {
@@ -423,12 +461,14 @@ impl StorageMut for FileStorage {
             let len = self.len();
             return Err(self.error(E::SetLen { len, source }));
         }
-        if !self.lasting {
+        if !self.cache.is_lasting() {
             return Ok(());
         }
         self.file
             .sync_data()
-            .map_err(|source| self.error(E::Flush { source }))
+            .map_err(|source| self.error(E::Flush { source }))?;
+        self.drop_cached(HostRange::new(0, 0));
+        Ok(())
     }
 
     fn fixed_len(&self) -> Option<u64> {

@@ -36,6 +36,7 @@
 #![deny(unsafe_code)]
 
 mod beneath;
+mod cache;
 mod device;
 mod error;
 mod file;
@@ -48,6 +49,7 @@ mod target;
 mod void;
 mod window;
 
+pub use cache::Cache;
 pub use device::share_bytes;
 pub use file::FileStorage;
 pub use lock::{Use, lock};

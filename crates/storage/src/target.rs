@@ -12,6 +12,7 @@ use goldsmith_block::{Error, Result, StorageId, StorageMut};
 use tempfile::TempPath;
 
 use crate::FileStorage;
+use crate::cache::Cache;
 use crate::device::Nature;
 use crate::error::StorageError as E;
 use crate::lock::{Use, lock};
@@ -64,14 +65,23 @@ impl Target {
     /// is missing or may not be read and written, if the file there may not, or if the device is in
     /// use.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        Self::create_cached(path, Cache::default())
+    }
+
+    /// As [`create`](Self::create), with a file that goes through the system's cache in this way.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create).
+    pub fn create_cached(path: impl AsRef<Path>, cache: Cache) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
-        Self::prepare(path, &name, sys::create_unnamed).map_err(|error| error.in_file(name))
+        Self::prepare(path, &name, cache, sys::create_unnamed).map_err(|error| error.in_file(name))
     }
 
     fn prepare(
         path: &Path,
         name: &str,
+        cache: Cache,
         create_unnamed: fn(&Path, u32) -> io::Result<File>,
     ) -> Result<Self> {
         let cannot_create = |source| E::Create { source };
@@ -91,7 +101,7 @@ impl Target {
             if nature == Nature::Device {
                 return Ok(Self {
                     name: name.into(),
-                    storage: Arc::new(storage),
+                    storage: Arc::new(storage.cached(cache)),
                     id,
                     place: Place::InPlace,
                 });
@@ -123,7 +133,7 @@ impl Target {
         }
         Ok(Self {
             name: name.into(),
-            storage: Arc::new(FileStorage::created(file, name.into())?),
+            storage: Arc::new(FileStorage::created(file, name.into())?.cached(cache)),
             id,
             place: Place::New {
                 path,
@@ -167,7 +177,8 @@ impl Target {
         }
     }
 
-    /// Makes the image durable and gives it its name, in place of what stood there.
+    /// Makes the image durable and gives it its name, in place of what stood there. (Durable it is not
+    /// made if its cache is [`Unsafe`](Cache::Unsafe).)
     ///
     /// # Errors
     /// `Io` if the image or its name cannot be made durable; only if the directory is what failed
@@ -180,16 +191,24 @@ impl Target {
                 directory,
                 draft,
                 ..
-            } => rename(self.storage.handle(), &path, &directory, draft)
+            } => rename(&self.storage, &path, &directory, draft)
                 .map_err(|error| Error::from(error).in_file(self.name)),
         }
     }
 }
 
-fn rename(file: &File, path: &Path, directory: &File, draft: Option<TempPath>) -> Result<(), E> {
+fn rename(
+    storage: &FileStorage,
+    path: &Path,
+    directory: &File,
+    draft: Option<TempPath>,
+) -> Result<(), E> {
     let cannot_publish = |source| E::Publish { source };
-    // Not only the data: owner and mode must survive as well.
-    file.sync_all().map_err(|source| E::Flush { source })?;
+    let (file, is_lasting) = (storage.handle(), storage.is_lasting());
+    if is_lasting {
+        // Not only the data: owner and mode must survive as well.
+        file.sync_all().map_err(|source| E::Flush { source })?;
+    }
     let named = match draft {
         Some(draft) => Some(draft),
         None => match sys::link_unnamed(file, path) {
@@ -206,6 +225,9 @@ fn rename(file: &File, path: &Path, directory: &File, draft: Option<TempPath>) -
         draft
             .persist(path)
             .map_err(|failed| cannot_publish(failed.error))?;
+    }
+    if !is_lasting {
+        return Ok(());
     }
     directory
         .sync_all()
@@ -283,7 +305,7 @@ mod tests {
     fn draft_with_a_name_is_hidden_and_goes_when_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.raw");
-        let target = Target::prepare(&path, "disk.raw", plain).unwrap();
+        let target = Target::prepare(&path, "disk.raw", Cache::default(), plain).unwrap();
         let found = names(directory.path());
         assert_eq!(found.len(), 1);
         let random = found[0].strip_prefix(".disk.raw.goldsmith-").unwrap();
@@ -297,7 +319,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.raw");
         for content in [&b"silver"[..], b"golden"] {
-            let target = Target::prepare(&path, "disk.raw", plain).unwrap();
+            let target = Target::prepare(&path, "disk.raw", Cache::default(), plain).unwrap();
             target.storage().write_at(0, content).unwrap();
             target.publish().unwrap();
             assert_eq!(names(directory.path()), ["disk.raw"]);
@@ -312,7 +334,7 @@ mod tests {
         let path = directory.path().join("disk.raw");
         fs::write(&path, b"silver").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let _target = Target::prepare(&path, "disk.raw", |_directory, mode| {
+        let _target = Target::prepare(&path, "disk.raw", Cache::default(), |_directory, mode| {
             assert_eq!(mode, 0o600);
             Err(io::ErrorKind::Unsupported.into())
         })

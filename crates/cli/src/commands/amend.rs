@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::Failure;
-use crate::options::{Cache, Editing, asks_for_help, described, pairs};
+use crate::options::{Editing, Writing, asks_for_help, described, pairs};
 use crate::output::human;
 
 /// Set options of an image that exists
@@ -35,15 +35,8 @@ pub(crate) struct Amend {
     #[arg(short = 'p', long)]
     progress: bool,
 
-    /// How the image is written; everything is stored safely in every mode
-    #[arg(
-        short = 't',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    cache: Cache,
+    #[command(flatten)]
+    writing: Writing,
 
     #[command(flatten)]
     editing: Editing,
@@ -68,7 +61,7 @@ impl Amend {
         let Some(subject) = subject else {
             return Err(Failure::with_status(1, "Expecting one image file name"));
         };
-        let mut amend = goldsmith::Amend::new(&subject.path);
+        let mut amend = goldsmith::Amend::new(&subject.path).cache(self.writing.cache());
         for (key, value) in pairs(&self.options)? {
             amend = amend.option(key, value);
         }

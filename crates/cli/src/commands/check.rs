@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use crate::exit::{self, Failure};
-use crate::options::{Cache, Opening, OutputFormat, Spelling, Subject, described};
+use crate::options::{Looking, Opening, OutputFormat, Spelling, Subject, described};
 use crate::output::{human, json};
 
 /// Look for errors in the tables of an image, and mend them if asked to
@@ -48,15 +48,8 @@ pub(crate) struct Check {
     #[arg(short = 'q', long)]
     quiet: bool,
 
-    /// How the image is read; it makes no difference yet
-    #[arg(
-        short = 'T',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    cache: Cache,
+    #[command(flatten)]
+    looking: Looking,
 
     #[command(flatten)]
     opening: Opening,
@@ -80,12 +73,13 @@ impl Check {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let subject = Subject {
-            opener: source.opener(self.opening.opener()),
+            opener: source.opener(self.opening.opener().cache(self.looking.cache())),
             path: source.path,
             format: source.format,
             dry_run: self.dry_run,
         };
-        let check = goldsmith::Check::new(&subject.path).repair(self.repair.map(|it| match it {
+        let check = goldsmith::Check::new(&subject.path).cache(self.looking.cache());
+        let check = check.repair(self.repair.map(|it| match it {
             Repair::Leaks => goldsmith::Repair::Leaks,
             Repair::All => goldsmith::Repair::All,
         }));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::Failure;
-use crate::options::{Cache, Editing, described, size};
+use crate::options::{Editing, Writing, described, size};
 use crate::progress::Showing;
 
 /// Put what an image holds into its backing file
@@ -41,15 +41,8 @@ pub(crate) struct Commit {
     #[command(flatten)]
     showing: Showing,
 
-    /// How the images are written; everything is stored safely in every mode
-    #[arg(
-        short = 't',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    cache: Cache,
+    #[command(flatten)]
+    writing: Writing,
 
     #[command(flatten)]
     editing: Editing,
@@ -66,6 +59,7 @@ impl Commit {
         let listener = |progress| watch.show(progress);
         let mut commit = goldsmith::Commit::new(&subject.path)
             .keep(self.drop)
+            .cache(self.writing.cache())
             .progress(&listener)
             .cancel(watch.cancel());
         if let Some(name) = &self.base {

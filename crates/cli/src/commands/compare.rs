@@ -8,7 +8,7 @@ use clap::Args;
 use goldsmith::{Chain, CompareError, Comparison};
 
 use crate::exit::{self, Failure};
-use crate::options::{Opening, Spelling};
+use crate::options::{Looking, Opening, Spelling};
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 use crate::progress::Showing;
 use crate::sandbox;
@@ -42,6 +42,9 @@ pub(crate) struct Compare {
     /// Say nothing but errors
     #[arg(short = 'q', long)]
     quiet: bool,
+
+    #[command(flatten)]
+    looking: Looking,
 
     #[command(flatten)]
     opening: Opening,
@@ -104,7 +107,7 @@ impl Compare {
     fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
         let source = self.spelling.source(path, format);
         let source = source.map_err(|failure| failure.and_status(2))?;
-        let opener = source.opener(self.opening.opener());
+        let opener = source.opener(self.opening.opener().cache(self.looking.cache()));
         let opened = opener.open(&source.path, source.format.as_deref());
         let chain = opened.map_err(|error| Failure::from(error).and_status(2))?;
         if !self.quiet {

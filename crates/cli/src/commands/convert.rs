@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Bitmaps, SnapshotName, Uuid};
+use goldsmith::{Bitmaps, Opener, SnapshotName, Uuid};
 
 use crate::called;
 use crate::exit::{self, Failure};
 use crate::names;
-use crate::options::{Cache, Opening, Source, Spelling, asks_for_help, pairs, size, snapshot_name};
+use crate::options::{
+    Opening, Reading, Source, Spelling, Writing, asks_for_help, pairs, size, snapshot_name,
+};
 use crate::output::human;
 use crate::progress::Showing;
 use crate::proving::{Proving, stopped};
@@ -165,26 +167,6 @@ pub(crate) struct Convert {
     #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
     parallel: Option<NonZeroUsize>,
 
-    /// How the target is written; it is stored safely in every mode
-    #[arg(
-        short = 't',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    cache: Cache,
-
-    /// How the source is read; it makes no difference yet
-    #[arg(
-        short = 'T',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    source_cache: Cache,
-
     /// Write in any order, as is done anyway
     #[arg(short = 'W', long, visible_alias = "oob-writes")]
     out_of_order: bool,
@@ -205,6 +187,12 @@ pub(crate) struct Convert {
 
     #[command(flatten)]
     proving: Proving,
+
+    #[command(flatten)]
+    writing: Writing,
+
+    #[command(flatten)]
+    reading: Reading,
 
     #[command(flatten)]
     opening: Opening,
@@ -250,7 +238,7 @@ impl Convert {
 
         let source_format = self.source_format.as_deref();
         let source = self.spelling.source(source, source_format)?;
-        let mut opener = source.opener(self.opening.opener());
+        let mut opener = source.opener(self.opener());
         if let Some(text) = &self.snapshot {
             let name = snapshot_name(text)?;
             if let (SnapshotName::IdOrName(_), [_, ..]) = (&name, more) {
@@ -267,6 +255,7 @@ impl Convert {
             .keep_chain(self.keep_chain)
             .salvage(self.salvage)
             .target_is_zero(self.target_is_zero)
+            .cache(self.writing.cache())
             .rate(self.rate.unwrap_or_default())
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
                 (false, _) => Bitmaps::None,
@@ -278,7 +267,7 @@ impl Convert {
             .cancel(watch.cancel());
         for source in more {
             let source = self.spelling.source(source, source_format)?;
-            let opener = source.opener(self.opening.opener());
+            let opener = source.opener(self.opener());
             convert = convert.then(&source.path, source.format.as_deref(), opener);
         }
         if let Some(size) = self.sparse_size {
@@ -325,6 +314,11 @@ impl Convert {
             exit::warn_of_losses(&done.losses, done.lost);
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// How sources are opened.
+    fn opener(&self) -> Opener {
+        self.opening.opener().cache(self.reading.cache())
     }
 
     /// Fails if two words do not go together. [qemu]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::Failure;
-use crate::options::{Cache, Editing, described};
+use crate::options::{Editing, Reading, Writing, described};
 use crate::progress::Showing;
 
 /// Base an image on another backing file, or on none
@@ -46,25 +46,11 @@ pub(crate) struct Rebase {
     #[command(flatten)]
     showing: Showing,
 
-    /// How the image is written; everything is stored safely in every mode
-    #[arg(
-        short = 't',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    cache: Cache,
+    #[command(flatten)]
+    writing: Writing,
 
-    /// How backing files are read; it makes no difference yet
-    #[arg(
-        short = 'T',
-        long,
-        value_enum,
-        value_name = "CACHE",
-        default_value = "writeback"
-    )]
-    backing_cache: Cache,
+    #[command(flatten)]
+    reading: Reading,
 
     #[command(flatten)]
     editing: Editing,
@@ -79,11 +65,13 @@ impl Rebase {
             let text = "what is copied cannot be compressed yet; leave out -c";
             return Err(Failure::with_status(1, text));
         }
-        let subject = self.editing.subject(&self.image)?;
+        let mut subject = self.editing.subject(&self.image)?;
+        subject.opener = subject.opener.cache(self.reading.cache());
         let watch = self.showing.watch(self.editing.is_quiet(), 1);
         let listener = |progress| watch.show(progress);
         let mut rebase = goldsmith::Rebase::new(&subject.path)
             .unseen(self.backing_unsafe)
+            .cache(self.writing.cache())
             .progress(&listener)
             .cancel(watch.cancel());
         match &self.backing {

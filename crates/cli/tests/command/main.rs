@@ -6,6 +6,7 @@ mod backing_chain;
 mod beginnings;
 mod bench;
 mod bitmap;
+mod caches;
 mod check;
 mod checksum;
 mod colours;

@@ -196,6 +196,7 @@ impl<'a> Bench<'a> {
             path: self.path.clone(),
             opener: self.opener.clone(),
             format: self.format.clone(),
+            cache: crate::Cache::default(),
             dry_run: false,
         };
         let mut open = subject.open()?;

@@ -13,8 +13,8 @@ use std::path::Path;
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range, fallocate,
-    linkat, major, makedev, minor, openat2, seek,
+    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range,
+    fadvise, fallocate, linkat, major, makedev, minor, openat2, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -167,6 +167,18 @@ pub(crate) fn start_writeback(file: &File) {
     #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
     // SAFETY: The call takes numbers alone, and the descriptor is open as long as `file` lives.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Has the system forget what it keeps in memory of `range`, as far as that is stored; an empty range
+/// is all of the file.
+pub(crate) fn drop_cached(file: &File, range: HostRange) {
+    // Advice, too.
+    let _ = fadvise(
+        file,
+        range.offset,
+        NonZeroU64::new(range.len),
+        Advice::DontNeed,
+    );
 }
 
 /// Lets `target` own the blocks at `from` of `source` too, as those at `to`.

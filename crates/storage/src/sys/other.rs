@@ -58,6 +58,8 @@ pub(crate) fn below_device(_device: u64) -> Vec<StorageId> {
 
 pub(crate) fn start_writeback(_file: &File) {}
 
+pub(crate) fn drop_cached(_file: &File, _range: HostRange) {}
+
 pub(crate) fn share(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -1,0 +1,149 @@
+//! `-t` and `-T`: what is stored when, and what stays in memory.
+
+use std::process::Command;
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+use crate::twins::Twins;
+
+fn images() -> Twins {
+    Twins::new(|folder| {
+        folder.write("base.raw", &disk("1M:A 1M:b"));
+        folder.write("other.raw", &disk("1M:A 1M:C"));
+        folder.qemu_img_ok("create -q -f qcow2 -b base.raw -F raw top.qcow2");
+        folder.qemu_io("top.qcow2", &["write -P 1 0 64k"]);
+        folder.qemu_img_ok("convert -O qcow2 base.raw alone.qcow2");
+    })
+}
+
+/// The names of the calls that goldsmith makes to have something stored or dropped from memory.
+fn calls(folder: &Folder, line: &str) -> Vec<String> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "calls.out", "-e"]);
+    strace.arg("trace=fsync,fdatasync,syncfs,sync,fadvise64");
+    strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
+    let done = folder.run(strace.args(line.split(' ')));
+    assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
+    let calls = std::fs::read_to_string(folder.path("calls.out")).unwrap();
+    let name = |line: &str| {
+        let (call, _) = line.split_once('(')?;
+        call.split_whitespace().last().map(str::to_owned)
+    };
+    calls.lines().filter_map(name).collect()
+}
+
+fn stored(calls: &[String]) -> usize {
+    calls.iter().filter(|call| call.contains("sync")).count()
+}
+
+fn dropped(calls: &[String]) -> usize {
+    calls.iter().filter(|call| *call == "fadvise64").count()
+}
+
+const LINES: [&str; 6] = [
+    "convert -t CACHE -f raw -O raw base.raw out.raw",
+    "convert -t CACHE -f raw -O qcow2 base.raw out.qcow2",
+    "convert -n -t CACHE -f raw -O raw base.raw other.raw",
+    "commit -t CACHE -f qcow2 top.qcow2",
+    "rebase -t CACHE -f qcow2 -b other.raw -F raw top.qcow2",
+    "amend -t CACHE -f qcow2 -o lazy_refcounts=on alone.qcow2",
+];
+
+#[test]
+fn unsafe_waits_for_no_disk_and_every_other_mode_does() {
+    for line in LINES {
+        let counts = ["unsafe", "writeback", "none", "writethrough", "directsync"].map(|cache| {
+            let twins = images();
+            stored(&calls(&twins.ours, &line.replace("CACHE", cache)))
+        });
+        let [none_at_all, at_the_end, also, at_once, at_once_too] = counts;
+        assert_eq!(none_at_all, 0, "{line}");
+        assert!(at_the_end > 0, "{line}");
+        assert_eq!(also, at_the_end, "{line}");
+        assert!(at_once > at_the_end, "{line}: {counts:?}");
+        assert_eq!(at_once_too, at_once, "{line}");
+    }
+}
+
+/// The file and then, once it has its name, the directory.
+#[test]
+fn new_image_is_stored_with_its_name() {
+    let twins = images();
+    let folder = &twins.ours;
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-y", "-o", "calls.out", "-e"]);
+    strace.arg("trace=fsync,fdatasync,linkat,rename,renameat,renameat2");
+    strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
+    let done = folder.run(strace.args(["convert", "-f", "raw", "base.raw", "out.raw"]));
+    assert_eq!(done.status, 0, "{done:?}");
+    let calls = std::fs::read_to_string(folder.path("calls.out")).unwrap();
+    let renamed = calls
+        .lines()
+        .position(|line| line.contains("linkat") || line.contains("rename"))
+        .unwrap();
+    let syncs = |line: &&str| line.contains("sync(");
+    let before: Vec<_> = calls.lines().take(renamed).filter(syncs).collect();
+    let after: Vec<_> = calls.lines().skip(renamed).filter(syncs).collect();
+    assert!(!before.is_empty(), "{calls}");
+    let directory = folder.path("");
+    let directory = directory.to_str().unwrap().trim_end_matches('/');
+    assert!(
+        after.len() == 1 && after[0].contains(&format!("<{directory}>")),
+        "{calls}"
+    );
+}
+
+#[test]
+fn none_drops_what_was_read_and_written_from_memory() {
+    let twins = images();
+    let folder = &twins.ours;
+    for (line, drops) in [
+        ("convert -f raw -O qcow2 base.raw out", false),
+        ("convert -t none -f raw -O qcow2 base.raw out", true),
+        ("convert -T none -f raw -O qcow2 base.raw out", true),
+        ("convert -T directsync -f raw -O raw base.raw out", true),
+        ("compare -T none -f raw -F raw base.raw base.raw", true),
+        ("compare -f raw -F raw base.raw base.raw", false),
+        ("check -T none -f qcow2 alone.qcow2", true),
+        (
+            "rebase -T none -f qcow2 -b other.raw -F raw top.qcow2",
+            true,
+        ),
+    ] {
+        assert_eq!(dropped(&calls(folder, line)) > 0, drops, "{line}");
+    }
+}
+
+/// Whatever the mode, the same image.
+#[test]
+fn cache_modes_are_those_of_qemu_img() {
+    for cache in ["none", "directsync", "writethrough", "writeback", "unsafe"] {
+        let twins = images();
+        for line in LINES {
+            let (ours, theirs) = twins.run(&line.replace("CACHE", cache));
+            assert_eq!(ours.status, theirs.status, "{line}: {ours:?} {theirs:?}");
+        }
+        twins.same("out.qcow2", "qcow2");
+        twins.same("other.raw", "raw");
+        twins.same("top.qcow2", "qcow2");
+        twins.both(&format!(
+            "compare -T {cache} -f raw -F qcow2 out.raw out.qcow2"
+        ));
+        twins.both(&format!(
+            "convert -T {cache} --source-cache {cache} -f raw -O raw base.raw again.raw"
+        ));
+        twins.both(&format!("check -T {cache} -q -f qcow2 alone.qcow2"));
+    }
+    let twins = images();
+    for line in [
+        "convert -t warm base.raw out",
+        "convert -T warm base.raw out",
+        "rebase -T warm -b  top.qcow2",
+        "commit -t warm top.qcow2",
+        "amend -t warm -o compat=1.1 top.qcow2",
+        "check -T warm alone.qcow2",
+    ] {
+        twins.neither(line, "warm");
+    }
+}
