@@ -73,6 +73,7 @@ mod bench;
 mod bitmap;
 mod carry;
 mod check;
+mod checksum;
 mod cloud;
 mod commit;
 mod compare;
@@ -105,6 +106,7 @@ pub use amend::Amend;
 pub use bench::{Bench, Writing};
 pub use bitmap::{Bitmaps, EditBitmap};
 pub use check::{Check, Report, check};
+pub use checksum::Checksum;
 pub use cloud::{CLOUDS, Cloud, Must, Rule, cloud_named};
 pub use commit::Commit;
 pub use compare::Compare;
@@ -119,8 +121,7 @@ pub use goldsmith_block::{
     Storage, Symptom, did_you_mean, parse_size,
 };
 pub use goldsmith_engine::{
-    Algorithm, Cancel, ChecksumJob, CompareError, Comparison, Crc32, Digest, Phase, Progress,
-    checksum,
+    Algorithm, Cancel, CompareError, Comparison, Crc32, Digest, Phase, Progress,
 };
 pub use goldsmith_storage::Cache;
 pub use info::{ImageInfo, NamedFile, Role};

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use goldsmith::{Algorithm, ChecksumJob};
+use goldsmith::{Algorithm, Checksum};
 use goldsmith_testkit::qemu;
 use support::{Folder, convert, open, sha256};
 
@@ -148,11 +148,7 @@ fn golden_disk_survives_every_format() {
         assert_eq!(sha256(&back), expected, "{name}");
         assert_eq!(done.digests[0].to_string(), expected, "{name}");
         let disk = open(&source, format);
-        let job = ChecksumJob {
-            algorithms: &[Algorithm::Sha256],
-            ..ChecksumJob::default()
-        };
-        let digests = goldsmith::checksum(&disk, &job).unwrap();
-        assert_eq!(digests, done.digests, "{name}");
+        let digests = Checksum::new(&disk).digest(Algorithm::Sha256).run();
+        assert_eq!(digests.unwrap(), done.digests, "{name}");
     }
 }

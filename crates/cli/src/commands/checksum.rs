@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use goldsmith::{Algorithm, ChecksumJob};
+use goldsmith::Algorithm;
 use serde_json::json;
 
 use crate::exit::Failure;
@@ -87,14 +87,16 @@ impl Checksum {
         let listener = |progress| watch.show(progress);
         let disk = opener.open(&source.path, source.format.as_deref())?;
         opener.all_open(&[])?;
-        let job = ChecksumJob {
-            algorithms: &self.digest,
-            threads: self.parallel,
-            progress: Some(&listener),
-            cancel: Some(watch.cancel()),
-            ..ChecksumJob::default()
-        };
-        let digests = goldsmith::checksum(&disk, &job)?;
+        let mut checksum = goldsmith::Checksum::new(&disk)
+            .progress(&listener)
+            .cancel(watch.cancel());
+        for algorithm in self.digest {
+            checksum = checksum.digest(algorithm);
+        }
+        if let Some(threads) = self.parallel {
+            checksum = checksum.threads(threads);
+        }
+        let digests = checksum.run()?;
         watch.finish();
 
         let mut out = stdout().lock();
