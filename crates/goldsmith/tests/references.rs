@@ -32,7 +32,7 @@ fn open(path: &Path, references: References) -> Result<Chain> {
 }
 
 fn denied(path: &Path, references: References) -> String {
-    let error = open(path, references).err().expect("it was opened");
+    let error = open(path, references).expect_err("it was opened");
     assert_eq!(error.kind(), ErrorKind::Denied);
     error.report()
 }

@@ -112,7 +112,7 @@ fn what_is_allowed_may_lead_anywhere_but_not_to_what_has_no_end() {
     }
     for (name, what) in [("pipe", "a pipe"), ("/dev/zero", "a character device")] {
         let top = overlay(&folder, "images/top.qcow2", name);
-        let error = open(&top, References::Allow).err().expect("it was opened");
+        let error = open(&top, References::Allow).expect_err("it was opened");
         assert!(error.report().contains(what), "{error:?}");
     }
 }

@@ -70,7 +70,7 @@ fn read(chain: &Chain) -> Vec<u8> {
 
 #[track_caller]
 fn refused(path: &Path, references: References) -> (ErrorKind, String) {
-    let error = open(path, references).err().expect("it was opened");
+    let error = open(path, references).expect_err("it was opened");
     (error.kind(), error.report())
 }
 
