@@ -151,8 +151,13 @@ impl<'a> Measure<'a> {
             None => Some(convert.source()?),
         };
         let source = source.as_ref();
-        let (reference, behind) = convert.behind(&options)?.unzip();
-        convert.opener_of_source().all_open(&[])?;
+        // An estimate may not need the disk behind, and then that need not be there.
+        let is_later = !self.exact && options.text("backing_file").is_some();
+        let mut named = None;
+        if !is_later {
+            named = convert.behind(&options)?;
+            convert.opener_of_source().all_open(&[])?;
+        }
         let size = source.map(Chain::virtual_size).or(self.size);
         let virtual_size = convert.virtual_size(size.unwrap_or_default(), format)?;
         let mut spec = convert.spec(format, virtual_size, options);
@@ -173,6 +178,11 @@ impl<'a> Measure<'a> {
             return Ok(Measurement::of(measured, None));
         }
 
+        if is_later {
+            named = convert.behind(&spec.options)?;
+            convert.opener_of_source().all_open(&[])?;
+        }
+        let (reference, behind) = named.unzip();
         spec.backing = reference;
         if spec.options.text("data_file").is_some() {
             spec.data = Some(void());
