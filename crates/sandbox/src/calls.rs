@@ -107,6 +107,7 @@ const LOOKING: &[c_long] = &[
 const OPENING: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchown,
+    libc::SYS_getdents64,
     libc::SYS_openat,
     libc::SYS_openat2,
     #[cfg(target_arch = "x86_64")]

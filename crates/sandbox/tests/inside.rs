@@ -359,6 +359,7 @@ fn first_half_leaves_files_and_nothing_else() {
             "make a file",
             "make a file without a name",
             "open the source again",
+            "list a directory",
             "cut a neighbour off",
             "rename a file elsewhere",
             "remove a file elsewhere",
