@@ -36,8 +36,7 @@ fn open(path: &Path, references: References) -> Result<Chain> {
 }
 
 fn denied(path: &Path) -> String {
-    let error = open(path, References::SameDirectory).err();
-    let error = error.expect("it was opened");
+    let error = open(path, References::SameDirectory).expect_err("it was opened");
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
     error.report()
 }
@@ -203,7 +202,7 @@ fn image_is_listed_whatever_it_names() {
     snapshots.take("one").unwrap();
     assert_eq!(snapshots.list().unwrap().len(), 1);
     let chosen = opener(References::Deny).snapshot(SnapshotName::IdOrName("one".into()));
-    let error = chosen.open(&top, Some("qcow2")).err().unwrap();
+    let error = chosen.open(&top, Some("qcow2")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
 }
 
