@@ -1,6 +1,6 @@
 //! Who works on what: ranges in guest order, holes left out.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{Chain, GuestRange, Result, align_down};
 
@@ -122,9 +122,20 @@ impl<'a, W: Walk> Claims<'a, W> {
         self
     }
 
+    /// The same, but of the bytes from `start` on, which is where one of the claims starts or ends.
+    #[must_use]
+    pub(crate) fn from(self, start: u64) -> Self {
+        self.lock().cursor = start;
+        self
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The next claim, or `None` when there is nothing left or somebody stopped the work.
     pub(crate) fn next(&self) -> Result<Option<Claim>, W::Error> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.lock();
         if next.stopped || next.cursor == self.len {
             return Ok(None);
         }
@@ -156,10 +167,7 @@ impl<'a, W: Walk> Claims<'a, W> {
 
     /// Gives nothing out any more.
     pub(crate) fn stop(&self) {
-        self.next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stopped = true;
+        self.lock().stopped = true;
     }
 
     /// The start of the first claim at or after `start`, where one may start, that is not all hole;
@@ -276,6 +284,19 @@ mod tests {
             }]
         );
         assert_eq!(all(claims(0, &[])), []);
+    }
+
+    /// Whoever goes on does what would have been done.
+    #[test]
+    fn claims_from_a_later_start_are_the_later_ones() {
+        let data = [70..80, 130..140, 300..301, 900..1000];
+        let whole = all(claims(1000, &data));
+        for (nth, claim) in whole.iter().enumerate() {
+            let rest = all(claims(1000, &data).from(claim.range.end));
+            let pair = |claim: &Claim| (claim.hole, claim.range);
+            let expected: Vec<_> = whole[nth + 1..].iter().map(pair).collect();
+            assert_eq!(rest.iter().map(pair).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::cancel::Cancel;
 use crate::claim::{Claims, largest_unit};
 use crate::crew::{self, cores};
 use crate::digest::{Algorithm, Digest, Digests};
+use crate::milestone::{Finished, Milestones};
 use crate::progress::{Meter, Phase, Progress};
 use crate::rate::Bucket;
 use crate::sequencer::Sequencer;
@@ -39,6 +40,11 @@ pub struct Job<'a> {
     /// Most bytes per second that are written to the target; zeros that it only has to note and
     /// blocks that are shared are none. Default: no limit.
     pub rate: Option<NonZeroU64>,
+    /// Where to begin: the target has what stands before, from an earlier run of the same job that
+    /// told this [milestone](Milestones). Default: 0.
+    pub start: u64,
+    /// Told from time to time how much is done.
+    pub milestones: Option<Milestones<'a>>,
     /// Told after each claim, from any worker.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Stops the job when raised.
@@ -70,6 +76,8 @@ impl Default for Job<'_> {
             behind: Behind::Nothing,
             digests: &[],
             rate: None,
+            start: 0,
+            milestones: None,
             progress: None,
             cancel: None,
         }
@@ -99,8 +107,9 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The first error of source or sink, after which the sink is dropped and so never commits;
-/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source, or if it
-/// covers something that the job does not name, or the other way round.
+/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source, if it covers
+/// something that the job does not name, or the other way round, or if a checksum is wanted of a
+/// source whose start is not read.
 ///
 /// # Cost
 /// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB) and as much again for
@@ -112,6 +121,13 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     if len < source_len {
         return Err(Error::usage(format!(
             "the source has {source_len} bytes, the target only {len}"
+        )));
+    }
+
+    if job.start > len || !job.digests.is_empty() && job.start > 0 {
+        let start = job.start;
+        return Err(Error::usage(format!(
+            "the job begins at {start}, which is behind the disk or leaves no checksum of it"
         )));
     }
 
@@ -141,8 +157,9 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         true => largest_unit([source]).max(unit),
         false => step,
     };
-    let claims = Claims::new(len, step, align, job.cancel, &disk);
+    let claims = Claims::new(len, step, align, job.cancel, &disk).from(job.start);
     let claims = claims.with_holes_of(digests.most_zeros());
+    let finished = Finished::new(job.milestones, job.start);
     let shared = Shared {
         source: &disk,
         sink: &*sink,
@@ -152,6 +169,9 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         sparse: job.sparse,
         bucket: job.rate.map(|rate| Bucket::new(rate.get(), job.cancel)),
     };
+    if job.start > 0 {
+        shared.meter.add(job.start, 0);
+    }
     let standby = Standby::default();
     let stop = || {
         claims.stop();
@@ -171,6 +191,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
                 break;
             };
             let looked = worker.run(&claim)?;
+            finished.add(claim.hole.start, claim.range.end)?;
             if looked {
                 standby.call();
             }

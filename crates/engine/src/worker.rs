@@ -1,8 +1,8 @@
 //! One worker's share of a conversion: a claim at a time, from the source into the sink.
 
 use goldsmith_block::{
-    Demand, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer, ZeroPolicy, align_up,
-    is_zero,
+    Demand, Error, ErrorKind, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer,
+    ZeroPolicy, align_up, is_zero,
 };
 
 use crate::buffer::Buffer;
@@ -277,8 +277,8 @@ impl<'a> Worker<'a> {
             Placement::Identity => reserve(sink, demands, zeroes, slots),
             Placement::Allocated => sequencer
                 .turn(ticket, || reserve(sink, demands, zeroes, slots))
-                // Somebody else failed and says why; there is nothing left to do here.
-                .unwrap_or(Ok(())),
+                // Somebody else failed and says why, but this claim is not done either.
+                .unwrap_or_else(|| Err(Error::new(ErrorKind::Cancelled, "another worker failed"))),
         }
     }
 
