@@ -165,7 +165,8 @@ impl FileStorage {
         self
     }
 
-    /// A file that was just created, empty, and will be known as `name`.
+    /// A file that this program has created, now or when it ran before, and that will be known as
+    /// `name`.
     pub(crate) fn created(file: File, name: String) -> Result<Self> {
         let metadata = file.metadata().map_err(|source| {
             let error = E::Open { source };
@@ -176,7 +177,7 @@ impl FileStorage {
             id: Nature::File.id(&metadata),
             nature: Nature::File,
             file: Lockable(file),
-            len: AtomicU64::new(0),
+            len: AtomicU64::new(metadata.len()),
             blank: true,
             cache: Cache::default(),
             writing: Mutex::new(()),

@@ -8,6 +8,7 @@
 //!  MemoryStorage ──────► StorageMut   a buffer
 //!  MmapStorage ────────► Storage      a mapped file, opt-in and unsafe
 //!  Rehearsal ──────────► StorageMut   any of them as it would be, which is only read
+//!  Unfinished ─────────► StorageMut   a part of a new file that somebody goes on with
 //!  Window ─────────────► the same     a part of any of them
 //!  VoidStorage ────────► StorageMut   nothing but a length
 //! ```
@@ -46,6 +47,7 @@ mod mmap;
 mod rehearsal;
 mod sys;
 mod target;
+mod unfinished;
 mod void;
 mod window;
 
@@ -57,5 +59,6 @@ pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;
 pub use rehearsal::Rehearsal;
 pub use target::Target;
+pub use unfinished::Unfinished;
 pub use void::VoidStorage;
 pub use window::Window;

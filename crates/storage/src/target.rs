@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{Error, Result, StorageId, StorageMut};
+use goldsmith_block::{Error, Result, Storage, StorageId, StorageMut};
 use tempfile::TempPath;
 
 use crate::FileStorage;
@@ -78,11 +78,88 @@ impl Target {
         Self::prepare(path, &name, cache, sys::create_unnamed).map_err(|error| error.in_file(name))
     }
 
+    /// As [`create`](Self::create), but until it is published the file has the name
+    /// `.NAME.goldsmith-partial`, and once it is to be [kept](Self::keep) it stays under it, whatever
+    /// becomes of this target. One that is there is opened as it is.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create), and of [`lock`](crate::lock()) if another process writes to
+    /// that file.
+    pub fn resumable(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.to_string_lossy().into_owned();
+        let target = Self::prepare_with(path, &name, |path, parent, mode| {
+            let mut partial = OsString::from_vec(hidden(path));
+            partial.push("partial");
+            let partial = parent.join(partial);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(mode)
+                .custom_flags(sys::OPEN_AT_ONCE | sys::OPEN_ITSELF)
+                .open(&partial)?;
+            Nature::of(&file.metadata()?).map_err(io::Error::other)?;
+            let mut draft = TempPath::try_from_path(partial)?;
+            // Not before it is known that nobody else is at work on it.
+            draft.disable_cleanup(true);
+            Ok((file, Some(draft)))
+        })
+        .and_then(|mut target| {
+            if let Place::New { draft, .. } = &mut target.place {
+                lock(&*target.storage, Use::Write)?;
+                let is_empty = target.storage.is_empty();
+                draft
+                    .iter_mut()
+                    .for_each(|it| it.disable_cleanup(!is_empty));
+            }
+            Ok(target)
+        });
+        target.map_err(|error| error.in_file(name))
+    }
+
+    /// Leaves the file of a [resumable](Self::resumable) target under its own name if it is not
+    /// published. By default it goes, if it was empty when it was opened.
+    pub fn keep(&mut self) {
+        if let Place::New {
+            draft: Some(draft), ..
+        } = &mut self.place
+        {
+            draft.disable_cleanup(true);
+        }
+    }
+
     fn prepare(
         path: &Path,
         name: &str,
         cache: Cache,
         create_unnamed: fn(&Path, u32) -> io::Result<File>,
+    ) -> Result<Self> {
+        Self::prepare_with(path, name, |path, parent, mode| {
+            match create_unnamed(parent, mode) {
+                Ok(file) => Ok((file, None)),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    let (file, draft) = beside(path, parent, |at| {
+                        OpenOptions::new()
+                            .read(true)
+                            .write(true)
+                            .create_new(true)
+                            .mode(mode)
+                            .open(at)
+                    })?;
+                    Ok((file, Some(draft)))
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// `create` makes the file, given the path of the target, its directory and a mode.
+    fn prepare_with(
+        path: &Path,
+        name: &str,
+        create: impl FnOnce(&Path, &Path, u32) -> io::Result<(File, Option<TempPath>)>,
     ) -> Result<Self> {
         let cannot_create = |source| E::Create { source };
         let path = follow(path).map_err(|source| E::Open { source })?;
@@ -112,22 +189,7 @@ impl Target {
         let directory = File::open(&parent).map_err(cannot_create)?;
         // Nobody may read through the draft what they may not read through the old file.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
-        let (file, draft) = match create_unnamed(&parent, mode) {
-            Ok(file) => (file, None),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                let (file, draft) = beside(&path, &parent, |at| {
-                    OpenOptions::new()
-                        .read(true)
-                        .write(true)
-                        .create_new(true)
-                        .mode(mode)
-                        .open(at)
-                })
-                .map_err(cannot_create)?;
-                (file, Some(draft))
-            }
-            Err(error) => return Err(cannot_create(error).into()),
-        };
+        let (file, draft) = create(&path, &parent, mode).map_err(cannot_create)?;
         if let Some(old) = &old {
             inherit(&file, old).map_err(cannot_create)?;
         }
@@ -266,14 +328,17 @@ fn beside<T>(
     parent: &Path,
     make: impl FnMut(&Path) -> io::Result<T>,
 ) -> io::Result<(T, TempPath)> {
-    let mut prefix = b".".to_vec();
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    prefix.extend(&name[..name.len().min(NAME)]);
-    prefix.extend(b".goldsmith-");
     tempfile::Builder::new()
-        .prefix(&OsString::from_vec(prefix))
+        .prefix(&OsString::from_vec(hidden(path)))
         .make_in(parent, make)
         .map(tempfile::NamedTempFile::into_parts)
+}
+
+/// How the names of files begin that are going to be `path`.
+fn hidden(path: &Path) -> Vec<u8> {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let name = &name[..name.len().min(NAME)];
+    [b".", name, b".goldsmith-"].concat()
 }
 
 /// Gives `file` the owner and the mode of the file that it is going to replace.

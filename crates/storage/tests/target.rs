@@ -269,3 +269,49 @@ fn any_name_will_do() {
     }
     assert_eq!(names(directory.path()).len(), 4);
 }
+
+#[test]
+fn resumable_target_is_found_as_it_was_left() {
+    let directory = directory();
+    let path = directory.path().join("disk");
+    let mut target = Target::resumable(&path).unwrap();
+    let id = target.storage().id();
+    target.storage().write_at(0, b"gol").unwrap();
+    target.keep();
+    let busy = Target::resumable(&path).unwrap_err();
+    assert_eq!(busy.path(), path.to_str());
+    let report = busy.report();
+    assert!(
+        report.ends_with("is another process using the image?"),
+        "{report}"
+    );
+    drop(target);
+    assert_eq!(names(directory.path()), [".disk.goldsmith-partial"]);
+
+    let target = Target::resumable(&path).unwrap();
+    assert_eq!((target.storage().id(), target.storage().len()), (id, 3));
+    assert!(target.storage().is_blank());
+    target.storage().write_at(3, b"den").unwrap();
+    target.publish().unwrap();
+    assert_eq!(names(directory.path()), ["disk"]);
+    assert_eq!(fs::read(&path).unwrap(), b"golden");
+}
+
+#[test]
+fn resumable_target_that_nobody_keeps_goes_if_it_was_empty() {
+    let directory = directory();
+    let path = directory.path().join("disk");
+    let target = Target::resumable(&path).unwrap();
+    target.storage().write_at(0, b"gol").unwrap();
+    drop(target);
+    assert!(names(directory.path()).is_empty());
+    let partial = directory.path().join(".disk.goldsmith-partial");
+    fs::write(&partial, b"gol").unwrap();
+    drop(Target::resumable(&path).unwrap());
+    assert_eq!(names(directory.path()), [".disk.goldsmith-partial"]);
+    // Whoever can make links here must not have us write elsewhere.
+    fs::rename(&partial, directory.path().join("other")).unwrap();
+    symlink(directory.path().join("other"), &partial).unwrap();
+    Target::resumable(&path).unwrap_err();
+    assert_eq!(fs::read(directory.path().join("other")).unwrap(), b"gol");
+}

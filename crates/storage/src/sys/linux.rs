@@ -23,6 +23,8 @@ use crate::device::Nature;
 
 /// Flags for opening whatever stands under a name without waiting for another process (a pipe).
 pub(crate) const OPEN_AT_ONCE: i32 = OFlags::NONBLOCK.bits() as i32;
+/// Flags for opening what stands under a name itself, not what it points to.
+pub(crate) const OPEN_ITSELF: i32 = OFlags::NOFOLLOW.bits() as i32;
 /// Flags for opening a block device that nothing else has mounted or opened in this way.
 pub(crate) const OPEN_ALONE: i32 = OFlags::EXCL.bits() as i32;
 

@@ -17,6 +17,7 @@ use crate::beneath::step_by_step;
 
 pub(crate) const OPEN_AT_ONCE: i32 = 0;
 pub(crate) const OPEN_ALONE: i32 = 0;
+pub(crate) const OPEN_ITSELF: i32 = 0;
 /// There is no way to look without opening; but that does not wait.
 pub(crate) const LOOK: OFlags = OFlags::NONBLOCK;
 
