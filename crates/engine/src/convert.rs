@@ -164,14 +164,11 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         source: &disk,
         sink: &*sink,
         sequencer: Sequencer::default(),
-        meter: Meter::new(Phase::Copy, len, job.progress),
+        meter: Meter::going_on(Phase::Copy, job.start, len, job.progress),
         digests,
         sparse: job.sparse,
         bucket: job.rate.map(|rate| Bucket::new(rate.get(), job.cancel)),
     };
-    if job.start > 0 {
-        shared.meter.add(job.start, 0);
-    }
     let standby = Standby::default();
     let stop = || {
         claims.stop();

@@ -71,9 +71,19 @@ impl<'a> Meter<'a> {
         total: u64,
         listener: Option<&'a (dyn Fn(Progress) + Sync)>,
     ) -> Self {
+        Self::going_on(phase, 0, total, listener)
+    }
+
+    /// Of a phase that goes on with `done` bytes behind it.
+    pub(crate) fn going_on(
+        phase: Phase,
+        done: u64,
+        total: u64,
+        listener: Option<&'a (dyn Fn(Progress) + Sync)>,
+    ) -> Self {
         let meter = Self {
             phase,
-            done: AtomicU64::new(0),
+            done: AtomicU64::new(done),
             data: AtomicU64::new(0),
             total,
             listener,

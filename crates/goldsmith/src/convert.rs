@@ -16,10 +16,14 @@ use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::proof::{Made, Proof};
 use crate::reference::{behind, data_file};
+use crate::resume::{Resume, Work};
 use crate::salvage::{Loss, Losses, Salvage};
 use crate::secret::Secrets;
 use crate::splice::Splice;
 use crate::{Cloud, Opener, ovf, registry};
+
+/// First byte and end of what is converted, if that is all.
+const WHOLE: (u64, u64) = (0, u64::MAX);
 
 /// A conversion, to be described and then [`run`](Self::run).
 ///
@@ -68,6 +72,7 @@ pub struct Convert<'a> {
     identity: Identity,
     timestamp: Option<u64>,
     pub(crate) proof: Proof,
+    resume: Option<Resume>,
     job: Job<'a>,
 }
 
@@ -114,7 +119,7 @@ impl<'a> Convert<'a> {
                 opener: Opener::new(),
                 format: None,
             }],
-            part: (0, u64::MAX),
+            part: WHOLE,
             target: target.as_ref().to_owned(),
             target_format: "raw".into(),
             options: Vec::new(),
@@ -131,6 +136,7 @@ impl<'a> Convert<'a> {
             identity: Identity::default(),
             timestamp: None,
             proof: Proof::default(),
+            resume: None,
             job: Job::default(),
         }
     }
@@ -340,6 +346,32 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Makes the work one that can be gone on with after it was cut off, by an error, the end of the
+    /// process or a power cut: how far it has come is written to the file `journal`, and the
+    /// unfinished target stays beside its name as `.NAME.goldsmith-partial`. If the journal is there
+    /// already, the work is gone on with: what is done is not read again, and the target becomes
+    /// what it would have become otherwise, byte for byte. At the end both files are gone.
+    ///
+    /// It must be the same conversion, but for the number of workers: if a source file or an option
+    /// is another one by now, [`run`](Self::run) fails with `Usage`. Not for what has no place of its
+    /// own in one file: a target on a device or with a data file, encrypted, preallocated (but for
+    /// qcow2 metadata) or an archive, bitmaps, a [digest](Self::digest); nor for a source on a device.
+    #[must_use]
+    pub fn resume(mut self, journal: impl AsRef<Path>) -> Self {
+        self.resume = Some(Resume::new(journal.as_ref()));
+        self
+    }
+
+    /// Sets after how many bytes of the disk a conversion with a [journal](Self::resume) makes sure of
+    /// what is done, which is what it may have to do again. Default: 256 MiB.
+    #[must_use]
+    pub fn milestone(mut self, bytes: u64) -> Self {
+        if let Some(resume) = &mut self.resume {
+            resume.every = bytes;
+        }
+        self
+    }
+
     /// Sets whom to tell how far the work has come; called often, from any worker.
     #[must_use]
     pub fn progress(mut self, listener: &'a (dyn Fn(Progress) + Sync)) -> Self {
@@ -364,6 +396,9 @@ impl<'a> Convert<'a> {
     /// [read back](Self::verify) is not what was written.
     pub fn run(&self) -> Result<Converted> {
         if let Some(opener) = &self.existing {
+            if self.resume.is_some() {
+                return Err(cannot_resume("a conversion into an image that stands"));
+            }
             return self.write_into(opener);
         }
         let format = self.format()?;
@@ -376,6 +411,20 @@ impl<'a> Convert<'a> {
         let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
         spec.backing = reference;
+        if let Some(resume) = &self.resume {
+            self.must_be_resumable(data_file.is_some())?;
+            let outcome = resume.run(Work {
+                target: &self.target,
+                format,
+                source: &source,
+                behind: behind.as_ref(),
+                spec,
+                job: self.job(behind.as_ref().map_or(Behind::Nothing, Behind::Disk)),
+                wishes: self.wishes(),
+                opener: self.opener_of_source(),
+            })?;
+            return Ok(self.converted(&disks, &source, virtual_size, outcome));
+        }
 
         let name = self.target.to_string_lossy();
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
@@ -431,16 +480,65 @@ impl<'a> Convert<'a> {
         target.publish()?;
         let (losses, lost) = losses.all();
         Ok(Converted {
-            virtual_size: spec.virtual_size,
             file_len,
-            data: outcome.data,
-            digests: outcome.digests,
             file_digests,
             verified: self.proof.verify,
             lost,
             losses,
-            warnings: self.warnings(&disks, &source, virtual_size),
+            ..self.converted(&disks, &source, virtual_size, outcome)
         })
+    }
+
+    fn converted(
+        &self,
+        disks: &[Chain],
+        source: &Chain,
+        virtual_size: u64,
+        outcome: Outcome,
+    ) -> Converted {
+        Converted {
+            virtual_size,
+            file_len: outcome.committed.file_len,
+            data: outcome.data,
+            digests: outcome.digests,
+            file_digests: Vec::new(),
+            verified: false,
+            lost: 0,
+            losses: Vec::new(),
+            warnings: self.warnings(disks, source, virtual_size),
+        }
+    }
+
+    /// What was asked for, as far as the target's bytes depend on it: a line each.
+    fn wishes(&self) -> Vec<String> {
+        let cloud = self.cloud.map(|cloud| cloud.name);
+        vec![
+            format!("target {:?}", std::path::absolute(&self.target)),
+            format!("format {}, for {cloud:?}", self.target_format),
+            format!("options {:?}, compress {}", self.options, self.compress),
+            format!("sparse {}, share {}", self.job.sparse, self.job.share),
+            format!("identity {:?}, created {:?}", self.identity, self.timestamp),
+            format!("opened {:?}", self.sources[0].opener.wishes()),
+        ]
+    }
+
+    /// Fails if something is wanted for which all must be done at once.
+    fn must_be_resumable(&self, has_data_file: bool) -> Result<()> {
+        let wanted = [
+            (has_data_file, "a target with a data file"),
+            (self.bitmaps != Bitmaps::None, "a target with bitmaps"),
+            (self.sources.len() > 1, "a conversion of several sources"),
+            (self.part != WHOLE, "a conversion of a part of the source"),
+            (self.salvage, "a conversion that salvages"),
+            (
+                self.proof.is_wanted(),
+                "a conversion with digests or a look back",
+            ),
+        ];
+        match wanted.into_iter().find(|(wanted, _)| *wanted) {
+            Some((_, what)) => Err(cannot_resume(what)),
+            None => Ok(()),
+        }
     }
 
     /// Whether a target of this format is written in one pass, front to back.
@@ -644,6 +742,10 @@ impl<'a> Convert<'a> {
         ))
         .in_file(self.sources[0].path.to_string_lossy()))
     }
+}
+
+fn cannot_resume(what: &str) -> Error {
+    Error::unsupported(format!("{what} cannot be gone on with (--resume)"))
 }
 
 /// Prepares to write `path`, which must be no file of the disks that are `read`.

@@ -96,6 +96,7 @@ mod rebase;
 mod reference;
 mod registry;
 mod resize;
+mod resume;
 mod salvage;
 mod secret;
 mod snapshot;

@@ -172,6 +172,11 @@ impl Opener {
         self
     }
 
+    /// What decides which disk an image shows, but for the files themselves; to be compared.
+    pub(crate) fn wishes(&self) -> impl std::fmt::Debug {
+        (&self.snapshot, &self.backing_format, &self.options)
+    }
+
     /// Tells other processes that `storage` is read, and must not be written meanwhile.
     pub(crate) fn lock(&self, storage: &dyn Storage) -> Result<()> {
         match self.force_share {

@@ -88,7 +88,7 @@ impl Target {
     pub fn resumable(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
-        let target = Self::prepare_with(path, &name, |path, parent, mode| {
+        let target = Self::prepare_with(path, &name, Cache::default(), |path, parent, mode| {
             let mut partial = OsString::from_vec(hidden(path));
             partial.push("partial");
             let partial = parent.join(partial);
@@ -136,8 +136,11 @@ impl Target {
         cache: Cache,
         create_unnamed: fn(&Path, u32) -> io::Result<File>,
     ) -> Result<Self> {
-        Self::prepare_with(path, name, |path, parent, mode| {
-            match create_unnamed(parent, mode) {
+        Self::prepare_with(
+            path,
+            name,
+            cache,
+            |path, parent, mode| match create_unnamed(parent, mode) {
                 Ok(file) => Ok((file, None)),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     let (file, draft) = beside(path, parent, |at| {
@@ -151,14 +154,15 @@ impl Target {
                     Ok((file, Some(draft)))
                 }
                 Err(error) => Err(error),
-            }
-        })
+            },
+        )
     }
 
     /// `create` makes the file, given the path of the target, its directory and a mode.
     fn prepare_with(
         path: &Path,
         name: &str,
+        cache: Cache,
         create: impl FnOnce(&Path, &Path, u32) -> io::Result<(File, Option<TempPath>)>,
     ) -> Result<Self> {
         let cannot_create = |source| E::Create { source };

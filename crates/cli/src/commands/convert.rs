@@ -163,6 +163,17 @@ pub(crate) struct Convert {
     #[arg(short = 'r', long, value_name = "RATE", value_parser = size)]
     rate: Option<u64>,
 
+    /// Keep in this file how far the work has come, and go on from there if the file is there already:
+    /// after an error, a kill or a power cut. The target becomes the same as without a cut. Until it
+    /// is complete it stands beside its name as .NAME.goldsmith-partial; at the end both are gone
+    #[arg(long, value_name = "JOURNAL")]
+    resume: Option<PathBuf>,
+
+    /// With --resume, make sure of what is done each time so much of the disk is: that much may have to
+    /// be done again
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256M", requires = "resume")]
+    milestone: u64,
+
     /// Threads; by default one per core
     #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
     parallel: Option<NonZeroUsize>,
@@ -301,6 +312,9 @@ impl Convert {
             convert = convert.uuid(uuid);
         } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
             convert = convert.uuid_from_name();
+        }
+        if let Some(journal) = &self.resume {
+            convert = convert.resume(journal).milestone(self.milestone);
         }
         let done = self.proving.of(convert).run();
         let done = done.map_err(|error| match self.no_create {

@@ -11,6 +11,7 @@ mod calls;
 mod disks;
 mod itself;
 mod killed;
+mod resumed;
 mod writers;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,368 @@
+//! Going on with a conversion that was cut off.
+//!
+//! The target's unfinished file stays beside its name, and a [journal](journal) says up to which
+//! offset of the disk all is stored in it, and which places were asked for before that. Because
+//! places are handed out in guest order, a new sink that is asked for the same ones again knows
+//! what the old one knew, without a byte of the source being read; all behind is done as if nobody
+//! had begun with it. So the target is, byte for byte, what it would have been.
+
+mod journal;
+mod noted;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use goldsmith_block::{
+    Chain, Committed, CreateSpec, Error, ErrorKind, Format, Layer, Placement, Result, Sink,
+    Storage, StorageId, StorageMut,
+};
+use goldsmith_engine::{Crc32, Job, Milestones, Outcome};
+use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage};
+
+use crate::Opener;
+use crate::convert::refuse_source;
+use crate::reference::directory_of;
+use journal::{Journal, Place, header};
+use noted::{Noted, Notes};
+
+/// Bytes of the disk after which a conversion makes sure of what is done, unless it is told
+/// otherwise. [ours] At the speed of a fast disk that is a few times in a second.
+const EVERY: u64 = 256 << 20;
+/// Bytes at the start of a source file that are looked at to see whether it is the same.
+const HEAD: u64 = 1 << 20;
+/// How the last of the facts in a journal begin: what was decided when the work began.
+const DECIDED: [&str; 3] = ["uuid ", "timestamp ", "file "];
+
+/// How a conversion is to be one that can be gone on with.
+#[derive(Clone, Debug)]
+pub(crate) struct Resume {
+    journal: PathBuf,
+    /// Bytes of the disk.
+    pub(crate) every: u64,
+}
+
+/// A conversion as far as it is known before its target is opened.
+pub(crate) struct Work<'a> {
+    pub(crate) target: &'a Path,
+    pub(crate) format: &'a dyn Format,
+    pub(crate) source: &'a Chain,
+    pub(crate) behind: Option<&'a Chain>,
+    pub(crate) spec: CreateSpec,
+    pub(crate) job: Job<'a>,
+    /// What the caller asked for, a line each.
+    pub(crate) wishes: Vec<String>,
+    /// Who is told when everything is open.
+    pub(crate) opener: &'a Opener,
+}
+
+impl Resume {
+    pub(crate) fn new(journal: &Path) -> Self {
+        Self {
+            journal: journal.to_owned(),
+            every: EVERY,
+        }
+    }
+
+    /// Does `work`, or what is left of it, and forgets the journal.
+    pub(crate) fn run(&self, mut work: Work<'_>) -> Result<Outcome> {
+        let facts = work.facts()?;
+        let name = work.target.to_string_lossy();
+        let mut target = Target::resumable(work.target)?;
+        let read = [Some(work.source), work.behind];
+        refuse_source(work.target, target.id(), read.into_iter().flatten())?;
+        target.lock()?;
+        let directories = [directory_of(work.target), directory_of(&self.journal)];
+        let directories = directories.map(|path| path.join(""));
+        let partial = target.storage();
+        let StorageId::File { ino: file, .. } = partial.id() else {
+            let text = "a conversion into a device cannot be gone on with";
+            return Err(Error::unsupported(text).in_file(name));
+        };
+        self.must_be_apart(work.target, partial.id())?;
+        let (outcome, journal) = match self.open()? {
+            None => {
+                if !partial.is_empty() {
+                    return Err(Error::usage(left(work.target)).in_file(name));
+                }
+                // The file stays empty as long as no journal tells of it.
+                let trial = work.create(Arc::new(VoidStorage::new(&*name, 0)))?;
+                must_be_plain(&*trial).map_err(|error| error.in_file(name))?;
+                let mut journal = self.begin(facts, &work.spec, file)?;
+                target.keep();
+                let sink = work.create(Arc::clone(&partial))?;
+                work.opener.all_open(&directories)?;
+                let outcome = pour(&work, sink, &*partial, &mut journal, self.every)?;
+                (outcome, journal)
+            }
+            Some((written, mut journal)) => {
+                let begun = self.compare(&facts, &written)?;
+                if begun.file != file {
+                    let done = published(&target, work.target, begun.file).ok_or_else(|| {
+                        self.refuse(
+                            "the unfinished file is gone; remove the journal to begin again",
+                        )
+                    })?;
+                    return self.forget(&journal, done);
+                }
+                target.keep();
+                (work.spec.uuid, work.spec.timestamp) = (begun.uuid, begun.timestamp);
+                let unfinished = Arc::new(Unfinished::new(Arc::clone(&partial)));
+                let sink = work.create(Arc::clone(&unfinished) as _)?;
+                retrace(&*sink, &unfinished, &journal)?;
+                work.opener.all_open(&directories)?;
+                let outcome = pour(&work, sink, &*partial, &mut journal, self.every)?;
+                (outcome, journal)
+            }
+        };
+        target.publish()?;
+        self.forget(&journal, outcome)
+    }
+
+    /// Fails if the journal would be the target, or its unfinished file.
+    fn must_be_apart(&self, target: &Path, partial: StorageId) -> Result<()> {
+        let path = |path| std::path::absolute(path).ok();
+        let is_partial = FileStorage::open(&self.journal).is_ok_and(|it| it.id() == partial);
+        if is_partial || path(&*self.journal) == path(target) {
+            return Err(self.refuse("the journal cannot be the target itself"));
+        }
+        Ok(())
+    }
+
+    /// The journal with its facts, if there is one.
+    fn open(&self) -> Result<Option<(Vec<String>, Journal)>> {
+        match std::fs::metadata(&self.journal) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Ok(metadata) if metadata.is_file() && metadata.len() == 0 => return Ok(None),
+            _ => {}
+        }
+        let storage = Arc::new(FileStorage::edit(&self.journal)?);
+        Journal::open(storage, DECIDED[2]).map(Some)
+    }
+
+    /// Begins a journal, all at once.
+    fn begin(&self, mut facts: Vec<String>, spec: &CreateSpec, file: u64) -> Result<Journal> {
+        let values = [
+            spec.uuid.to_string(),
+            spec.timestamp.to_string(),
+            file.to_string(),
+        ];
+        facts.extend(
+            DECIDED
+                .iter()
+                .zip(values)
+                .map(|(name, value)| format!("{name}{value}")),
+        );
+        let target = Target::create(&self.journal)?;
+        target.storage().write_at(0, header(&facts).as_bytes())?;
+        target.publish()?;
+        let storage = Arc::new(FileStorage::edit(&self.journal)?);
+        Ok(Journal::open(storage, DECIDED[2])?.1)
+    }
+
+    /// What was decided when the work began, of which `written` tells; it must be this work.
+    fn compare(&self, facts: &[String], written: &[String]) -> Result<Begun> {
+        let (then, decided) = written.split_at(written.len().saturating_sub(DECIDED.len()));
+        let differs = |(now, then): &(&String, &String)| now != then;
+        if let Some((now, then)) = facts.iter().zip(then).find(differs) {
+            let text =
+                format!("the journal is of another conversion: [{then}], and this is [{now}]");
+            return Err(self.refuse(text));
+        }
+        if facts.len() != then.len() {
+            return Err(self.refuse("the journal is of another conversion, of other files"));
+        }
+        let value = |nth: usize| decided.get(nth)?.strip_prefix(DECIDED[nth]);
+        let begun = || {
+            Some(Begun {
+                uuid: value(0)?.parse().ok()?,
+                timestamp: value(1)?.parse().ok()?,
+                file: value(2)?.parse().ok()?,
+            })
+        };
+        begun().ok_or_else(|| self.refuse("the journal does not say how the work began"))
+    }
+
+    /// Removes the journal of a work that is done.
+    fn forget(&self, journal: &Journal, outcome: Outcome) -> Result<Outcome> {
+        let failed =
+            |error| Error::new(ErrorKind::Io, error).in_file(self.journal.to_string_lossy());
+        // By whatever name, what stands there may be something else by now.
+        if std::fs::metadata(&self.journal).is_ok_and(|it| is_of(&it, journal.id())) {
+            std::fs::remove_file(&self.journal).map_err(failed)?;
+        }
+        Ok(outcome)
+    }
+
+    fn refuse(&self, text: impl Into<String>) -> Error {
+        Error::usage(text.into()).in_file(self.journal.to_string_lossy())
+    }
+}
+
+/// Whether the file with the `metadata` is `id`.
+fn is_of(metadata: &std::fs::Metadata, id: StorageId) -> bool {
+    matches!(id, StorageId::File { dev, ino, .. } if (dev, ino) == (metadata.dev(), metadata.ino()))
+}
+
+/// What was decided when a work began, and holds for all of it.
+struct Begun {
+    uuid: uuid::Uuid,
+    timestamp: u64,
+    /// The inode of the unfinished file.
+    file: u64,
+}
+
+impl Work<'_> {
+    /// All that the target's bytes depend on, a line each.
+    fn facts(&self) -> Result<Vec<String>> {
+        // Another version may lay images out in another way.
+        let mut facts = vec![format!("version {}", env!("CARGO_PKG_VERSION"))];
+        facts.extend(self.wishes.iter().cloned());
+        facts.push(format!("disk of {} bytes", self.spec.virtual_size));
+        for (what, chain) in [("source", Some(self.source)), ("behind", self.behind)] {
+            for layer in chain.into_iter().flat_map(Chain::layers) {
+                facts.push(layer_fact(what, &**layer)?);
+                if layer.data_storage().id() != layer.storage().id() {
+                    facts.push(file_fact("data", &**layer.data_storage())?);
+                }
+            }
+        }
+        Ok(facts)
+    }
+
+    fn create(&self, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Sink>> {
+        let sink = self.format.create(storage, &self.spec);
+        sink.map_err(|error| error.in_file(self.target.to_string_lossy()))
+    }
+}
+
+fn layer_fact(what: &str, layer: &dyn Layer) -> Result<String> {
+    let (info, file) = (layer.info(), file_fact(what, &**layer.storage())?);
+    Ok(format!(
+        "{file}: {}, a disk of {} bytes",
+        info.format, info.virtual_size
+    ))
+}
+
+/// Which file it is and when it was changed last; something of its content, too, because times can
+/// be set.
+fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
+    let name = storage.name();
+    let failed = |error| Error::new(ErrorKind::Io, error).in_file(name);
+    let Some(file) = storage.file() else {
+        let text =
+            "it is no file, so nobody could tell whether it was changed before the rest is done";
+        return Err(Error::unsupported(text).in_file(name));
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    let mut head = vec![0; HEAD.min(storage.len()) as usize];
+    storage.read_at(0, &mut head)?;
+    Ok(format!(
+        "{what} {:?}, inode {}, {} bytes, changed {}.{:09}, head {:08x}",
+        std::path::absolute(name).map_err(failed)?,
+        metadata.ino(),
+        storage.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        Crc32::of(&head).value()
+    ))
+}
+
+/// What came of a work that was cut off between its last two steps: `file` has its name already.
+fn published(target: &Target, path: &Path, file: u64) -> Option<Outcome> {
+    let Some(StorageId::File { ino, .. }) = target.id() else {
+        return None;
+    };
+    let metadata = std::fs::metadata(path).ok().filter(|_| ino == file)?;
+    Some(Outcome {
+        committed: Committed {
+            file_len: metadata.len(),
+        },
+        data: 0,
+        digests: Vec::new(),
+    })
+}
+
+/// Fails if bytes do not stand in the target's file as they are on the disk, once and for all.
+fn must_be_plain(sink: &dyn Sink) -> Result<()> {
+    if sink.slots_in().is_some() {
+        return Ok(());
+    }
+    let text = "a target that is encrypted, preallocated or an archive cannot be gone on with";
+    Err(Error::unsupported(text))
+}
+
+/// What to say of an unfinished file without a journal.
+fn left(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let directory = directory_of(target).join(format!(".{name}.goldsmith-partial"));
+    format!(
+        "an unfinished file of another conversion is there; name its journal, or remove '{}'",
+        directory.display()
+    )
+}
+
+/// Asks `sink` for what was asked for before all of that was stored.
+fn retrace(sink: &dyn Sink, unfinished: &Unfinished, journal: &Journal) -> Result<()> {
+    let profile = sink.profile();
+    let corrupt = || {
+        let text = "the journal tells of places that this disk does not have";
+        Error::corrupt(text).in_file(unfinished.name())
+    };
+    if journal.done > profile.virtual_size {
+        return Err(corrupt());
+    }
+    if profile.placement == Placement::Identity {
+        unfinished.reaches(journal.done);
+    }
+    let (mut at, mut slots) = (0, Vec::new());
+    journal.places(|places| {
+        for place in places {
+            let range = place.range();
+            if range.start < at || range.end > journal.done {
+                return Err(corrupt());
+            }
+            at = range.end;
+            match place {
+                Place::Demand(demand) => sink.reserve(&[*demand], &mut slots)?,
+                Place::Zeros(range) => sink.reserve_zeroes(*range)?,
+            }
+            for slot in slots.drain(..) {
+                let len = slot.packed.unwrap_or(slot.range.len());
+                unfinished.reaches(slot.host.saturating_add(len));
+            }
+        }
+        Ok(())
+    })?;
+    unfinished.go_on()
+}
+
+/// Does what is left of `work`, and writes down from time to time how far it is stored in `partial`.
+fn pour(
+    work: &Work<'_>,
+    sink: Box<dyn Sink>,
+    partial: &dyn StorageMut,
+    journal: &mut Journal,
+    every: u64,
+) -> Result<Outcome> {
+    let notes = Notes::default();
+    let start = journal.done;
+    let journal = Mutex::new(journal);
+    let reached = |done| {
+        partial.flush()?;
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.add(&notes.take(done), done)
+    };
+    let job = Job {
+        start,
+        milestones: Some(Milestones {
+            every,
+            reached: &reached,
+        }),
+        ..work.job
+    };
+    goldsmith_engine::convert(work.source, Box::new(Noted::new(sink, &notes)), &job)
+}
+
+#[cfg(test)]
+mod tests;
