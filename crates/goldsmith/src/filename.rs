@@ -14,8 +14,8 @@ use crate::registry;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageName {
-    /// The file. In an image a relative path counts from that image's directory. [ours] QEMU looks
-    /// for what is spelled `file:` or `json:` in the directory where it happens to run.
+    /// The file. In an image a relative path counts from that image's directory. (QEMU looks for what
+    /// is spelled `file:` or `json:` in the directory where it happens to run.)
     pub path: PathBuf,
     /// The format that the image is said to have.
     pub format: Option<String>,
@@ -25,7 +25,7 @@ pub struct ImageName {
     pub options: Vec<(String, String)>,
 }
 
-/// A part of a file that is an image of its own. [qemu] The options of its driver `raw`.
+/// A part of a file that is an image of its own, as in the options of QEMU's driver `raw`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The first byte of the file that belongs to it.
@@ -104,7 +104,7 @@ impl ImageName {
     }
 
     /// Reads pairs such as `driver` and `qcow2`, `file.filename` and a path; the last value of a key
-    /// counts. [qemu] `--image-opts`
+    /// counts, as in QEMU's `--image-opts`.
     ///
     /// # Errors
     /// `Usage` for a driver that is neither a format here nor a file, for an option of a file, or if

@@ -1,6 +1,6 @@
 //! How bytes go through the system's cache.
 
-/// What becomes of a file's bytes in memory. [qemu] Its cache modes, by what they promise.
+/// What becomes of a file's bytes in memory: QEMU's cache modes, by what they promise.
 ///
 /// Direct I/O is not used: it would force every table and every odd end of a disk into aligned
 /// buffers. Where QEMU uses it the pages are dropped from the cache after use instead, so they do not
