@@ -32,6 +32,7 @@ mod map;
 mod measure;
 mod mixes;
 mod names;
+mod page;
 mod phrases;
 mod progress;
 mod proof;
