@@ -1,7 +1,7 @@
-//! `docs/qemu-img.md`, held against what the programs say of themselves.
+//! `docs/qemu-img.md`, held against what both programs say of themselves.
 //!
-//! Every option in the help of an installed qemu-img has a row, and every row is about an option that
-//! there is.
+//! Every option in the help of an installed qemu-img has a row, every row is about an option that
+//! there is, and what is told as the same or better is an option of goldsmith.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,6 +86,13 @@ fn options_of_qemu_img(help: &str) -> BTreeSet<String> {
     options
 }
 
+/// All options that the help of goldsmith mentions.
+fn options_of_goldsmith(help: &str) -> BTreeSet<String> {
+    let words = help.split(|it: char| it.is_whitespace() || "[],|()".contains(it));
+    let words = words.map(bare).filter(|word| is_option(word));
+    words.map(str::to_owned).collect()
+}
+
 /// The subcommands that qemu-img lists.
 fn subcommands(folder: &Folder) -> Vec<String> {
     let help = folder.qemu_img_ok("--help");
@@ -149,4 +156,31 @@ fn every_row_says_same_or_better_and_how_or_refused_and_why() {
             );
         }
     }
+}
+
+#[test]
+fn what_is_the_same_or_better_is_known_to_goldsmith() {
+    let folder = Folder::new();
+    let mut missing = Vec::new();
+    for (name, rows) in page() {
+        let line = match &*name {
+            "all subcommands" => "--help".to_owned(),
+            name => format!("{name} --help"),
+        };
+        let done = folder.goldsmith(&line);
+        if done.status != 0 {
+            missing.push(format!("{name}: no such subcommand"));
+            continue;
+        }
+        let known = options_of_goldsmith(&done.stdout);
+        let rows = rows.iter().filter(|row| row.verdict != "refused");
+        for option in rows.flat_map(|row| &row.options) {
+            // Beginnings of long names are understood, too.
+            let begins = |known: &String| option.len() > 4 && known.starts_with(&**option);
+            if !known.contains(option) && !known.iter().any(begins) {
+                missing.push(format!("{name} {option}: unknown to goldsmith {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{}", missing.join("\n"));
 }
