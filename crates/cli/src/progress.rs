@@ -1,7 +1,7 @@
 //! Showing how far a command has come, and heeding signals meanwhile.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
-use std::sync::atomic::AtomicBool;
+use std::io::{IsTerminal, PipeReader, PipeWriter, Read, Write, stderr, stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use goldsmith::{Cancel, Phase, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::low_level::pipe;
 
 use crate::options::OutputFormat;
 
@@ -47,10 +47,37 @@ impl Showing {
     }
 }
 
+/// Where signals write a byte, and where it is read. A pipe and no socket, and made before the command
+/// locks itself in, where it may make neither nor send through one.
+static WAKE: Mutex<Option<(PipeReader, PipeWriter)>> = Mutex::new(None);
+
 /// Lets nobody who asks for progress (SIGUSR1) end a command that has none to show. [qemu]
 pub(crate) fn bear_questions() {
     // Without it the signal ends the process where it is, which harms no image.
     let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
+    *lock(&WAKE) = std::io::pipe().ok();
+}
+
+/// Calls `heed` from a thread of its own, with whether it was to stop or to tell, whenever a signal
+/// comes.
+fn listen(heed: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
+    let Some((mut reader, writer)) = lock(&WAKE).take() else {
+        return Ok(());
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    pipe::register(SIGUSR1, writer.try_clone()?)?;
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        // In this order: whoever reads the byte finds the flag.
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        pipe::register(signal, writer.try_clone()?)?;
+    }
+    std::thread::Builder::new().spawn(move || {
+        // Goes on when it is interrupted.
+        while reader.read_exact(&mut [0]).is_ok() {
+            heed(stop.load(Ordering::SeqCst));
+        }
+    })?;
+    Ok(())
 }
 
 /// Who watches a long command: somebody who looks on, perhaps, and somebody who may interrupt it or
@@ -69,20 +96,15 @@ impl Watch {
         let (raise, asked) = (cancel.clone(), Arc::clone(&gauge));
         // Without a handler an interrupt ends the process where it is, which harms no image; that
         // the handler cannot be set is no reason not to begin.
-        if let Ok(mut signals) = Signals::new([SIGUSR1, SIGHUP, SIGINT, SIGTERM]) {
-            std::thread::spawn(move || {
-                for signal in &mut signals {
-                    match signal {
-                        SIGUSR1 => {
-                            let percent = lock(&asked).percent;
-                            // [qemu] Standard error, because nobody has to have asked for progress.
-                            let _ = writeln!(stderr(), "    ({percent:.2}/100%)");
-                        }
-                        _ => raise.cancel(),
-                    }
-                }
-            });
-        }
+        let _ = listen(move |stop| {
+            if stop {
+                raise.cancel();
+            } else {
+                let percent = lock(&asked).percent;
+                // [qemu] Standard error, because nobody has to have asked for progress.
+                let _ = writeln!(stderr(), "    ({percent:.2}/100%)");
+            }
+        });
         Self {
             display,
             gauge,
