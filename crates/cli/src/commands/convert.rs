@@ -37,7 +37,6 @@ Examples:
     goldsmith convert --for azure golden.raw azure.vhd
   And for Glance, which keeps XenServer's disks in a tar.gz (container_format ovf):
     goldsmith convert --for xenserver-ovf golden.raw disk.tgz
-    goldsmith convert --for xenserver-ovf --keep-chain child.vhd disk.tgz
   And back:
     goldsmith convert -f vpc -O raw disk.vhd golden.raw
   Only what differs from another image, which the new one then needs:

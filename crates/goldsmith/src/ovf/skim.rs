@@ -28,7 +28,7 @@ const BLOCK: u64 = (2 << 20) + 512;
 /// beginning and the end of its disk; `None` if the tables of one stand elsewhere.
 ///
 /// # Errors
-/// Those of [`walk`]; `Limit` if tables are over `budget`.
+/// Those of [`walk`]; `Limit` if tables, or the VHDs with all that is passed over, are over `budget`.
 ///
 /// # Cost
 /// All of the file is read and unpacked, and nothing is written.
@@ -37,6 +37,8 @@ pub(super) fn skim(
     budget: &Budget,
 ) -> Result<Option<Vec<Arc<dyn Storage>>>> {
     let members = walk(storage, |member| {
+        // Nothing is stored, but unpacking takes its time.
+        budget.unpack(member.len, "VHD in the tar")?;
         check_len(member, storage.len())?;
         skim_member(member, budget)
     })?;
