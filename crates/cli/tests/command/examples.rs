@@ -52,6 +52,8 @@ fn prepared() -> Folder {
     ] {
         folder.qemu_img_ok(line);
     }
+    // Which qemu-img makes none of.
+    folder.goldsmith_ok("create -q -f vpc -b golden.vhd -F vpc child.vhd");
     for directory in [
         "bin",
         ".zfunc",
