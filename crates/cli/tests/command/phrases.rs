@@ -17,6 +17,7 @@ fn folder() -> Folder {
         "bitmap --add disk.qcow2 monday",
         "create -q -f qcow2 -b disk.qcow2 -F qcow2 over.qcow2",
         "convert -f raw -O qcow2 golden.raw plain.qcow2",
+        "create -q -f raw small.raw 1M",
         "convert -f raw -O vpc -o force_size=on golden.raw disk.vhd",
     ] {
         folder.qemu_img_ok(line);
@@ -93,6 +94,11 @@ convert -T nosuch golden.raw out | nosuch
 convert golden.raw nowhere/out | No such file or directory
 convert -O qcow2 -B nothing -F qcow2 golden.raw out | Could not open 'nothing': No such file or directory
 convert -O raw -B disk.qcow2 -F qcow2 golden.raw out | Backing file not supported for file format 'raw'
+convert -n golden.raw nothing | Could not open 'nothing':
+convert -n -f raw -O raw golden.raw small.raw | output file is smaller than input file
+dd if=nothing of=out | Could not open 'nothing':
+dd if=golden.raw nosuch=1 |
+dd |
 create -f nosuch out 1M | Unknown file format 'nosuch'
 create -f qcow2 out | Image creation needs a size parameter
 create -f raw out | Image creation needs a size parameter
