@@ -76,7 +76,14 @@ impl FixedEditor {
     }
 
     fn write_footer(&self, at: u64, footer: &RawFooter) -> Result<()> {
-        self.scribe.write("footer", at, footer.as_bytes())?;
+        let len = self.scribe.storage().len();
+        let written = self.scribe.write("footer", at, footer.as_bytes());
+        if written.is_err() && at + FOOTER_LEN > len {
+            // Half a footer at the end would hide the whole one that stands where the end was. If this
+            // fails, too, the first failure is still the one to be told.
+            let _ = self.scribe.set_len(len);
+        }
+        written?;
         self.scribe.barrier()
     }
 
