@@ -25,13 +25,32 @@ pub enum Op {
     Flush,
 }
 
+/// What a call does that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    Nothing,
+    /// The first half, in bytes, of what was asked for.
+    Half,
+    /// All of it: only the answer is wrong.
+    All,
+    /// Nothing, and so do all of its kind that come later: the disk is full, or dead.
+    ForGood,
+}
+
+impl Fault {
+    /// Each of them.
+    pub const EACH: [Self; 4] = [Self::Nothing, Self::Half, Self::All, Self::ForGood];
+}
+
 /// Passes everything on to another storage, but lets one call fail with `Io`, or spoils a write.
 #[derive(Debug)]
 pub struct FaultStorage<S: ?Sized> {
     op: Op,
     nth: u64,
+    fault: Fault,
     /// Reads past this fail, though `len` says that there are bytes: somebody cut the file.
-    cut: u64,
+    cut: AtomicU64,
     /// The fault is no failure, but a write that changes a byte.
     spoils: bool,
     calls: AtomicU64,
@@ -44,7 +63,8 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
         Self {
             op,
             nth,
-            cut: u64::MAX,
+            fault: Fault::Nothing,
+            cut: AtomicU64::new(u64::MAX),
             spoils: false,
             calls: AtomicU64::new(0),
             inner,
@@ -60,12 +80,22 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
         }
     }
 
+    /// Sets what the failing call does. Default: nothing.
+    #[must_use]
+    pub fn doing(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
     /// Fails every read that ends past `len`: the file became shorter after it was opened.
     pub fn shrunk(inner: Arc<S>, len: u64) -> Self {
-        Self {
-            cut: len,
-            ..Self::new(inner, Op::Any, u64::MAX)
-        }
+        let storage = Self::new(inner, Op::Any, u64::MAX);
+        storage.shrink(len);
+        storage
+    }
+
+    /// The same from now on.
+    pub fn shrink(&self, len: u64) {
+        self.cut.store(len, Ordering::SeqCst);
     }
 
     /// Whether the fault has happened.
@@ -73,20 +103,42 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
         self.calls.load(Ordering::SeqCst) > self.nth
     }
 
-    fn enter(&self, op: Op) -> Result<()> {
-        if !self.spoils && self.is_due(op) {
-            let nth = self.nth;
-            let error = std::io::Error::other(format!("{op:?}: call {nth} was told to fail"));
-            return Err(Error::new(ErrorKind::Io, error));
+    /// What becomes of a call of `op`: done, or how it fails.
+    fn enter(&self, op: Op) -> Option<(Fault, Error)> {
+        if self.op != Op::Any && self.op != op {
+            return None;
         }
-        Ok(())
+        let nth = self.calls.fetch_add(1, Ordering::SeqCst);
+        let fails = nth == self.nth || self.fault == Fault::ForGood && nth > self.nth;
+        fails.then(|| {
+            let error = std::io::Error::other(format!("{op:?}: call {nth} was told to fail"));
+            let error = Error::new(ErrorKind::Io, error).in_file(self.inner.name());
+            (self.fault, error)
+        })
     }
 
-    /// Counts a call; says whether it is the one.
-    fn is_due(&self, op: Op) -> bool {
-        let counts = self.op == Op::Any || self.op == op;
-        counts && self.calls.fetch_add(1, Ordering::SeqCst) == self.nth
+    /// Does `all`, unless it is to fail; then perhaps `half` of it or all the same.
+    fn call(
+        &self,
+        op: Op,
+        half: impl FnOnce() -> Result<()>,
+        all: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some((fault, error)) = self.enter(op) else {
+            return all();
+        };
+        match fault {
+            Fault::Nothing | Fault::ForGood => {}
+            Fault::Half => half()?,
+            Fault::All => all()?,
+        }
+        Err(error)
     }
+}
+
+/// The half of something that cannot be done by halves.
+fn nothing() -> Result<()> {
+    Ok(())
 }
 
 impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
@@ -103,47 +155,50 @@ impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.enter(Op::Read)?;
+        if let Some((_, error)) = self.enter(Op::Read) {
+            return Err(error);
+        }
         let range = HostRange::new(offset, buf.len() as u64);
-        if range.end() > self.cut {
-            return Err(end_of_storage(range, self.cut));
+        let cut = self.cut.load(Ordering::SeqCst);
+        if range.end() > cut {
+            return Err(end_of_storage(range, cut).in_file(self.name()));
         }
         self.inner.read_at(offset, buf)
     }
 
     fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
-        self.enter(Op::Read)?;
-        self.inner.span_at(offset, limit)
+        match self.enter(Op::Read) {
+            Some((_, error)) => Err(error),
+            None => self.inner.span_at(offset, limit),
+        }
     }
 }
 
 impl<S: StorageMut + ?Sized> StorageMut for FaultStorage<S> {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if !self.spoils {
-            self.enter(Op::Write)?;
-        } else if self.is_due(Op::Write) {
-            let mut spoiled = data.to_vec();
-            if let Some(byte) = spoiled.get_mut(data.len() / 2) {
-                *byte ^= 0x20;
+        if self.spoils {
+            let (mut data, middle) = (data.to_vec(), data.len() / 2);
+            if self.enter(Op::Write).is_some() && middle < data.len() {
+                data[middle] ^= 0x20;
             }
-            return self.inner.write_at(offset, &spoiled);
+            return self.inner.write_at(offset, &data);
         }
-        self.inner.write_at(offset, data)
+        let half = || self.inner.write_at(offset, &data[..data.len() / 2]);
+        self.call(Op::Write, half, || self.inner.write_at(offset, data))
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.enter(Op::SetLen)?;
-        self.inner.set_len(len)
+        self.call(Op::SetLen, nothing, || self.inner.set_len(len))
     }
 
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
-        self.enter(Op::Zero)?;
-        self.inner.zero(range, zeroing)
+        let half = HostRange::new(range.offset, range.len / 2);
+        let half = || self.inner.zero(half, zeroing);
+        self.call(Op::Zero, half, || self.inner.zero(range, zeroing))
     }
 
     fn flush(&self) -> Result<()> {
-        self.enter(Op::Flush)?;
-        self.inner.flush()
+        self.call(Op::Flush, nothing, || self.inner.flush())
     }
 
     fn fixed_len(&self) -> Option<u64> {
@@ -187,6 +242,24 @@ mod tests {
         let mut buf = [0; 9];
         storage.read_at(0, &mut buf).unwrap();
         assert_eq!(&buf, b"ABCAbCABC");
+    }
+
+    #[test]
+    fn failing_call_does_what_it_is_told_to() {
+        for (fault, expected) in [
+            (Fault::Nothing, "....c"),
+            (Fault::Half, "bb..c"),
+            (Fault::All, "bbbbc"),
+            (Fault::ForGood, "....."),
+        ] {
+            let memory = Arc::new(MemoryStorage::holding("m", vec![b'.'; 5]));
+            let storage = FaultStorage::new(Arc::clone(&memory), Op::Write, 0).doing(fault);
+            let error = storage.write_at(0, b"bbbb").unwrap_err();
+            assert_eq!(error.report(), "m: Write: call 0 was told to fail");
+            let later = storage.write_at(4, b"c");
+            assert_eq!(later.is_err(), fault == Fault::ForGood);
+            assert_eq!(memory.to_vec(), expected.as_bytes());
+        }
     }
 
     #[test]
