@@ -47,16 +47,17 @@ impl Unfinished {
         self.len.fetch_max(end, Ordering::Relaxed);
     }
 
-    /// Ends the retracing.
+    /// Ends the retracing of a file that had `stored` bytes when the part was stored. Where nobody
+    /// wrote, the part may be longer than the file; and who was cut off here left the part alone.
     ///
     /// # Errors
-    /// `Corrupt` if the file is shorter than the part; those of [`StorageMut::set_len`].
-    pub fn go_on(&self) -> Result<()> {
+    /// `Corrupt` if the file is shorter than it was; those of [`StorageMut::set_len`].
+    pub fn go_on(&self, stored: u64) -> Result<()> {
         let (end, len) = (&self.end, &self.len);
         let (end, len) = (end.load(Ordering::Relaxed), len.load(Ordering::Relaxed));
-        let held = self.storage.len();
-        if held < end {
-            let text = format!("it has {held} bytes, but {end} of it were stored: it was changed");
+        let (held, stored) = (self.storage.len(), stored.min(end));
+        if held < stored {
+            let text = format!("it has {held} bytes, but {stored} were stored: it was changed");
             return Err(Error::corrupt(text).in_file(self.name()));
         }
         self.storage.set_len(end)?;
@@ -174,7 +175,7 @@ mod tests {
         unfinished.flush().unwrap();
         assert_eq!(unfinished.len(), 10);
         assert_eq!(file.to_vec(), b"head, data, rubbish");
-        unfinished.go_on().unwrap();
+        unfinished.go_on(12).unwrap();
         assert_eq!(file.to_vec(), b"head, data");
         unfinished.write_at(12, b"more").unwrap();
         assert_eq!(file.to_vec(), b"head, data\0\0more");
@@ -183,23 +184,36 @@ mod tests {
     #[test]
     fn length_that_was_set_before_all_else_is_set_again() {
         let file = Arc::new(MemoryStorage::holding("file", b"data, rubbish".to_vec()));
+        // The second time as if the first one was cut off halfway.
+        for cut in [13, 4] {
+            file.set_len(cut).unwrap();
+            let unfinished = Unfinished::new(Arc::clone(&file) as _);
+            unfinished.set_len(8).unwrap();
+            unfinished.reaches(4);
+            unfinished.go_on(8).unwrap();
+            assert_eq!(file.to_vec(), b"data\0\0\0\0");
+        }
+    }
+
+    #[test]
+    fn part_that_ends_in_a_hole_is_longer_than_the_file() {
+        let file = Arc::new(MemoryStorage::holding("file", b"data".to_vec()));
         let unfinished = Unfinished::new(Arc::clone(&file) as _);
-        unfinished.set_len(8).unwrap();
-        unfinished.reaches(4);
-        unfinished.go_on().unwrap();
-        assert_eq!(file.to_vec(), b"data\0\0\0\0");
+        unfinished.reaches(6);
+        unfinished.go_on(4).unwrap();
+        assert_eq!(file.to_vec(), b"data\0\0");
     }
 
     #[test]
     fn file_that_lost_some_of_the_part_is_refused() {
         let file = Arc::new(MemoryStorage::holding("file", vec![1; 9]));
         let unfinished = Unfinished::new(file);
-        unfinished.reaches(10);
-        let error = unfinished.go_on().unwrap_err();
+        unfinished.reaches(12);
+        let error = unfinished.go_on(10).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert_eq!(
             error.report(),
-            "file: corrupt image: it has 9 bytes, but 10 of it were stored: it was changed"
+            "file: corrupt image: it has 9 bytes, but 10 were stored: it was changed"
         );
     }
 }

@@ -17,7 +17,7 @@ const CHANGES: &str = "pwrite64,ftruncate,fallocate,copy_file_range,fdatasync,fs
 
 /// Kills `line` at the `nth` call, from 1, of each thread that changes something. False if there
 /// is none.
-fn killed_at(place: &Place, line: &str, nth: usize) -> bool {
+pub(crate) fn killed_at(place: &Place, line: &str, nth: usize) -> bool {
     let trace = format!("trace={CHANGES}");
     let inject = format!("inject={CHANGES}:signal=KILL:when={nth}");
     let strace = [

@@ -8,8 +8,8 @@ use goldsmith_testkit::figure;
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 
-use crate::killed::next;
-use crate::{Place, output};
+use crate::Place;
+use crate::killed::{killed_at, next};
 
 const PARTIAL: &str = ".target.goldsmith-partial";
 
@@ -35,31 +35,10 @@ fn killed_at_calls_again_and_again_it_ends_with_the_same_bytes() {
         let line =
             format!("convert -q -f raw -O {options} --resume journal --milestone 1M source target");
         let mut runs = 0;
-        loop {
-            let calls = "pwrite64,fdatasync,fsync,ftruncate,copy_file_range,rename,linkat,unlink";
-            let trace = format!("trace={calls}");
-            let inject = format!("inject={calls}:signal=KILL:when={}", 4 + runs / 3);
-            let strace = [
-                "strace",
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                &trace,
-                "-e",
-                &inject,
-            ];
-            let output = output(&mut place.command(&strace, &line));
-            if output.status.signal() != Some(9) {
-                assert!(output.status.success(), "{line}: {output:?}");
-                break;
-            }
+        while killed_at(&place, &line, 1 + runs / 3) {
             runs += 1;
             assert!(runs < 500, "{line}: it never ends");
-            if runs == 1 {
-                assert!(!place.path("target").exists());
-            }
+            assert!(runs > 1 || !place.path("target").exists(), "{line}");
         }
         kills += runs;
         assert!(

@@ -8,7 +8,7 @@
 //! 7be20d31 data 0 1048576             places that were asked for, in order
 //! 66a90f17 packed 1048576 65536 977 1204 31007
 //! f3d1c5ab zeros 1245184 1310720
-//! 20b58a44 done 134217728             all before is stored
+//! 20b58a44 done 134217728 134283264   all before is stored, in a file of so many bytes
 //! ```
 //!
 //! Each line begins with the CRC-32 of the one before, as it is written there, and its own text. Lines
@@ -58,6 +58,8 @@ pub(super) struct Journal {
     start: (u64, u32),
     /// Before this offset of the disk all is stored; the last line says so, if it is not 0.
     pub(super) done: u64,
+    /// Bytes that the unfinished file had then, at least.
+    pub(super) stored: u64,
 }
 
 /// The bytes of a journal that tells of `facts` and of nothing done.
@@ -109,10 +111,13 @@ impl Journal {
             facts.push(fact);
         }
         let start = (reader.at, reader.crc);
-        let (mut end, mut crc, mut done) = (start.0, start.1, 0);
+        let (mut end, mut crc) = start;
+        let (mut done, mut stored) = (0, 0);
         while let Some(line) = reader.next()? {
-            if let Some(offset) = line.strip_prefix("done ") {
-                done = offset.parse().map_err(|_| reader.makes_no_sense(&line))?;
+            if let Some(numbers) = line.strip_prefix("done ") {
+                let numbers = numbers.split_once(' ');
+                let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+                (done, stored) = numbers.ok_or_else(|| reader.makes_no_sense(&line))?;
                 (end, crc) = (reader.at, reader.crc);
             }
         }
@@ -125,6 +130,7 @@ impl Journal {
                 crc,
                 start,
                 done,
+                stored,
             },
         ))
     }
@@ -152,23 +158,24 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds `places`, asked for since the last time, and that all before `done` is stored.
+    /// Adds `places`, asked for since the last time, and that all before `done` is stored in a file of
+    /// at least `stored` bytes.
     ///
     /// # Errors
     /// Those of the storage.
-    pub(super) fn add(&mut self, places: &[Place], done: u64) -> Result<()> {
+    pub(super) fn add(&mut self, places: &[Place], done: u64, stored: u64) -> Result<()> {
         let mut lines = Lines {
             text: String::new(),
             crc: self.crc,
         };
         write(places, |line| lines.add(line));
-        lines.add(&format!("done {done}"));
+        lines.add(&format!("done {done} {stored}"));
         self.storage.write_at(self.end, lines.text.as_bytes())?;
         // What a line that did not add up has left there must not be taken for one.
         self.storage.set_len(self.end + lines.text.len() as u64)?;
         self.storage.flush()?;
         self.end += lines.text.len() as u64;
-        (self.crc, self.done) = (lines.crc, done);
+        (self.crc, self.done, self.stored) = (lines.crc, done, stored);
         Ok(())
     }
 }
@@ -357,9 +364,9 @@ mod tests {
         ));
         let (_, mut journal) = Journal::open(Arc::clone(&storage) as _, "file ").unwrap();
         let start = storage.to_vec().len();
-        journal.add(&places()[..2], 8192).unwrap();
+        journal.add(&places()[..2], 8192, 9000).unwrap();
         let first = storage.to_vec().len();
-        journal.add(&places()[2..], 50000).unwrap();
+        journal.add(&places()[2..], 50000, 60000).unwrap();
         (storage.to_vec(), start, first)
     }
 
@@ -368,6 +375,7 @@ mod tests {
         let (text, _, _) = whole();
         let (found_facts, journal) = journal(text).unwrap();
         assert_eq!((found_facts, journal.done), (facts(), 50000));
+        assert_eq!(journal.stored, 60000);
         assert_eq!(found(&journal), places());
         let mut lines = Vec::new();
         write(&places(), |line| lines.push(line.to_owned()));
@@ -399,7 +407,9 @@ mod tests {
                     false => (8192, places()[..2].to_vec()),
                 };
                 assert_eq!((journal.done, found(&journal)), expected, "cut at {cut}");
-                journal.add(&[demand(60000, 60001, None)], 70000).unwrap();
+                journal
+                    .add(&[demand(60000, 60001, None)], 70000, 1)
+                    .unwrap();
                 let again = found(&journal);
                 assert_eq!(again.len(), expected.1.len() + 1);
                 let storage = Arc::clone(&journal.storage);

@@ -334,7 +334,7 @@ fn retrace(sink: &dyn Sink, unfinished: &Unfinished, journal: &Journal) -> Resul
         }
         Ok(())
     })?;
-    unfinished.go_on()
+    unfinished.go_on(journal.stored)
 }
 
 /// Does what is left of `work`, and writes down from time to time how far it is stored in `partial`.
@@ -349,9 +349,10 @@ fn pour(
     let start = journal.done;
     let journal = Mutex::new(journal);
     let reached = |done| {
+        let stored = partial.len();
         partial.flush()?;
         let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.add(&notes.take(done), done)
+        journal.add(&notes.take(done), done, stored)
     };
     let job = Job {
         start,

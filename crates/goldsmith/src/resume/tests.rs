@@ -80,7 +80,7 @@ const CASES: [Case; 12] = [
 ];
 
 /// Four claims of up to 1 MiB, with all that a disk has.
-const PICTURE: &str = "700k:A 4k:0 320k:b 600k:- 424k:C 64k:0 96k:d 700k:- 500k:e";
+const PICTURE: &str = "700k:A 4k:0 320k:b 424k:C 600k:- 64k:0 96k:d 700k:- 500k:e";
 
 /// One conversion, over and over.
 struct Bench {
