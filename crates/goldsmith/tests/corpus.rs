@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use goldsmith_block::Format;
 use goldsmith_testkit::hostile::{Outcome, survives};
+use goldsmith_testkit::slow::{self, Sector};
 use goldsmith_testkit::{build, fuzz, qemu};
 
 fn folder() -> PathBuf {
@@ -43,10 +44,42 @@ fn fixed_up(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
 }
 
 fn edit(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
+    whole(target, format, fix_up, fuzz::edit);
+}
+
+fn whole(target: &str, format: &dyn Format, fix_up: fn(&mut [u8]), body: fn(&dyn Format, &[u8])) {
     replay(target, |data| {
         let mut file = data.to_vec();
         fix_up(&mut file);
-        fuzz::edit(format, &file);
+        body(format, &file);
+    });
+}
+
+fn chain(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
+    replay(target, |data| fuzz::chain(format, data, fix_up));
+}
+
+fn convert(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
+    whole(target, format, fix_up, |format, file| {
+        let targets: [&dyn Format; 3] = [
+            &goldsmith_raw::RAW,
+            &goldsmith_qcow2::QCOW2,
+            &goldsmith_vhd::VHD,
+        ];
+        fuzz::convert(format, file, &targets);
+    });
+}
+
+fn differential(
+    target: &str,
+    format: &dyn Format,
+    fix_up: fn(&mut [u8]),
+    slow: fn(&[u8], u64) -> Sector,
+) {
+    replay(target, |data| {
+        let mut file = data.to_vec();
+        fix_up(&mut file);
+        fuzz::differential(format, &file, slow);
     });
 }
 
@@ -73,14 +106,26 @@ macro_rules! targets {
 
 targets! {
     deflate_pack => replay(fuzz::deflate_pack);
+    qcow2_chain => chain(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
+    qcow2_check => whole(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up, fuzz::check_whole);
+    qcow2_convert => convert(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
+    qcow2_differential => differential(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up, slow::qcow2);
     qcow2_edit => edit(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
     qcow2_fixed_up => fixed_up(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
+    qcow2_map => whole(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up, fuzz::map);
     qcow2_open_read => open_read(&goldsmith_qcow2::QCOW2);
+    qcow2_repair => whole(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up, fuzz::repair);
     qcow2_write_read => write_read(&goldsmith_qcow2::QCOW2);
     raw_write_read => write_read(&goldsmith_raw::RAW);
+    vhd_chain => chain(&goldsmith_vhd::VHD, build::vhd::fix_up);
+    vhd_check => whole(&goldsmith_vhd::VHD, build::vhd::fix_up, fuzz::check_whole);
+    vhd_convert => convert(&goldsmith_vhd::VHD, build::vhd::fix_up);
+    vhd_differential => differential(&goldsmith_vhd::VHD, build::vhd::fix_up, slow::vhd);
     vhd_edit => edit(&goldsmith_vhd::VHD, build::vhd::fix_up);
     vhd_fixed_up => fixed_up(&goldsmith_vhd::VHD, build::vhd::fix_up);
+    vhd_map => whole(&goldsmith_vhd::VHD, build::vhd::fix_up, fuzz::map);
     vhd_open_read => open_read(&goldsmith_vhd::VHD);
+    vhd_repair => whole(&goldsmith_vhd::VHD, build::vhd::fix_up, fuzz::repair);
     vhd_write_read => write_read(&goldsmith_vhd::VHD);
 }
 

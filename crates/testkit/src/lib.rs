@@ -35,6 +35,7 @@ pub mod mount;
 pub mod pattern;
 pub mod qemu;
 pub mod record;
+pub mod slow;
 pub mod sparse;
 pub mod testdata;
 pub mod trace;

@@ -58,6 +58,26 @@ pub(crate) fn write(files: &[File]) {
         "vpc",
         &child.child_of([7; 16], 3600, "p.vhd", &locators).bytes(),
     );
+    // The length of the one on top, that one, and the one behind it.
+    let (top, behind) = (disk("1k:A 512:- 1k:B 1k:-"), disk("512:C 1k:- 2k:D"));
+    let pair = |target: &str, top: &[u8], behind: &[u8]| {
+        let len = (top.len() as u16).to_le_bytes();
+        put(&corpus.join(target), &[&len[..], top, behind].concat());
+    };
+    for version in [2, 3] {
+        let over = Qcow2::holding(version, 9, top.bytes()).bytes();
+        let packed = Qcow2::packed(version, 9, behind.bytes(), Codec::Deflate).bytes();
+        pair("qcow2_chain", &over, &packed);
+        pair("qcow2_chain", &packed, &over);
+    }
+    let over = Vhd::dynamic(top.bytes(), 512).child_of([7; 16], 3600, "p.vhd", &[]);
+    pair(
+        "vhd_chain",
+        &over.bytes(),
+        &Vhd::fixed(behind.bytes()).bytes(),
+    );
+    let under = Vhd::dynamic(behind.bytes(), 4096);
+    pair("vhd_chain", &over.bytes(), &under.bytes());
     // Options, then pieces of three bytes: fill, and how many sectors of it.
     for (nth, options) in [0, 1, 3, 5, 9, 17].into_iter().enumerate() {
         let mut input = vec![options; 8];

@@ -1,5 +1,7 @@
 //! What the fuzz targets do, as ordinary functions, so that stable tests replay every finding.
 
+mod whole;
+
 use std::sync::Arc;
 
 use goldsmith_block::{
@@ -15,6 +17,8 @@ use crate::hostile::{
 use crate::image;
 use crate::model::{Fill, ModelDisk};
 use crate::pattern::noise;
+
+pub use whole::{chain, check as check_whole, convert, differential, map, repair};
 
 /// Memory that an image may want for its metadata.
 const METADATA: u64 = 16 << 20;

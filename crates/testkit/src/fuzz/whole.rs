@@ -1,0 +1,284 @@
+//! What happens to whole disks: mapped, checked, repaired, converted, put over one another, and compared
+//! with what the slow readers see.
+
+use std::sync::Arc;
+
+use goldsmith_block::{
+    Budget, Chain, Checked, Edit, Editor, Error, ErrorKind, ExtentKind, Format, Layer, Limits,
+    Options, Repair, Result,
+};
+use goldsmith_engine::{Job, convert as pour};
+use goldsmith_storage::MemoryStorage;
+
+use super::METADATA;
+use crate::hostile::{
+    assert_blames_image, assert_extent, assert_zeros_are_zero, check as look_for_flaws, open, walk,
+};
+use crate::image;
+use crate::pattern::noise;
+use crate::slow::{SECTOR, Sector};
+
+/// Disks up to this size are looked at whole: larger ones take a fuzzer's time.
+const WHOLE: u64 = 1 << 20;
+
+/// The disk of `data`, if it opens and is small.
+fn small(format: &dyn Format, data: &[u8]) -> Option<Arc<dyn Layer>> {
+    let layer = open(format, data.to_vec(), METADATA).ok()?;
+    (layer.info().virtual_size <= WHOLE).then_some(layer)
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.metadata_bytes = METADATA;
+    limits
+}
+
+/// Maps all of the image `data`: from the first byte on, and from the middle of each extent.
+///
+/// # Panics
+/// If the format panics, breaks the contract of [`Layer`], or says different things of one byte.
+pub fn map(format: &dyn Format, data: &[u8]) {
+    let Some(layer) = small(format, data) else {
+        return;
+    };
+    let size = layer.info().virtual_size;
+    let extents = match walk(&*layer, 0, size, usize::MAX) {
+        Ok(extents) => extents,
+        Err(error) => return assert_blames_image(&error),
+    };
+    if let Ok(bytes) = image::read(&*layer) {
+        assert_zeros_are_zero(&extents, &bytes);
+    }
+    for extent in &extents {
+        let middle = extent.range.start + extent.range.len() / 2;
+        let found = layer.extent_at(middle, size);
+        let found = found.expect("it was fine from the start on");
+        assert_extent(&*layer, &found, middle, size);
+        let past = middle - extent.range.start;
+        let place = |kind: ExtentKind, past: u64| match kind {
+            ExtentKind::Data { host } => (0, host.map(|host| host + past)),
+            ExtentKind::Zero { allocated, host } => {
+                (1 + u64::from(allocated), host.map(|host| host + past))
+            }
+            ExtentKind::Compressed { host, .. } => (3, Some(host.offset)),
+            ExtentKind::Unallocated => (4, None),
+        };
+        assert_eq!(place(found.kind, 0), place(extent.kind, past), "{extent:?}");
+    }
+}
+
+/// Checks the image `data`, with more and with less memory.
+///
+/// # Panics
+/// If the format panics, blames anything but the image, or answers the same question in two ways.
+pub fn check(format: &dyn Format, data: &[u8]) {
+    let found = look_for_flaws(format, data.to_vec(), METADATA);
+    let again = look_for_flaws(format, data.to_vec(), METADATA);
+    match (&found, &again) {
+        (Ok(found), Ok(again)) => assert_eq!(found, again),
+        (Err(found), Err(again)) => {
+            assert_blames_image(found);
+            assert_eq!(found.report(), again.report());
+        }
+        _ => panic!("{found:?}, and then {again:?}"),
+    }
+    // Whatever the memory, the answer is the same or that it does not do.
+    for metadata in [0, 600, 5000, 70_000] {
+        match (look_for_flaws(format, data.to_vec(), metadata), &found) {
+            (Ok(less), Ok(found)) => assert_eq!(less, *found, "with {metadata} bytes"),
+            (Ok(less), Err(error)) => panic!("{less:?} with {metadata} bytes, else {error:?}"),
+            (Err(error), _) => assert_blames_image(&error),
+        }
+    }
+}
+
+/// Repairs the image `data`, all that can be and leaks only.
+///
+/// # Panics
+/// If the format panics, blames anything but the image, changes the disk of one that could be read, or
+/// leaves errors that it said it mended.
+pub fn repair(format: &dyn Format, data: &[u8]) {
+    let Some(layer) = small(format, data) else {
+        return;
+    };
+    let before = image::read(&*layer).ok();
+    for repair in [Repair::Leaks, Repair::All] {
+        let storage = Arc::new(MemoryStorage::holding("image", data.to_vec()));
+        let options = Options::defaults(format.open_options());
+        let budget = Budget::new(&limits());
+        let mended = format
+            .edit(Arc::clone(&storage) as _, &budget, &options)
+            .and_then(|mut editor| editor.edit(&Edit::Repair(repair)));
+        if let Err(error) = &mended
+            && error.kind() != ErrorKind::Usage
+        {
+            assert_blames_image(error);
+        }
+        let image = storage.to_vec();
+        let after = open(format, image.clone(), METADATA);
+        let after = after.unwrap_or_else(|error| panic!("{repair:?} leaves no image: {error:?}"));
+        if let Some(before) = &before {
+            let after = image::read(&*after).expect("it could be read before");
+            assert!(after == *before, "{repair:?} changes the disk");
+        }
+        if mended.is_err() || repair == Repair::Leaks {
+            continue;
+        }
+        // Where there is damage that nobody can mend it may take a second time, but never a step back.
+        let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+        let budget = Budget::new(&limits());
+        let mut editor: Box<dyn Editor> = format
+            .edit(Arc::clone(&storage) as _, &budget, &options)
+            .expect("it was edited before");
+        editor
+            .edit(&Edit::Repair(Repair::All))
+            .expect("it was mended before");
+        let found = look_for_flaws(format, image, METADATA).expect("it opens");
+        let again = look_for_flaws(format, storage.to_vec(), METADATA).expect("it opens");
+        let wrong = |found: &Option<Checked>| {
+            let found = found.as_ref();
+            found.map(|found| found.corruptions + found.errors)
+        };
+        assert!(wrong(&again) <= wrong(&found), "{found:?}, then {again:?}");
+    }
+}
+
+/// Converts the image `data` into new ones in memory: RAW, and `targets`, as the first byte of its
+/// disk's size says.
+///
+/// # Panics
+/// If anything panics, a new image holds anything but the disk, or an image that cannot be read is
+/// converted all the same.
+pub fn convert(format: &dyn Format, data: &[u8], targets: &[&dyn Format]) {
+    let Some(layer) = small(format, data) else {
+        return;
+    };
+    let expected = image::read(&*layer);
+    let size = layer.info().virtual_size;
+    let pick = noise(data.len() as u64 ^ size) as usize;
+    let target = targets[pick % targets.len()];
+    let compress = pick / 7 % 2 == 1;
+    let Ok(spec) = image::spec(target, size, &[], compress) else {
+        return;
+    };
+    let storage = Arc::new(MemoryStorage::new("target"));
+    let Ok(sink) = target.create(Arc::clone(&storage) as _, &spec) else {
+        // No packing, or a size that it does not hold.
+        return;
+    };
+    let whole = sink.profile().virtual_size;
+    let job = Job {
+        threads: std::num::NonZeroUsize::new(1 + pick / 14 % 2),
+        ..Job::default()
+    };
+    let outcome = pour(&Chain::new(layer, []), sink, &job);
+    match (expected, outcome) {
+        (Ok(mut expected), outcome) => {
+            outcome.expect("a disk that can be read can be converted");
+            expected.resize(whole as usize, 0);
+            let back = image::open(target, storage.to_vec()).expect("our own image opens");
+            let back = image::read(&*back).expect("our own image can be read");
+            assert!(back == expected, "it became another disk");
+        }
+        (Err(error), outcome) => {
+            assert_blames_image(&error);
+            assert_blames_image(&outcome.expect_err("it cannot be read"));
+        }
+    }
+}
+
+/// Takes `data` as two images, the length of the first in front of both, and looks at one over the
+/// other.
+///
+/// # Panics
+/// If anything panics, or the two together show anything but what each shows by itself.
+pub fn chain(format: &dyn Format, data: &[u8], fix_up: fn(&mut [u8])) {
+    let Some((len, rest)) = data.split_first_chunk::<2>() else {
+        return;
+    };
+    let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
+    let (top, bottom) = rest.split_at(len);
+    let layer = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        fix_up(&mut bytes);
+        small(format, &bytes)
+    };
+    let (Some(top), Some(bottom)) = (layer(top), layer(bottom)) else {
+        return;
+    };
+    let chain = Chain::new(Arc::clone(&top), [Arc::clone(&bottom)]);
+    let size = chain.virtual_size();
+    let mut whole = vec![0; size as usize];
+    let all = chain.read_at(0, &mut whole);
+    let mut at = 0;
+    let mut all_fine = true;
+    while at < size {
+        let end = size.min(at + SECTOR as u64);
+        let expected = sector_of_both(&*top, &*bottom, at, end);
+        let mut found = vec![0xaa; (end - at) as usize];
+        match (chain.read_at(at, &mut found), expected) {
+            (Ok(()), Ok(expected)) => {
+                assert!(found == expected, "byte {at:#x} is another one");
+                if all.is_ok() {
+                    assert!(whole[at as usize..end as usize] == expected);
+                }
+            }
+            (Err(error), Err(_)) => {
+                assert_blames_image(&error);
+                all_fine = false;
+            }
+            (found, expected) => panic!("byte {at:#x}: {found:?}, alone {expected:?}"),
+        }
+        at = end;
+    }
+    assert_eq!(all.is_ok(), all_fine);
+    let mut at = 0;
+    while at < size
+        && let Ok(found) = chain.extent_at(at, size)
+    {
+        assert_ne!(found.extent.kind, ExtentKind::Unallocated);
+        assert!(found.extent.range.start == at && found.extent.range.end > at);
+        at = found.extent.range.end;
+    }
+}
+
+/// The obvious way: byte by byte, the first image that says something.
+fn sector_of_both(top: &dyn Layer, bottom: &dyn Layer, start: u64, end: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut at = start;
+    while at < end {
+        let extent = top.extent_at(at, end)?;
+        let mut part = vec![0; extent.range.len() as usize];
+        if extent.kind == ExtentKind::Unallocated {
+            let there = bottom.info().virtual_size.clamp(at, extent.range.end) - at;
+            bottom.read_at(at, &mut part[..there as usize])?;
+        } else {
+            top.read_at(at, &mut part)?;
+        }
+        bytes.extend(part);
+        at = extent.range.end;
+    }
+    Ok(bytes)
+}
+
+/// Reads the image `data` twice: by `format`, and by the slow reader `slow`, sector by sector.
+///
+/// # Panics
+/// If both read a sector, but not as the same bytes; or if the format reads one that makes no sense.
+pub fn differential(format: &dyn Format, data: &[u8], slow: fn(&[u8], u64) -> Sector) {
+    let Some(layer) = small(format, data) else {
+        return;
+    };
+    let sectors = layer.info().virtual_size / SECTOR as u64;
+    for index in 0..sectors {
+        let at = index * SECTOR as u64;
+        let mut found = [0xaa; SECTOR];
+        let read: Result<(), Error> = layer.read_at(at, &mut found);
+        match (read, slow(data, index)) {
+            (Ok(()), Sector::Bytes(bytes)) => assert!(found == *bytes, "sector {index} differs"),
+            (Ok(()), Sector::Nothing) => assert!(found == [0; SECTOR], "sector {index} is nothing"),
+            (Ok(()), Sector::Broken) => panic!("sector {index} makes no sense, but was read"),
+            (Err(error), _) => assert_blames_image(&error),
+        }
+    }
+}
