@@ -251,7 +251,9 @@ fn sector_of_both(top: &dyn Layer, bottom: &dyn Layer, start: u64, end: u64) -> 
         let mut part = vec![0; extent.range.len() as usize];
         if extent.kind == ExtentKind::Unallocated {
             let there = bottom.info().virtual_size.clamp(at, extent.range.end) - at;
-            bottom.read_at(at, &mut part[..there as usize])?;
+            if there > 0 {
+                bottom.read_at(at, &mut part[..there as usize])?;
+            }
         } else {
             top.read_at(at, &mut part)?;
         }
