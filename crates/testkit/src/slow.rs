@@ -103,7 +103,7 @@ fn qcow2_or_broken(file: &[u8], index: u64) -> Option<Sector> {
     })
 }
 
-/// What the VHD image `file`, whose last sector is its footer, says of sector `index`. [spec]
+/// What the VHD image `file`, whose last sector is its footer, says of sector `index`. `[spec]`
 pub fn vhd(file: &[u8], index: u64) -> Sector {
     vhd_or_broken(file, index).unwrap_or(Sector::Broken)
 }
