@@ -17,13 +17,14 @@ macro_rules! checked {
 #[test]
 fn every_public_type_is_send_and_sync() {
     let mut known = checked!(both:
-        Ailment, Algorithm, Amend, BackingReference, Bench<'static>, BitmapInfo, Bitmaps, Budget, Cancel, Chain, ChainExtent, Change, Check, Checked, Checksum<'static>, Cloud,
+        Ailment, Algorithm, Amend, BackingReference, Bench<'static>, BitmapInfo, Bitmaps, Budget,
+        Cache, Cancel, Chain, ChainExtent, Change, Check, Checked, Checksum<'static>, Cloud, Codec,
         Commit<'static>, Compare<'static>, CompareError, Comparison, Convert<'static>, Converted,
-        Codec, Crc32, Create, Created, Detail, Digest, EditBitmap, Edited, Error, ErrorKind, Extent, ExtentKind,
-        Finding, Flaw, GuestRange, HostRange, ImageInfo, LayerInfo, Limits, MapEntry, Measure<'static>,
-        Measurement, Must, NamedFile, NewSize, Opener, OptionKind, OptionSpec, Phase, Preallocation, Progress,
-        Rebase<'static>, References, Repair, Report, Resize, Role, Rule, Snapshot, SnapshotName,
-        Snapshots, Step, Symptom, Uuid, Writing,
+        Crc32, Create, Created, Detail, Digest, EditBitmap, Edited, Error, ErrorKind, Extent,
+        ExtentKind, Finding, Flaw, GuestRange, HostRange, ImageInfo, ImageName, LayerInfo, Limits,
+        Loss, MapEntry, Measure<'static>, Measurement, Must, NamedFile, NewSize, Opener, OptionKind,
+        OptionSpec, Part, Phase, Preallocation, Progress, Rebase<'static>, References, Repair,
+        Report, Resize, Role, Rule, Snapshot, SnapshotName, Snapshots, Step, Symptom, Uuid, Writing,
     );
     both::<std::sync::Arc<dyn Layer>>();
     both::<std::sync::Arc<dyn Storage>>();
