@@ -40,9 +40,9 @@ pub(crate) struct Look {
     #[command(flatten)]
     cost: Cost,
 
-    /// Space for temporary files (in TMPDIR, or else /var/tmp), for images that have to be unpacked as
-    /// a whole
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    /// Most bytes to unpack of an image that has to be unpacked as a whole; few of them take space in
+    /// temporary files (in TMPDIR, or else /var/tmp)
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = size)]
     unpack_limit: u64,
 }
 
