@@ -156,7 +156,8 @@ fn impossible_images_are_refused_with_the_reason() {
     assert!(refused((1 << 61) + 1, &[("cluster_size", "2M")]).contains("2305843009213693952"));
     assert!(refused(u64::MAX, &[]).contains("virtual size 18446744073709551615"));
     for size in ["256", "4M", "65000", "0"] {
-        assert!(refused(1, &[("cluster_size", size)]).contains("power of two from 512"));
+        let text = refused(1, &[("cluster_size", size)]);
+        assert!(text.contains("power of two between 512"), "{text}");
     }
     let v2 = |name, value| refused(1, &[("compat", "0.10"), (name, value)]);
     let zstd = v2("compression_type", "zstd");
@@ -172,7 +173,7 @@ fn impossible_images_are_refused_with_the_reason() {
             format!("the option {option} needs compat=1.1")
         );
     }
-    assert!(refused(1, &[("refcount_bits", "3")]).contains("one of 1, 2, 4"));
+    assert!(refused(1, &[("refcount_bits", "3")]).contains("only 1, 2, 4"));
 }
 
 #[test]
