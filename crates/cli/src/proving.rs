@@ -60,17 +60,21 @@ impl Proving {
         }
     }
 
+    /// Whether what was done is told as JSON.
+    pub(crate) fn is_for_programs(&self, showing: &Showing) -> bool {
+        // Whoever reads progress as JSON reads nothing else.
+        matches!(
+            (self.output, showing.format()),
+            (OutputFormat::Json, _) | (_, Some(OutputFormat::Json))
+        )
+    }
+
     /// Tells what was `done`.
     pub(crate) fn say(&self, done: &Converted, showing: &Showing) -> Result<(), Failure> {
-        let mut out = stdout().lock();
-        // Whoever reads progress as JSON reads nothing else.
-        if let (OutputFormat::Json, _) | (_, Some(OutputFormat::Json)) =
-            (self.output, showing.format())
-        {
-            writeln!(out, "{}", json(done))?;
+        if self.is_for_programs(showing) {
+            writeln!(stdout(), "{}", json(done))?;
             return Ok(());
         }
-        drop(out);
         exit::warn(&done.warnings);
         let mut out = stdout().lock();
         if done.verified || !self.digest.is_empty() {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use goldsmith_block::{
-    BackingReference, Budget, Chain, CreateSpec, Error, Format, GuestRange, Options, Result,
-    StorageId,
+    BackingReference, Budget, Chain, CreateSpec, Error, Format, GuestRange, Options, Result, Sink,
+    Storage, StorageId,
 };
 use goldsmith_engine::{Algorithm, Behind, Cancel, Digest, Job, Outcome, Progress};
-use goldsmith_storage::{Cache, Target, share_bytes};
+use goldsmith_storage::{Cache, FileStorage, Target, VoidStorage, share_bytes};
 
 use crate::bitmap::Bitmaps;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
@@ -73,6 +73,7 @@ pub struct Convert<'a> {
     timestamp: Option<u64>,
     pub(crate) proof: Proof,
     resume: Option<Resume>,
+    dry_run: bool,
     job: Job<'a>,
 }
 
@@ -137,6 +138,7 @@ impl<'a> Convert<'a> {
             timestamp: None,
             proof: Proof::default(),
             resume: None,
+            dry_run: false,
             job: Job::default(),
         }
     }
@@ -346,6 +348,30 @@ impl<'a> Convert<'a> {
         self
     }
 
+    /// Sets whether to write nothing: the source is read as for the target, which tells what ails it,
+    /// what would be refused, the [digests](Self::digest), and how long the target would be. Default:
+    /// no.
+    ///
+    /// ```
+    /// use goldsmith::Convert;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (golden, disk) = (folder.path().join("golden.raw"), folder.path().join("disk.vhd"));
+    /// std::fs::write(&golden, vec![7; 1 << 20])?;
+    /// let convert = Convert::new(&golden, &disk).source_format("raw").target_format("vpc");
+    /// let would = convert.clone().dry_run(true).run()?;
+    /// assert!(!disk.exists());
+    /// assert_eq!(would.file_len, convert.run()?.file_len);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
     /// Makes the work one that can be gone on with after it was cut off, by an error, the end of the
     /// process or a power cut: how far it has come is written to the file `journal`, and the
     /// unfinished target stays beside its name as `.NAME.goldsmith-partial`. If the journal is there
@@ -395,6 +421,9 @@ impl<'a> Convert<'a> {
     /// is wrong, or the target is a file that is read; `Io` if either side fails, or if what is
     /// [read back](Self::verify) is not what was written.
     pub fn run(&self) -> Result<Converted> {
+        if self.dry_run {
+            self.must_be_rehearsable()?;
+        }
         if let Some(opener) = &self.existing {
             if self.resume.is_some() {
                 return Err(cannot_resume("a conversion into an image that stands"));
@@ -411,6 +440,21 @@ impl<'a> Convert<'a> {
         let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
         spec.backing = reference;
+        if self.dry_run {
+            if let Ok(old) = FileStorage::open(&self.target) {
+                let read = disks.iter().chain(&behind);
+                refuse_source(&self.target, Some(old.id()), read)?;
+            }
+            let void = self.void(&mut spec)?;
+            self.opener_of_source().all_open(&[])?;
+            let outcome = self.rehearse(&source, &spec, behind.as_ref(), void)?;
+            let (losses, lost) = losses.all();
+            return Ok(Converted {
+                lost,
+                losses,
+                ..self.converted(&disks, &source, virtual_size, outcome)
+            });
+        }
         if let Some(resume) = &self.resume {
             self.must_be_resumable(data_file.is_some())?;
             let outcome = resume.run(Work {
@@ -506,6 +550,52 @@ impl<'a> Convert<'a> {
             lost: 0,
             losses: Vec::new(),
             warnings: self.warnings(disks, source, virtual_size),
+        }
+    }
+
+    /// A target that keeps nothing, or none if it [streams](Self::streams).
+    pub(crate) fn void(&self, spec: &mut CreateSpec) -> Result<Option<Box<dyn Sink>>> {
+        let format = self.format()?;
+        let void = || Arc::new(VoidStorage::new(&*self.target.to_string_lossy(), 0));
+        if spec.options.text("data_file").is_some() {
+            spec.data = Some(void());
+        }
+        match self.streams(format) {
+            true => Ok(None),
+            false => format.create(void(), spec).map(Some),
+        }
+    }
+
+    /// Converts `source` into `void`.
+    pub(crate) fn rehearse(
+        &self,
+        source: &Chain,
+        spec: &CreateSpec,
+        behind: Option<&Chain>,
+        void: Option<Box<dyn Sink>>,
+    ) -> Result<Outcome> {
+        let job = self.job(behind.map_or(Behind::Nothing, Behind::Disk));
+        match void {
+            Some(void) => goldsmith_engine::convert(source, void, &job),
+            None => self.stream(source, spec, &job, &mut |_| Ok(())),
+        }
+    }
+
+    /// Fails if something is wanted that only a target shows which is written.
+    fn must_be_rehearsable(&self) -> Result<()> {
+        let proof = &self.proof;
+        let wanted = [
+            (self.existing.is_some(), "an image that stands (-n)"),
+            (self.bitmaps != Bitmaps::None, "bitmaps"),
+            (self.resume.is_some(), "a journal (--resume)"),
+            (proof.verify, "a look back (--verify)"),
+            (!proof.file_digests.is_empty(), "a digest of the file"),
+        ];
+        match wanted.into_iter().find(|(wanted, _)| *wanted) {
+            Some((_, what)) => Err(Error::usage(format!(
+                "a dry run writes nothing, so there is none with {what}"
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{Chain, Content, CreateSpec, Detail, Format, GuestRange, Measured, Result};
-use goldsmith_engine::{Behind, Cancel, Progress, data_ranges, lay_out};
+use goldsmith_engine::{Cancel, Progress, data_ranges, lay_out};
 use goldsmith_storage::VoidStorage;
 
 use crate::{Cloud, Convert, Opener};
@@ -198,12 +198,8 @@ impl<'a> Measure<'a> {
         let exact = match source {
             _ if !self.exact => None,
             Some(source) => {
-                let behind = behind.as_ref().map_or(Behind::Nothing, Behind::Disk);
-                let job = convert.job(behind);
-                let outcome = match convert.streams(format) {
-                    true => convert.stream(source, &spec, &job, &mut |_| Ok(()))?,
-                    false => goldsmith_engine::convert(source, sink()?, &job)?,
-                };
+                let void = convert.void(&mut spec)?;
+                let outcome = convert.rehearse(source, &spec, behind.as_ref(), void)?;
                 Some(outcome.committed.file_len)
             }
             None => Some(lay_out(sink()?, [])?.file_len),

@@ -1,6 +1,6 @@
 //! `goldsmith convert`
 
-use std::io::stdout;
+use std::io::{Write, stdout};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -150,6 +150,10 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     reflink: Reflink,
 
+    /// Write nothing: read the source, and say how long the target would be
+    #[arg(long)]
+    dry_run: bool,
+
     /// Let the kernel copy where it can, as is done anyway
     #[arg(
         short = 'C',
@@ -265,6 +269,7 @@ impl Convert {
             .keep_chain(self.keep_chain)
             .salvage(self.salvage)
             .target_is_zero(self.target_is_zero)
+            .dry_run(self.dry_run)
             .cache(self.writing.cache())
             .rate(self.rate.unwrap_or_default())
             .bitmaps(match (self.bitmaps, self.skip_broken_bitmaps) {
@@ -323,6 +328,14 @@ impl Convert {
         })?;
         watch.finish();
         if !self.quiet {
+            if self.dry_run && !self.proving.is_for_programs(&self.showing) {
+                let name = human::shown(&target.path.to_string_lossy());
+                writeln!(
+                    stdout(),
+                    "{name}: make the file {} bytes long",
+                    done.file_len
+                )?;
+            }
             self.proving.say(&done, &self.showing)?;
             exit::warn_of_losses(&done.losses, done.lost);
         }

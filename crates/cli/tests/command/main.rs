@@ -18,6 +18,7 @@ mod convert;
 mod create;
 mod dd;
 mod drop_in;
+mod dry_run;
 mod errors;
 mod examples;
 mod expect;

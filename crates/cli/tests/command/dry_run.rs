@@ -1,0 +1,72 @@
+//! `convert --dry-run`: what would be made, and nothing made.
+
+use goldsmith_testkit::pattern::disk;
+
+use crate::Folder;
+
+/// The names in the folder, and how long each file is.
+fn files(folder: &Folder) -> Vec<(String, u64)> {
+    let entries = std::fs::read_dir(folder.path(".")).unwrap();
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, entry.metadata().unwrap().len())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn length_that_is_told_is_the_one_that_is_made() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 3M:- 64k:0 300k:b 716k:-"));
+    folder.write("base.raw", &disk("1M:A 3M:C 64k:0 300k:b 716k:-"));
+    for options in [
+        "raw",
+        "qcow2",
+        "qcow2 -c",
+        "qcow2 -o preallocation=metadata",
+        "qcow2 -o data_file=data",
+        "qcow2 -B base.raw -F raw",
+        "vpc",
+        "vpc -o subformat=fixed",
+        "xenserver-ovf --timestamp 1",
+    ] {
+        let line = format!("--uuid 6ba7b810-9dad-11d1-80b4-00c04fd430c8 -O {options} disk.raw out");
+        let before = files(&folder);
+        let told = folder.goldsmith_ok(&format!("convert --dry-run --digest md5 {line}"));
+        assert_eq!(files(&folder), before, "{options}");
+        let made = folder.goldsmith_ok(&format!("convert --digest md5 --reflink never {line}"));
+        let len = std::fs::metadata(folder.path("out")).unwrap().len();
+        assert_eq!(told, format!("out: make the file {len} bytes long\n{made}"));
+        for name in ["out", "data"] {
+            let _ = std::fs::remove_file(folder.path(name));
+        }
+    }
+}
+
+#[test]
+fn what_would_be_refused_is_refused_and_nothing_is_touched() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 3M:-"));
+    folder.write("odd.raw", &disk("1M:A 100:b"));
+    folder.goldsmith_ok("convert -O qcow2 disk.raw whole.qcow2");
+    let whole = std::fs::read(folder.path("whole.qcow2")).unwrap();
+    std::fs::write(folder.path("cut.qcow2"), &whole[..whole.len() - 70_000]).unwrap();
+    let before = files(&folder);
+    for (line, why) in [
+        ("-f raw -O vpc odd.raw out", "--round-up"),
+        ("-f qcow2 -O raw cut.qcow2 out", "cut.qcow2"),
+        ("-f raw -O raw disk.raw disk.raw", "would be overwritten"),
+        ("-f raw -O raw --verify disk.raw out", "--verify"),
+        ("-f raw -O raw --resume j disk.raw out", "--resume"),
+        ("-n -f raw -O qcow2 disk.raw whole.qcow2", "-n"),
+    ] {
+        let done = folder.goldsmith(&format!("convert --dry-run {line}"));
+        assert_eq!(done.status, 1, "{line}: {done:?}");
+        assert!(done.stderr.contains(why), "{line}: {done:?}");
+        assert_eq!(files(&folder), before, "{line}");
+    }
+}
