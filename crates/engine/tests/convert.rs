@@ -326,10 +326,10 @@ fn sink_that_fails_anywhere_stops_the_conversion() {
     }
 }
 
-/// A layer that has a bug.
-struct Panics(ModelLayer);
+/// A layer to which something happens before each read, of which it is told the offset.
+struct Before<F>(ModelLayer, F);
 
-impl Layer for Panics {
+impl<F: Fn(u64) + Send + Sync> Layer for Before<F> {
     fn info(&self) -> &LayerInfo {
         self.0.info()
     }
@@ -343,14 +343,15 @@ impl Layer for Panics {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        assert!(offset < 2 << 20, "as the test wants it");
+        self.1(offset);
         self.0.read_at(offset, buf)
     }
 }
 
 #[test]
 fn panic_of_one_worker_does_not_leave_the_others_waiting() {
-    let source = Chain::new(Arc::new(Panics(ModelLayer::new(disk("8M:A")))), []);
+    let bug = |offset| assert!(offset < 2 << 20, "as the test wants it");
+    let source = Chain::new(Arc::new(Before(ModelLayer::new(disk("8M:A")), bug)), []);
     let recording = Recording::new(Recording::profile(8 << 20, 65536));
     let sink = recording.sink();
     let result = catch_unwind(AssertUnwindSafe(|| convert(&source, sink, &threads(4))));
@@ -605,28 +606,6 @@ fn target_that_covers_needs_to_know_what() {
     assert!(demanded(&same).is_empty() && same.is_committed());
 }
 
-/// Raises a flag when it is first read.
-struct Raises(ModelLayer, Cancel);
-
-impl Layer for Raises {
-    fn info(&self) -> &LayerInfo {
-        self.0.info()
-    }
-
-    fn storage(&self) -> &Arc<dyn Storage> {
-        self.0.storage()
-    }
-
-    fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
-        self.0.extent_at(offset, limit)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.1.cancel();
-        self.0.read_at(offset, buf)
-    }
-}
-
 /// At this rate it would take a month. What is not paid for is not written, and who waits for that
 /// hears that the job is stopped.
 #[test]
@@ -634,7 +613,8 @@ fn rate_holds_back_what_is_written_until_the_job_is_stopped() {
     for (rate, written) in [(None, 1), (NonZeroU64::new(1), 0)] {
         let cancel = Cancel::new();
         let disk = disk("3M:a");
-        let layer = Raises(ModelLayer::new(disk.clone()), cancel.clone());
+        let raise = cancel.clone();
+        let layer = Before(ModelLayer::new(disk.clone()), move |_| raise.cancel());
         let recording = Recording::new(Recording::profile(disk.len(), 65536));
         let job = Job {
             rate,
