@@ -1,9 +1,9 @@
 //! Digests of a disk.
 
-use std::num::NonZeroUsize;
-
 use goldsmith_block::{Chain, Result};
-use goldsmith_engine::{Algorithm, Cancel, ChecksumJob, Digest, Progress, checksum};
+use goldsmith_engine::{Algorithm, ChecksumJob, Digest, checksum};
+
+use crate::work::work_methods;
 
 /// Digests of what a guest reads from a disk, to be described and then [`run`](Self::run): those of
 /// the same disk as a RAW file, whatever its format and wherever it has holes.
@@ -48,26 +48,7 @@ impl<'a> Checksum<'a> {
         self
     }
 
-    /// Sets the number of workers. Default: one per core. It never changes what is found.
-    #[must_use]
-    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
-        self.job.threads = Some(threads);
-        self
-    }
-
-    /// Sets whom to tell how far the work has come; called often, from any worker.
-    #[must_use]
-    pub fn progress(mut self, listener: &'a (dyn Fn(Progress) + Sync)) -> Self {
-        self.job.progress = Some(listener);
-        self
-    }
-
-    /// Sets the flag that stops the work.
-    #[must_use]
-    pub fn cancel(mut self, cancel: &'a Cancel) -> Self {
-        self.job.cancel = Some(cancel);
-        self
-    }
+    work_methods!();
 
     /// Does it; gives the digests in the order in which they were added, each once.
     ///

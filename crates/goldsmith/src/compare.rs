@@ -1,9 +1,9 @@
 //! Whether two disks hold the same.
 
-use std::num::NonZeroUsize;
-
 use goldsmith_block::Chain;
-use goldsmith_engine::{Cancel, CompareError, CompareJob, Comparison, Progress, compare};
+use goldsmith_engine::{CompareError, CompareJob, Comparison, compare};
+
+use crate::work::work_methods;
 
 /// A comparison of what a guest reads from two disks, to be described and then [`run`](Self::run).
 ///
@@ -45,26 +45,7 @@ impl<'a> Compare<'a> {
         self
     }
 
-    /// Sets the number of workers. Default: one per core. It never changes what is found.
-    #[must_use]
-    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
-        self.job.threads = Some(threads);
-        self
-    }
-
-    /// Sets whom to tell how far the work has come; called often, from any worker.
-    #[must_use]
-    pub fn progress(mut self, listener: &'a (dyn Fn(Progress) + Sync)) -> Self {
-        self.job.progress = Some(listener);
-        self
-    }
-
-    /// Sets the flag that stops the work.
-    #[must_use]
-    pub fn cancel(mut self, cancel: &'a Cancel) -> Self {
-        self.job.cancel = Some(cancel);
-        self
-    }
+    work_methods!();
 
     /// Does it, up to the first difference.
     ///

@@ -1,6 +1,6 @@
 //! One image into another, published only when it is whole.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, CreateSpec, Error, Format, GuestRange, Options, Result, Sink,
     Storage, StorageId,
 };
-use goldsmith_engine::{Algorithm, Behind, Cancel, Digest, Job, Outcome, Progress};
+use goldsmith_engine::{Algorithm, Behind, Digest, Job, Outcome};
 use goldsmith_storage::{Cache, FileStorage, Target, VoidStorage, share_bytes};
 
 use crate::bitmap::Bitmaps;
@@ -20,6 +20,7 @@ use crate::resume::{Resume, Work};
 use crate::salvage::{Loss, Losses, Salvage};
 use crate::secret::Secrets;
 use crate::splice::Splice;
+use crate::work::work_methods;
 use crate::{Cloud, Opener, ovf, registry};
 
 /// First byte and end of what is converted, if that is all.
@@ -315,12 +316,7 @@ impl<'a> Convert<'a> {
         self
     }
 
-    /// Sets the number of workers. Default: one per core. It never changes the target's bytes.
-    #[must_use]
-    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
-        self.job.threads = Some(threads);
-        self
-    }
+    work_methods!();
 
     /// Adds a digest of the disk to make on the way: that of the target's disk as a RAW file, which
     /// is the source's unless the disk had to grow. All data is read then, and no block is shared
@@ -395,20 +391,6 @@ impl<'a> Convert<'a> {
         if let Some(resume) = &mut self.resume {
             resume.every = bytes;
         }
-        self
-    }
-
-    /// Sets whom to tell how far the work has come; called often, from any worker.
-    #[must_use]
-    pub fn progress(mut self, listener: &'a (dyn Fn(Progress) + Sync)) -> Self {
-        self.job.progress = Some(listener);
-        self
-    }
-
-    /// Sets the flag that stops the work.
-    #[must_use]
-    pub fn cancel(mut self, cancel: &'a Cancel) -> Self {
-        self.job.cancel = Some(cancel);
         self
     }
 

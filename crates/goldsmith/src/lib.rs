@@ -102,6 +102,7 @@ mod secret;
 mod snapshot;
 mod splice;
 mod when_open;
+mod work;
 
 pub use amend::Amend;
 pub use bench::{Bench, Writing};
