@@ -8,11 +8,11 @@ use goldsmith_block::{
 };
 use goldsmith_storage::{Cache, MemoryStorage, Rehearsal, Target};
 
-use crate::convert::{all_open, now, target};
+use crate::convert::now;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
-use crate::{Opener, registry};
+use crate::{Opener, registry, target};
 
 /// A new image, to be described and then made by [`run`](Self::run).
 ///
@@ -172,13 +172,13 @@ impl Create {
             sink.and_then(|sink| sink.commit())
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?
         } else {
-            let target = target(&self.path, Cache::default(), read)?;
+            let target = target::create(&self.path, Cache::default(), read)?;
             let data_file = data_file
-                .map(|path| self::target(&path, Cache::default(), read))
+                .map(|path| target::create(&path, Cache::default(), read))
                 .transpose()?;
             spec.data = data_file.as_ref().map(Target::storage);
             let sink = format.create(target.storage(), &spec);
-            all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
+            target::all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
             let committed = sink
                 .and_then(|sink| sink.commit())
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?;

@@ -80,7 +80,6 @@ mod compare;
 mod convert;
 mod create;
 mod edit;
-mod existing;
 mod filename;
 mod found;
 mod info;
@@ -101,6 +100,7 @@ mod salvage;
 mod secret;
 mod snapshot;
 mod splice;
+mod target;
 mod when_open;
 mod work;
 

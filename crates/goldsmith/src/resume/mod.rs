@@ -21,8 +21,8 @@ use goldsmith_engine::{Crc32, Job, Milestones, Outcome};
 use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage};
 
 use crate::Opener;
-use crate::convert::refuse_source;
 use crate::reference::directory_of;
+use crate::target::refuse_source;
 use journal::{Journal, Place, header};
 use noted::{Noted, Notes};
 

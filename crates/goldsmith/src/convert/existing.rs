@@ -4,11 +4,13 @@ use goldsmith_block::{Chain, Editor, Error, Result, SECTOR, Storage, align_up};
 use goldsmith_engine::{Behind, Outcome};
 use goldsmith_storage::FileStorage;
 
-use crate::convert::{Converted, refuse_source};
+use crate::convert::refused::cannot_resume;
+use crate::convert::{Convert, Converted};
 use crate::edit::{Open, Subject};
 use crate::open::told;
 use crate::resize::keep_unit;
-use crate::{Bitmaps, Convert, Opener};
+use crate::target::refuse_source;
+use crate::{Bitmaps, Opener};
 
 impl Convert<'_> {
     /// Does it; `opener` is for the target.
@@ -74,6 +76,9 @@ impl Convert<'_> {
 
     /// Fails if something is said of how the target is to be created.
     fn refuse_creation(&self) -> Result<()> {
+        if self.resume.is_some() {
+            return Err(cannot_resume("a conversion into an image that stands"));
+        }
         let of_backing = |key: &str| matches!(key, "backing_file" | "backing_fmt");
         let mut options = self.options.iter();
         if options.any(|(key, _)| !of_backing(key)) || self.cloud.is_some() {

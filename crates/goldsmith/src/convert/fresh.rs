@@ -1,0 +1,193 @@
+//! A conversion into a new image.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Chain, CreateSpec, Format, Options, Result};
+use goldsmith_engine::{Behind, Job, Outcome};
+use goldsmith_storage::Target;
+
+use crate::bitmap::Bitmaps;
+use crate::convert::{Convert, Converted};
+use crate::proof::Made;
+use crate::reference::data_file;
+use crate::resume::{Resume, Work};
+use crate::salvage::Losses;
+use crate::{ovf, target};
+
+/// What is known once all that is read is open.
+pub(super) struct Prepared {
+    pub(super) disks: Vec<Chain>,
+    /// The one disk that they make.
+    pub(super) source: Chain,
+    pub(super) losses: Arc<Losses>,
+    /// The disk behind the target.
+    pub(super) behind: Option<Chain>,
+    /// Where the target keeps its data, if not in itself.
+    data_file: Option<PathBuf>,
+    format: &'static dyn Format,
+    pub(super) spec: CreateSpec,
+}
+
+impl Convert<'_> {
+    pub(super) fn write_new(&self) -> Result<Converted> {
+        let format = self.format()?;
+        let options = self.options(format)?;
+        self.refuse_mixes(&options)?;
+        let disks = self.disks()?;
+        let (source, losses) = self.whole(&disks)?;
+        let virtual_size = self.virtual_size(source.virtual_size(), format)?;
+        let (reference, behind) = self.behind(&options)?.unzip();
+        let data_file = data_file(&self.target, &options)?;
+        let mut spec = self.spec(format, virtual_size, options);
+        spec.backing = reference;
+        let prepared = Prepared {
+            disks,
+            source,
+            losses,
+            behind,
+            data_file,
+            format,
+            spec,
+        };
+        match &self.resume {
+            _ if self.dry_run => self.rehearse_all(prepared),
+            Some(resume) => self.go_on(resume, prepared),
+            None => self.make(prepared),
+        }
+    }
+
+    fn go_on(&self, resume: &Resume, prepared: Prepared) -> Result<Converted> {
+        self.must_be_resumable(prepared.data_file.is_some())?;
+        let Prepared {
+            disks,
+            source,
+            behind,
+            format,
+            spec,
+            ..
+        } = prepared;
+        let (behind, virtual_size) = (behind.as_ref(), spec.virtual_size);
+        let outcome = resume.run(Work {
+            target: &self.target,
+            format,
+            source: &source,
+            behind,
+            spec,
+            job: self.job(behind.map_or(Behind::Nothing, Behind::Disk)),
+            wishes: self.wishes(),
+            opener: self.opener_of_source(),
+        })?;
+        Ok(self.converted(&disks, &source, virtual_size, outcome))
+    }
+
+    fn make(&self, prepared: Prepared) -> Result<Converted> {
+        let Prepared {
+            disks,
+            source,
+            losses,
+            behind,
+            data_file,
+            format,
+            mut spec,
+        } = prepared;
+        let name = self.target.to_string_lossy();
+        let read = || disks.iter().map(Some).chain([behind.as_ref()]);
+        let target = target::create(&self.target, self.cache, read())?;
+        let data_file = data_file
+            .map(|path| target::create(&path, self.cache, read()))
+            .transpose()?;
+        spec.data = data_file.as_ref().map(Target::storage);
+        let sink = match self.streams(format) {
+            true => ovf::refuse_device(&*target.storage()).map(|()| None),
+            false => format.create(target.storage(), &spec).map(Some),
+        };
+        let sink = sink.map_err(|error| error.in_file(name.clone()))?;
+        // What is read back may have to be unpacked, into files.
+        if !(self.proof.verify && format.unpacks()) {
+            target::all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
+        }
+        let job = self.job(behind.as_ref().map_or(Behind::Nothing, Behind::Disk));
+        let outcome = match sink {
+            Some(sink) => goldsmith_engine::convert(&source, sink, &job)?,
+            None => {
+                let storage = target.storage();
+                self.stream(&source, &spec, &job, &mut ovf::into(&*storage))
+                    .map_err(|error| error.in_file(name.clone()))?
+            }
+        };
+        let mut file_len = outcome.committed.file_len;
+        // [qemu] Those of the first, if there are several.
+        let top = disks[0].top();
+        if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
+            let budget = Budget::new(&self.sources[0].opener.limits);
+            let options = Options::defaults(format.open_options());
+            let mut editor = format.edit(target.storage(), &budget, &options)?;
+            self.bitmaps.copy(top, &mut *editor, &budget)?;
+            file_len = target.storage().len();
+        }
+        let made = Made {
+            format,
+            spec: &spec,
+            storage: target.storage(),
+            file_len,
+            behind: behind.as_ref(),
+            limits: &self.sources[0].opener.limits,
+        };
+        let file_digests = self
+            .proof
+            .of(&made, &source, &outcome.digests, &job)
+            .map_err(|error| error.in_file(name.clone()))?;
+        // First what the image needs, so that it never stands there without.
+        if let Some(data_file) = data_file {
+            data_file.publish()?;
+        }
+        target.publish()?;
+        let (losses, lost) = losses.all();
+        Ok(Converted {
+            file_len,
+            file_digests,
+            verified: self.proof.verify,
+            lost,
+            losses,
+            ..self.converted(&disks, &source, spec.virtual_size, outcome)
+        })
+    }
+
+    pub(super) fn converted(
+        &self,
+        disks: &[Chain],
+        source: &Chain,
+        virtual_size: u64,
+        outcome: Outcome,
+    ) -> Converted {
+        Converted {
+            virtual_size,
+            file_len: outcome.committed.file_len,
+            data: outcome.data,
+            digests: outcome.digests,
+            file_digests: Vec::new(),
+            verified: false,
+            lost: 0,
+            losses: Vec::new(),
+            warnings: self.warnings(disks, source, virtual_size),
+        }
+    }
+
+    /// Writes a target that [streams](Self::streams) into `out`.
+    pub(crate) fn stream(
+        &self,
+        source: &Chain,
+        spec: &CreateSpec,
+        job: &Job<'_>,
+        out: &mut ovf::Out<'_>,
+    ) -> Result<Outcome> {
+        match self.keep_chain {
+            true => {
+                self.check_kept(source, spec)?;
+                ovf::write_chain(source, spec.timestamp, job, out)
+            }
+            false => ovf::write(source, spec, job, out),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the target is to be, as it was asked for.
+
+use goldsmith_block::{BackingReference, Chain, CreateSpec, Error, Format, Options, Result};
+use goldsmith_engine::{Behind, Job};
+
+use crate::convert::{Convert, now};
+use crate::new_image::backing_must_fit;
+use crate::reference::behind;
+use crate::{Opener, ovf, registry};
+
+impl<'a> Convert<'a> {
+    /// Whether a target of this format is written in one pass, front to back.
+    pub(crate) fn streams(&self, format: &dyn Format) -> bool {
+        // Digests are made of a disk that passes once, in pieces of its own.
+        format.name() == ovf::NAME && (self.keep_chain || self.proof.algorithms().is_empty())
+    }
+
+    pub(crate) fn format(&self) -> Result<&'static dyn Format> {
+        let format = registry::format_named(&self.target_format)?;
+        if self.keep_chain && format.name() != ovf::NAME {
+            let text = format!(
+                "an image of {} holds one disk and no chain (--keep-chain); {} does",
+                format.name(),
+                ovf::NAME
+            );
+            return Err(Error::usage(text));
+        }
+        Ok(format)
+    }
+
+    /// The creation options of the target.
+    pub(crate) fn options(&self, format: &dyn Format) -> Result<Options> {
+        backing_must_fit(format, &self.options)?;
+        let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
+        let given = registry::named(&self.options);
+        let options = of_cloud.iter().copied().chain(given);
+        self.secrets.parse(format.options(), options)
+    }
+
+    /// What the target says of the disk behind it, and that disk, if there is to be one.
+    pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
+        behind(&self.sources[0].opener, &self.target, options)
+    }
+
+    pub(crate) fn opener_of_source(&self) -> &Opener {
+        &self.sources[0].opener
+    }
+
+    /// The target, as far as it is known without what stands behind it.
+    pub(crate) fn spec(
+        &self,
+        format: &dyn Format,
+        virtual_size: u64,
+        options: Options,
+    ) -> CreateSpec {
+        CreateSpec {
+            virtual_size,
+            data: None,
+            backing: None,
+            options,
+            compress: self.compress,
+            uuid: self.identity.uuid(&self.target, format, virtual_size),
+            timestamp: self.timestamp.unwrap_or_else(now),
+        }
+    }
+
+    /// The work to be done, for a target with `behind` behind it.
+    pub(crate) fn job<'b>(&'b self, behind: Behind<'b>) -> Job<'b>
+    where
+        'a: 'b,
+    {
+        Job {
+            behind,
+            digests: self.proof.algorithms(),
+            ..self.job
+        }
+    }
+
+    /// What was asked for, as far as the target's bytes depend on it: a line each.
+    pub(super) fn wishes(&self) -> Vec<String> {
+        let cloud = self.cloud.map(|cloud| cloud.name);
+        vec![
+            format!("target {:?}", std::path::absolute(&self.target)),
+            format!("format {}, for {cloud:?}", self.target_format),
+            format!("options {:?}, compress {}", self.options, self.compress),
+            format!("sparse {}, share {}", self.job.sparse, self.job.share),
+            format!("identity {:?}, created {:?}", self.identity, self.timestamp),
+            format!("opened {:?}", self.sources[0].opener.wishes()),
+        ]
+    }
+}

@@ -1,0 +1,88 @@
+//! What does not go together.
+
+use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
+
+use crate::bitmap::Bitmaps;
+use crate::convert::{Convert, WHOLE};
+use crate::new_image::Identity;
+
+impl Convert<'_> {
+    /// Fails if something is wanted that only a target shows which is written.
+    pub(super) fn must_be_rehearsable(&self) -> Result<()> {
+        let proof = &self.proof;
+        let wanted = [
+            (self.existing.is_some(), "an image that stands (-n)"),
+            (self.bitmaps != Bitmaps::None, "bitmaps"),
+            (self.resume.is_some(), "a journal (--resume)"),
+            (proof.verify, "a look back (--verify)"),
+            (!proof.file_digests.is_empty(), "a digest of the file"),
+        ];
+        refuse_first(&wanted, |what| {
+            Error::usage(format!(
+                "a dry run writes nothing, so there is none with {what}"
+            ))
+        })
+    }
+
+    /// Fails if something is wanted for which all must be done at once.
+    pub(super) fn must_be_resumable(&self, has_data_file: bool) -> Result<()> {
+        let wanted = [
+            (has_data_file, "a target with a data file"),
+            (self.bitmaps != Bitmaps::None, "a target with bitmaps"),
+            (self.sources.len() > 1, "a conversion of several sources"),
+            (self.part != WHOLE, "a conversion of a part of the source"),
+            (self.salvage, "a conversion that salvages"),
+            (
+                self.proof.is_wanted(),
+                "a conversion with digests or a look back",
+            ),
+        ];
+        refuse_first(&wanted, cannot_resume)
+    }
+
+    /// Refuses whatever would change images that are to be kept as they are.
+    pub(super) fn check_kept(&self, source: &Chain, spec: &CreateSpec) -> Result<()> {
+        let what = if spec.virtual_size != source.virtual_size() {
+            let (has, takes) = (source.virtual_size(), spec.virtual_size);
+            format!("another size ({takes} bytes, and it has {has}; see goldsmith resize)")
+        } else if !self.options.is_empty() {
+            "creation options (-o)".into()
+        } else if matches!(self.identity, Identity::Given(_)) {
+            "another identity (--uuid)".into()
+        } else if !self.proof.algorithms().is_empty() {
+            "a digest of its disk on the way".into()
+        } else {
+            return Ok(());
+        };
+        let text = format!("a chain that is kept (--keep-chain) is copied, and cannot get {what}");
+        Err(Error::usage(text).in_file(self.sources[0].path.to_string_lossy()))
+    }
+
+    /// Fails if what is asked for does not go together.
+    pub(super) fn refuse_mixes(&self, options: &Options) -> Result<()> {
+        if self.keep_chain && (self.sources.len() > 1 || self.salvage) {
+            return Err(Error::usage(
+                "the chains of several sources cannot be kept, nor one that is salvaged",
+            ));
+        }
+        if self.sources.len() > 1 && options.text("backing_file").is_some() {
+            return Err(Error::usage(
+                "Having a backing file for the target makes no sense when concatenating multiple \
+                 input images",
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn cannot_resume(what: &str) -> Error {
+    Error::unsupported(format!("{what} cannot be gone on with (--resume)"))
+}
+
+/// Fails with the first thing that is wanted, if one is.
+fn refuse_first(wanted: &[(bool, &str)], refusal: impl Fn(&str) -> Error) -> Result<()> {
+    match wanted.iter().find(|(wanted, _)| *wanted) {
+        Some((_, what)) => Err(refusal(what)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,95 @@
+//! The disk that is converted.
+
+use std::sync::Arc;
+
+use goldsmith_block::{Chain, Error, Format, GuestRange, Result};
+
+use crate::convert::{Convert, Source};
+use crate::salvage::{Losses, Salvage};
+use crate::splice::Splice;
+
+impl Convert<'_> {
+    /// The disk to be converted.
+    pub(crate) fn source(&self) -> Result<Chain> {
+        self.whole(&self.disks()?).map(|(source, _)| source)
+    }
+
+    /// The disks of all sources.
+    pub(crate) fn disks(&self) -> Result<Vec<Chain>> {
+        let open = |source: &Source| source.opener.open(&source.path, source.format.as_deref());
+        self.sources.iter().map(open).collect()
+    }
+
+    /// The disk that `disks`, those of all sources, make, and what it turns out to have lost.
+    pub(crate) fn whole(&self, disks: &[Chain]) -> Result<(Chain, Arc<Losses>)> {
+        let losses = Arc::new(Losses::default());
+        let mut whole = match disks {
+            [disk] => disk.clone(),
+            disks => Chain::new(Arc::new(Splice::join(disks)?), []),
+        };
+        if self.salvage {
+            let salvage = Salvage::new(whole, Arc::clone(&losses));
+            whole = Chain::new(Arc::new(salvage), []);
+        }
+        let size = whole.virtual_size();
+        let end = self.part.1.min(size);
+        let part = GuestRange::new(self.part.0.min(end), end);
+        if part.len() < size {
+            whole = Chain::new(Arc::new(Splice::cut(&whole, part)?), []);
+        }
+        Ok((whole, losses))
+    }
+
+    /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
+    pub(crate) fn warnings(
+        &self,
+        disks: &[Chain],
+        source: &Chain,
+        virtual_size: u64,
+    ) -> Vec<String> {
+        let warnings = disks.iter().flat_map(Chain::warnings);
+        let mut warnings: Vec<_> = warnings.cloned().collect();
+        let size: u64 = disks.iter().map(Chain::virtual_size).sum();
+        let (start, end) = (self.part.0, self.part.1.min(size));
+        if start > end {
+            let path = self.sources[0].path.display();
+            warnings.push(format!(
+                "{path}: cannot skip to specified offset {start}: what there is to read ends at {end}"
+            ));
+        }
+        let added = virtual_size - source.virtual_size();
+        if let Some(cloud) = self.cloud
+            && added > 0
+        {
+            warnings.push(format!(
+                "{}: the disk grew by {added} zero bytes to {virtual_size}, a size that {} takes",
+                self.target.display(),
+                cloud.name
+            ));
+        }
+        warnings
+    }
+
+    /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.
+    pub(crate) fn virtual_size(&self, size: u64, format: &dyn Format) -> Result<u64> {
+        let unit = format.size_unit();
+        if let Some(cloud) = self.cloud {
+            return cloud
+                .disk_size(size)
+                .map_err(|error| error.in_file(self.sources[0].path.to_string_lossy()));
+        }
+        if size.is_multiple_of(unit) {
+            return Ok(size);
+        }
+        let missing = unit - size % unit;
+        if self.round_up {
+            return Ok(size + missing);
+        }
+        Err(Error::usage(format!(
+            "the disk has {size} bytes, and {} images hold multiples of {unit} bytes; allow \
+             rounding up (--round-up) to add {missing} zero bytes",
+            format.name()
+        ))
+        .in_file(self.sources[0].path.to_string_lossy()))
+    }
+}

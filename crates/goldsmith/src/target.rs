@@ -1,0 +1,45 @@
+//! Files to be written, which must be none of those that are read.
+
+use std::path::Path;
+
+use goldsmith_block::{Chain, Error, Result, StorageId};
+use goldsmith_storage::{Cache, Target, share_bytes};
+
+use crate::Opener;
+
+/// Prepares to write `path`, which must be no file of the disks that are `read`.
+pub(crate) fn create<'a>(
+    path: &Path,
+    cache: Cache,
+    read: impl IntoIterator<Item = Option<&'a Chain>>,
+) -> Result<Target> {
+    let target = Target::create_cached(path, cache)?;
+    refuse_source(path, target.id(), read.into_iter().flatten())?;
+    target.lock()?;
+    Ok(target)
+}
+
+/// Fails if the target at `path`, which is the file `id`, is one of the disks that are `read`.
+pub(crate) fn refuse_source<'a>(
+    path: &Path,
+    id: Option<StorageId>,
+    read: impl IntoIterator<Item = &'a Chain>,
+) -> Result<()> {
+    let layers = read.into_iter().flat_map(Chain::layers);
+    let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);
+    if id.is_some_and(|id| ids.any(|read| share_bytes(read, id))) {
+        let text = "the target is also a file of the source, which would be overwritten";
+        return Err(Error::usage(text).in_file(path.to_string_lossy()));
+    }
+    Ok(())
+}
+
+/// Says that everything is open, with `targets` still to be published.
+pub(crate) fn all_open<'a>(
+    opener: &Opener,
+    targets: impl IntoIterator<Item = Option<&'a Target>>,
+) -> Result<()> {
+    let targets = targets.into_iter().flatten();
+    let directories: Vec<_> = targets.filter_map(Target::directory).collect();
+    opener.all_open(&directories)
+}
