@@ -114,6 +114,9 @@ pub enum Transfer {
     /// Both files own the same blocks, or lack them; a later write to one leaves the other as it
     /// is.
     Share,
+    /// Both files lie on a server that can copy, so that the bytes need not come here and go back;
+    /// otherwise as [`Copy`](Self::Copy).
+    Remote,
     /// The kernel copies, or shares if it can; holes may become zeros that take space.
     Copy,
 }

@@ -13,7 +13,6 @@ use crate::progress::{Meter, Phase, Progress};
 use crate::rate::Bucket;
 use crate::sequencer::Sequencer;
 use crate::source::Source;
-use crate::standby::Standby;
 use crate::worker::{Shared, Worker};
 
 /// Bytes that one worker takes at a time, unless a unit is larger: big enough that it pays to hand
@@ -141,11 +140,12 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     let unit = profile
         .packing
         .map_or(profile.grain, |packing| packing.unit);
+    let threads = Job::thread_count(job.threads);
     let mut disk = Source::new(source, unit, job.sparse == 0);
     let digests = Digests::new(job.digests);
     let unseen = digests.is_empty() && profile.packing.is_none() && !covers;
     if unseen && job.sparse > 0 {
-        disk.transfer_to(&*sink, job.share);
+        disk.transfer_to(&*sink, job.share, threads == 1);
     }
     match job.behind {
         Behind::Disk(behind) => disk.stand_before(behind, digests.is_empty()),
@@ -169,7 +169,6 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         sparse: job.sparse,
         bucket: job.rate.map(|rate| Bucket::new(rate.get(), job.cancel)),
     };
-    let standby = Standby::default();
     let stop = || {
         claims.stop();
         shared.sequencer.stop();
@@ -177,22 +176,12 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         if let Some(bucket) = &shared.bucket {
             bucket.stop();
         }
-        standby.dismiss();
     };
-    crew::run(Job::thread_count(job.threads), stop, |index| {
+    crew::run(threads, stop, |_| {
         let mut worker = Worker::new(&shared, step as usize);
-        let mut needed = index == 0;
-        while needed || standby.wait() {
-            let Some(claim) = claims.next()? else {
-                standby.dismiss();
-                break;
-            };
-            let looked = worker.run(&claim)?;
+        while let Some(claim) = claims.next()? {
+            worker.run(&claim)?;
             finished.add(claim.hole.start, claim.range.end)?;
-            if looked {
-                standby.call();
-            }
-            needed = looked || index == 0;
         }
         Ok::<_, Error>(())
     })?;

@@ -13,13 +13,14 @@
 //! and nothing below is asynchronous. Workers claim ranges from one counter; each keeps one range
 //! in memory, so memory is bounded by the number of threads, never by the disk. Places are
 //! reserved in guest order, so the target's bytes do not depend on the number of threads. The
-//! first error stops everybody. Only the first worker works from the start: the others come when
-//! there are bytes to be looked at, because where the kernel does everything a second thread saves
-//! no time and costs some.
+//! first error stops everybody.
 //!
 //! Bytes that nobody has to see do not come here. Where the file system can do it the target shares
-//! them with the source. Where they stand in a row and fill large units of the target, the first
-//! bytes of a unit show that it is no zeros, and the kernel copies it: one copy instead of two.
+//! them with the source. A worker that is alone has the kernel copy those that stand in a row and
+//! fill large units of the target, when the first bytes of a unit show that it is no zeros: one copy
+//! instead of two (and all workers do, where a server copies). Of several workers some read while another writes, which takes less time (and
+//! more of the processor): a file takes one write after the other, and what the kernel copies is
+//! read inside of that.
 //!
 //! Not here, because it was measured and found no better: memory maps (a tenth less time for one
 //! thread and none for two, which wait for each other's page tables; and a source that is cut short
@@ -46,7 +47,6 @@ mod progress;
 mod rate;
 mod sequencer;
 mod source;
-mod standby;
 mod worker;
 
 pub use cancel::Cancel;

@@ -92,17 +92,21 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Lets bytes go to `sink` inside the kernel, and be shared if `share`.
-    pub(crate) fn transfer_to(&mut self, sink: &dyn Sink, share: bool) {
+    /// Lets bytes go to `sink` without coming here: shared if `share`; copied if `copy`, or where a
+    /// server does it.
+    pub(crate) fn transfer_to(&mut self, sink: &dyn Sink, share: bool, copy: bool) {
         let Some(target) = sink.slots_in() else {
             return;
         };
         for (way, layer) in self.ways.iter_mut().zip(self.chain.layers()) {
-            *way = target.best_transfer(&**layer.data_storage());
-            if *way == Some(Transfer::Share) && !(share && self.unit.is_multiple_of(BLOCK)) {
-                // Where the kernel can share, it does so when asked to copy.
-                *way = None;
-            }
+            // Where the kernel can share, it does so when asked to copy.
+            *way = target
+                .best_transfer(&**layer.data_storage())
+                .filter(|way| match way {
+                    Transfer::Share => share && self.unit.is_multiple_of(BLOCK),
+                    Transfer::Remote => true,
+                    Transfer::Copy => copy,
+                });
         }
         self.same = self.chain.is_flat() && sink.profile().placement == Placement::Identity;
     }

@@ -55,8 +55,6 @@ pub(crate) struct Worker<'a> {
     cover: Option<Cover<'a>>,
     /// Where the target must be told of zeros; ascending, between the demands.
     zeroes: Vec<GuestRange>,
-    /// Whether the claim had bytes to be read, beyond a glimpse.
-    looked: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -74,14 +72,11 @@ impl<'a> Worker<'a> {
             slots: Vec::new(),
             cover: behind.map(|behind| Cover::new(behind, step)),
             zeroes: Vec::new(),
-            looked: false,
         }
     }
 
-    /// Takes one claim all the way; says whether there were bytes to look at, which many can do at
-    /// once, or only places to be filled by the kernel.
-    pub(crate) fn run(&mut self, claim: &Claim) -> Result<bool> {
-        self.looked = false;
+    /// Takes one claim all the way.
+    pub(crate) fn run(&mut self, claim: &Claim) -> Result<()> {
         self.zeroes.clear();
         let profile = self.shared.sink.profile();
         let mut data = 0;
@@ -125,7 +120,7 @@ impl<'a> Worker<'a> {
         self.shared
             .meter
             .add(claim.range.end - claim.hole.start, data);
-        Ok(self.looked)
+        Ok(())
     }
 
     /// Lets the target share all of a claim.
@@ -155,7 +150,6 @@ impl<'a> Worker<'a> {
             if run.origin.is_some() {
                 continue;
             }
-            self.looked = true;
             let mut at = run.range.start;
             for piece in &self.layout.pieces[run.pieces.clone()] {
                 part(&mut self.buf, base, GuestRange::new(at, piece.range.start)).fill(0);
@@ -201,9 +195,7 @@ impl<'a> Worker<'a> {
                         let rest = GuestRange::new(range.start, run.range.end);
                         let rest = part(&mut self.buf, base, rest);
                         let read = |at, buf: &mut [u8]| source.read_layer(origin.depth, at, buf);
-                        let empty = glimpses.is_empty(range, rest, read)?;
-                        self.looked |= empty;
-                        empty
+                        glimpses.is_empty(range, rest, read)?
                     }
                 };
                 if empty {
@@ -260,8 +252,6 @@ impl<'a> Worker<'a> {
             bytes: part(&mut self.buf, base, claim.range),
         };
         self.shared.digests.add(claim.ticket, &piece);
-        // There is work in zeros as well.
-        self.looked = true;
     }
 
     fn reserve(&mut self, ticket: u64, placement: Placement) -> Result<()> {
@@ -337,7 +327,6 @@ impl<'a> Worker<'a> {
     /// Fills `slot` by reading and writing, where the kernel does not do it. Holes stay what they
     /// are: bytes are only transferred to where nothing stands.
     fn copy(&mut self, slot: &Slot) -> Result<()> {
-        self.looked = true;
         let chain = self.shared.source.chain;
         let mut at = slot.range.start;
         while at < slot.range.end {

@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use goldsmith_block::{HostRange, Storage, StorageId, StorageMut, Transfer, Zeroing};
 use goldsmith_engine::Job;
@@ -133,62 +135,88 @@ fn overlay_and_its_backing_file_are_shared_into_one_image() {
     }
 }
 
-/// A storage that promises to share and never does, or only in part.
+/// A storage that promises a way for bytes to come.
 #[derive(Debug)]
-struct Fickle(MemoryStorage);
+struct Promising {
+    storage: MemoryStorage,
+    way: Transfer,
+    /// Otherwise only half of what is asked for comes.
+    kept: bool,
+    /// How many bytes were asked for.
+    asked: AtomicU64,
+}
 
-impl Storage for Fickle {
-    fn name(&self) -> &str {
-        self.0.name()
+impl Promising {
+    fn new(way: Transfer, kept: bool) -> Self {
+        Self {
+            storage: MemoryStorage::new("target"),
+            way,
+            kept,
+            asked: AtomicU64::new(0),
+        }
     }
 
-    fn id(&self) -> StorageId {
-        self.0.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> goldsmith::Result<()> {
-        self.0.read_at(offset, buf)
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.storage.len() as usize];
+        self.storage.read_at(0, &mut bytes).unwrap();
+        bytes
     }
 }
 
-impl StorageMut for Fickle {
+impl Storage for Promising {
+    fn name(&self) -> &str {
+        self.storage.name()
+    }
+
+    fn id(&self) -> StorageId {
+        self.storage.id()
+    }
+
+    fn len(&self) -> u64 {
+        self.storage.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> goldsmith::Result<()> {
+        self.storage.read_at(offset, buf)
+    }
+}
+
+impl StorageMut for Promising {
     fn write_at(&self, offset: u64, data: &[u8]) -> goldsmith::Result<()> {
-        self.0.write_at(offset, data)
+        self.storage.write_at(offset, data)
     }
 
     fn set_len(&self, len: u64) -> goldsmith::Result<()> {
-        self.0.set_len(len)
+        self.storage.set_len(len)
     }
 
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> goldsmith::Result<()> {
-        self.0.zero(range, zeroing)
+        self.storage.zero(range, zeroing)
     }
 
     fn best_transfer(&self, _source: &dyn Storage) -> Option<Transfer> {
-        Some(Transfer::Share)
+        Some(self.way)
     }
 
     fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, _way: Transfer) -> bool {
-        let mut half = vec![0; (from.len / 2) as usize];
-        source.read_at(from.offset, &mut half).unwrap();
-        self.0.write_at(to, &half).unwrap();
-        false
+        self.asked.fetch_add(from.len, Ordering::Relaxed);
+        let len = if self.kept { from.len } else { from.len / 2 };
+        let mut bytes = vec![0; len as usize];
+        source.read_at(from.offset, &mut bytes).unwrap();
+        self.storage.write_at(to, &bytes).unwrap();
+        self.kept
     }
 
     fn flush(&self) -> goldsmith::Result<()> {
-        self.0.flush()
+        self.storage.flush()
     }
 
     fn fixed_len(&self) -> Option<u64> {
-        self.0.fixed_len()
+        self.storage.fixed_len()
     }
 
     fn is_blank(&self) -> bool {
-        self.0.is_blank()
+        self.storage.is_blank()
     }
 }
 
@@ -200,13 +228,60 @@ fn refused_transfers_are_made_good_by_reading_and_writing() {
     for (name, options, _) in SHAPES {
         let format = goldsmith::format_named(name).unwrap();
         let spec = image::spec(format, disk.len(), options, false).unwrap();
-        let storage = Arc::new(Fickle(MemoryStorage::new("target")));
+        let storage = Arc::new(Promising::new(Transfer::Share, false));
         let sink = format.create(storage.clone(), &spec).unwrap();
         let source = support::open(&raw, "raw");
         goldsmith_engine::convert(&source, sink, &Job::default()).unwrap();
-        let mut bytes = vec![0; storage.len() as usize];
-        storage.read_at(0, &mut bytes).unwrap();
         let what = format!("{name} {options:?}");
-        assert!(qemu::read(name, &bytes) == disk.bytes(), "{what}");
+        assert!(qemu::read(name, &storage.bytes()) == disk.bytes(), "{what}");
+    }
+}
+
+/// The kernel copies for one worker at a time, a server for as many as there are.
+#[test]
+fn several_workers_leave_copying_to_servers_but_not_to_the_kernel() {
+    let folder = Folder::new();
+    let disk = disk();
+    let raw = folder.write("disk.raw", &disk);
+    for (name, options, _) in SHAPES {
+        let format = goldsmith::format_named(name).unwrap();
+        let spec = image::spec(format, disk.len(), options, false).unwrap();
+        let convert = |way, threads| {
+            let storage = Arc::new(Promising::new(way, true));
+            let sink = format.create(storage.clone(), &spec).unwrap();
+            let source = support::open(&raw, "raw");
+            let job = Job {
+                threads: NonZeroUsize::new(threads),
+                ..Job::default()
+            };
+            goldsmith_engine::convert(&source, sink, &job).unwrap();
+            storage
+        };
+        let what = format!("{name} {options:?}");
+        let read = convert(Transfer::Copy, 2);
+        assert_eq!(read.asked.load(Ordering::Relaxed), 0, "{what}");
+        assert!(qemu::read(name, &read.bytes()) == disk.bytes(), "{what}");
+        // In small units zeros are looked for in every byte.
+        let small = name == "raw"
+            || options
+                .iter()
+                .any(|(_, value)| matches!(*value, "4k" | "fixed"));
+        for (way, threads) in [
+            (Transfer::Copy, 1),
+            (Transfer::Remote, 1),
+            (Transfer::Remote, 2),
+        ] {
+            let copied = convert(way, threads);
+            assert!(
+                copied.bytes() == read.bytes(),
+                "{what}: {way:?}, {threads} threads"
+            );
+            let asked = copied.asked.load(Ordering::Relaxed);
+            assert_eq!(
+                asked >= 31 * MIB,
+                !small,
+                "{what}: {way:?}, {threads} threads: {asked}"
+            );
+        }
     }
 }

@@ -429,7 +429,11 @@ impl StorageMut for FileStorage {
         // Behind the end, where nothing stands and nothing is left when the end is put back.
         let end = align_up(len, TRIAL)?;
         let from = HostRange::new(0, TRIAL.min(source.len()));
-        let mut ways = [Transfer::Share, Transfer::Copy].into_iter();
+        let copy = match source.file() {
+            Some(file) if sys::is_remote(file) && sys::is_remote(&self.file) => Transfer::Remote,
+            _ => Transfer::Copy,
+        };
+        let mut ways = [Transfer::Share, copy].into_iter();
         let way = ways.find(|way| self.transfer(source, from, end, *way));
         if let Err(source) = self.file.set_len(len) {
             // What was tried still stands there, and no way leads back.
@@ -448,7 +452,9 @@ impl StorageMut for FileStorage {
         let (done, written) = match transfer {
             // What is shared stands on the disk already.
             Transfer::Share => (sys::share(source, from, &self.file, to), 0),
-            Transfer::Copy => (sys::copy(source, from, &self.file, to), from.len),
+            Transfer::Remote | Transfer::Copy => {
+                (sys::copy(source, from, &self.file, to), from.len)
+            }
         };
         drop(turn);
         if done.is_ok() {

@@ -14,7 +14,7 @@ use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
     Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range,
-    fadvise, fallocate, linkat, major, makedev, minor, openat2, seek,
+    fadvise, fallocate, fstatfs, linkat, major, makedev, minor, openat2, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -207,6 +207,14 @@ pub(crate) fn copy(source: &File, from: HostRange, target: &File, to: u64) -> io
         }
     }
     Ok(())
+}
+
+/// Whether a server keeps the bytes of `file`.
+pub(crate) fn is_remote(file: &File) -> bool {
+    // [statfs(2)] NFS, SMB 1 and later ones, Ceph.
+    const REMOTE: [u32; 4] = [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x00C3_6400];
+    // The kernel's numbers have 32 bits, in whatever type they come.
+    fstatfs(file).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
 }
 
 /// A new file in `directory` that has no name, so that nothing is left of it if this process dies.

@@ -69,6 +69,10 @@ pub(crate) fn copy(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn is_remote(_: &File) -> bool {
+    false
+}
+
 pub(crate) fn create_unnamed(_directory: &Path, _mode: u32) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
