@@ -17,6 +17,7 @@ mod peer;
 mod place;
 mod race;
 mod report;
+mod supply;
 mod workload;
 
 use std::io::{self, Write};
@@ -53,6 +54,11 @@ enum Action {
         threads: NonZeroUsize,
         source: PathBuf,
         target: PathBuf,
+    },
+    /// Touch memory and hold it until the input ends
+    #[command(hide = true)]
+    Touch {
+        bytes: usize,
     },
 }
 
@@ -105,6 +111,9 @@ fn main() -> ExitCode {
             source,
             target,
         } => floor::copy(&source, &target, threads)
+            .map(|()| true)
+            .map_err(|error| error.to_string()),
+        Action::Touch { bytes } => supply::touch(bytes)
             .map(|()| true)
             .map_err(|error| error.to_string()),
     };

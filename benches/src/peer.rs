@@ -105,13 +105,20 @@ impl Tools {
     }
 
     fn converters(&self, job: &Job<'_>, content: Content, from: Form, to: Form) -> Vec<Contender> {
-        let ours = |options| vec![job.files(self.goldsmith_convert(from, to).words(options))];
+        let ours = |options| {
+            let step = job.files(self.goldsmith_convert(from, to).words(options));
+            match job.place {
+                Place::Uncached => vec![step.words("-t none")],
+                _ => vec![step],
+            }
+        };
         let theirs = |options| {
             let step = job.files(self.qemu_convert(options, from, to));
-            if job.place == Place::Disk {
-                return vec![step.words("-t writeback"), job.flush()];
+            match job.place {
+                Place::Disk => vec![step.words("-t writeback"), job.flush()],
+                Place::Uncached => vec![step.words("-t none"), job.flush()],
+                _ => vec![step],
             }
-            vec![step]
         };
         let mut all = vec![
             contender("goldsmith", Kind::Own, Ok(ours(""))),
@@ -134,17 +141,17 @@ impl Tools {
             self.nbdcopy(job, content, from, to),
         ));
         if !from.is_packed() && !to.is_packed() {
-            let same = from == Form::Raw && to == Form::Raw;
+            let same = from == Form::Raw && to == Form::Raw && job.place != Place::Uncached;
             let kind = if same { Kind::Peer } else { Kind::Floor };
             let mut cp = vec![job.files(Step::new("cp", "--sparse=always"))];
-            if job.place == Place::Disk {
+            if job.place.flushes() {
                 cp.push(job.flush());
             }
             all.push(contender("cp --sparse=always", kind, Ok(cp)));
             for (name, threads) in [("bare loop", "1"), ("bare loop, 2 threads", "2")] {
                 let step = job.files(Step::new(&self.this, "copy").words(threads));
                 let mut steps = vec![step];
-                if job.place == Place::Disk {
+                if job.place.flushes() {
                     steps.push(job.flush());
                 }
                 all.push(contender(name, Kind::Floor, Ok(steps)));
@@ -163,6 +170,9 @@ impl Tools {
         let program = tool("nbdcopy").ok_or("not installed (Debian package libnbd-bin)")?;
         if to.is_packed() {
             return Err("it cannot compress".into());
+        }
+        if job.place == Place::Disk && to == Form::Raw {
+            return Err("it takes what it writes out of the cache; see there".into());
         }
         if matches!(content, Content::Scattered64T | Content::Scattered2T) {
             return Err("it takes minutes for an empty disk of this size".into());
@@ -191,10 +201,11 @@ impl Tools {
         let step = server(step.words("--"), from, "--read-only", &job.sources[0]);
         let cache = match job.place {
             Place::Disk => "--cache=writeback",
+            Place::Uncached => "--cache=none",
             _ => "--cache=unsafe",
         };
         steps.push(server(step, to, cache, job.target));
-        if job.place == Place::Disk {
+        if job.place.flushes() {
             // Its own `--flush` leaves files alone.
             steps.push(job.flush());
         }
@@ -267,8 +278,10 @@ mod tests {
 
     #[test]
     fn on_disk_everybody_flushes() {
-        for line in &lines(convert(Form::Raw, Form::Raw), Place::Disk)[2..] {
-            assert!(line.ends_with("; sync t"), "{line}");
+        for place in [Place::Disk, Place::Uncached] {
+            for line in &lines(convert(Form::Raw, Form::Raw), place)[2..] {
+                assert!(line.ends_with("; sync t"), "{line}");
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) enum Place {
     Memory,
     /// On a disk, with everything flushed at the end.
     Disk,
+    /// The same, with nothing of the target left in memory.
+    Uncached,
     /// XFS in a file on that disk; it shares bytes between files.
     Xfs,
     /// The same with btrfs.
@@ -27,16 +29,28 @@ pub(crate) enum Place {
 
 impl Place {
     /// In the order in which they are measured.
-    pub(crate) const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Xfs, Self::Btrfs];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::Disk,
+        Self::Uncached,
+        Self::Xfs,
+        Self::Btrfs,
+    ];
 
     /// The heading of its part of the report.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Memory => "In memory",
             Self::Disk => "On disk, flushed",
+            Self::Uncached => "On disk, flushed, and out of the cache",
             Self::Xfs => "Source and target share an XFS",
             Self::Btrfs => "Source and target share a btrfs",
         }
+    }
+
+    /// Whether everybody flushes there.
+    pub(crate) fn flushes(self) -> bool {
+        matches!(self, Self::Disk | Self::Uncached)
     }
 
     /// Whether files can share bytes there.
@@ -75,7 +89,7 @@ impl Room {
             .tempdir_in(ground)
             .map_err(|error| format!("{}: {error}", ground.display()))?;
         let (path, mount) = match place {
-            Place::Memory | Place::Disk => (dir.path().to_owned(), None),
+            Place::Memory | Place::Disk | Place::Uncached => (dir.path().to_owned(), None),
             Place::Xfs => Mount::new(dir.path(), "mkfs.xfs", "-q", bytes)?,
             Place::Btrfs => Mount::new(dir.path(), "mkfs.btrfs", "-q", bytes)?,
         };
@@ -99,7 +113,7 @@ impl Room {
     pub(crate) fn describe(&self) -> String {
         let kind = file_system(&self.path);
         match self.place {
-            Place::Memory | Place::Disk => kind,
+            Place::Memory | Place::Disk | Place::Uncached => kind,
             Place::Xfs | Place::Btrfs => {
                 let below = self.path.parent().map(file_system);
                 format!("{kind} in a file on {}", below.unwrap_or_default())
@@ -110,7 +124,7 @@ impl Room {
     /// Whether `bytes` more can be written here without harm to others.
     pub(crate) fn enough(&self, bytes: u64) -> Result<(), String> {
         match self.place {
-            Place::Memory | Place::Disk => enough(&self.path, bytes + MARGIN),
+            Place::Memory | Place::Disk | Place::Uncached => enough(&self.path, bytes + MARGIN),
             Place::Xfs | Place::Btrfs => enough(&self.path, bytes),
         }
     }

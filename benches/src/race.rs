@@ -11,7 +11,11 @@ use crate::input::{Inputs, Random, Scale};
 use crate::measure::{Step, Usage};
 use crate::peer::{Contender, Job, Kind, Tools};
 use crate::place::Room;
+use crate::supply::Supply;
 use crate::workload::{Task, Workload};
+
+/// Bytes of a target from which on it matters what memory they are written to.
+const MUCH: u64 = 1 << 30;
 
 /// What one workload showed.
 #[derive(Clone, Debug)]
@@ -78,15 +82,18 @@ impl Track<'_> {
         let most = if job.task.is_slow() { 3 } else { usize::MAX };
         let mut order: Vec<usize> = (0..contenders.len()).collect();
         let mut random = Random::new(3);
+        let supply = self.supply(job.task)?;
         for pair in 0..self.pairs.min(most) {
-            // Who ran before leaves the machine's memory as it likes it, and that can double the time
-            // of the next, so none always runs in the wake of the same other.
+            // None always runs in the wake of the same other.
             random.shuffle(&mut order);
             for &index in &order {
                 let contender = &contenders[index];
                 let (Ok(steps), Ok(runs)) = (&contender.steps, &mut row.entries[index].runs) else {
                     continue;
                 };
+                if let Some(supply) = &supply {
+                    supply.renew()?;
+                }
                 let run = run(steps, &target);
                 if self.stop.load(Ordering::Relaxed) {
                     return Err("the run was stopped".into());
@@ -110,6 +117,15 @@ impl Track<'_> {
             }
         }
         Ok(row)
+    }
+
+    /// The memory for the targets of `task`; none where little is written.
+    fn supply(&self, task: Task) -> Result<Option<Supply>, String> {
+        let writes = matches!(task, Task::Convert { .. }) && !self.room.place().shares();
+        match writes && self.scale.files >= MUCH {
+            true => Supply::keep(&self.tools.this, self.scale.files).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// What goldsmith says otherwise than qemu-img, where both print the same.

@@ -159,7 +159,9 @@ pub(crate) fn all() -> Vec<Workload> {
             cpu: None,
             wall_default: None,
         };
-        add(arrow(Raw, to), Place::Disk, files(Raw, to), asked);
+        for place in [Place::Disk, Place::Uncached] {
+            add(arrow(Raw, to), place, files(Raw, to), asked);
+        }
     }
     for place in [Place::Xfs, Place::Btrfs] {
         for (from, to, _) in plain {
