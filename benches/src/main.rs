@@ -65,7 +65,8 @@ enum Action {
 /// Run goldsmith and its peers in turn and print a Markdown report
 #[derive(Args)]
 struct Peers {
-    /// Only workloads whose names hold this, in any case; may be given more than once
+    /// Only workloads whose names hold this, in any case, or the one with just this name; may be
+    /// given more than once
     #[arg(long, value_name = "SUBSTRING")]
     only: Vec<String>,
 
@@ -130,13 +131,12 @@ fn main() -> ExitCode {
 impl Peers {
     /// Whether all was measured and right.
     fn run(&self) -> Result<bool, String> {
-        let mut workloads = workload::all();
-        workloads.retain(|workload| workload.is_called(&self.only));
+        let workloads = workload::called(workload::all(), &self.only);
         let mut out = io::stdout().lock();
         let fail = |error: io::Error| error.to_string();
         if self.list {
             for workload in workloads {
-                writeln!(out, "{}: {}", workload.place.title(), workload.name).map_err(fail)?;
+                writeln!(out, "{}", workload.title()).map_err(fail)?;
             }
             return Ok(true);
         }

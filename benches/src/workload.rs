@@ -59,11 +59,29 @@ impl Task {
 }
 
 impl Workload {
-    /// Whether `word` occurs in what the report calls it; all do if there is no word.
-    pub(crate) fn is_called(&self, words: &[String]) -> bool {
-        let name = format!("{}: {}", self.place.title(), self.name).to_lowercase();
-        words.is_empty() || words.iter().any(|word| name.contains(&word.to_lowercase()))
+    /// What `--list` calls it.
+    pub(crate) fn title(&self) -> String {
+        format!("{}: {}", self.place.title(), self.name)
     }
+}
+
+/// Those of `workloads` in whose titles one of `words` occurs, in any case; a word that is a whole
+/// title means that one alone. All, if there is no word.
+pub(crate) fn called(workloads: Vec<Workload>, words: &[String]) -> Vec<Workload> {
+    let titles: Vec<_> = workloads
+        .iter()
+        .map(|row| row.title().to_lowercase())
+        .collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_lowercase()).collect();
+    let is_meant = |title: &String| {
+        words.iter().any(|word| match titles.contains(word) {
+            true => title == word,
+            false => title.contains(word),
+        })
+    };
+    let pairs = workloads.into_iter().zip(&titles);
+    let meant = pairs.filter(|(_, title)| words.is_empty() || is_meant(title));
+    meant.map(|(row, _)| row).collect()
 }
 
 /// All of them, those that share images next to each other.
@@ -221,10 +239,13 @@ mod tests {
     fn words_pick_rows_by_place_and_name() {
         let count = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(ToString::to_string).collect();
-            all().iter().filter(|row| row.is_called(&words)).count()
+            called(all(), &words).len()
         };
         assert_eq!(count(&[]), all().len());
         assert_eq!(count(&["xfs: raw -> qcow2"]), 1);
+        assert_eq!(count(&["memory: raw -> qcow2"]), 3);
+        assert_eq!(count(&["in memory: raw -> qcow2"]), 1);
+        assert_eq!(count(&["in memory: raw -> qcow2", "zstd"]), 4);
         assert_eq!(count(&["ZLIB"]), 3);
         assert_eq!(count(&["zlib", "zstd"]), 6);
         assert_eq!(count(&["no such row"]), 0);
