@@ -1,7 +1,7 @@
 //! Where a conversion's bytes go: allocations are ordered, writes are not.
 
 use crate::{
-    Codec, Error, ErrorKind, GuestRange, HostRange, Result, Storage, StorageMut, Transfer,
+    Budget, Codec, Error, ErrorKind, GuestRange, HostRange, Result, Storage, StorageMut, Transfer,
 };
 
 /// An image that is being written from nothing.
@@ -35,6 +35,19 @@ pub trait Sink: Send + Sync {
     fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
         let text = format!("this sink covers nothing, so it has no zeros for {range}");
         Err(Error::new(ErrorKind::Bug, text))
+    }
+
+    /// Makes the sink take a disk that does not come in guest order: demands in any order, and again
+    /// for what has a place already, which it keeps; and writes of any part of a slot, whose other
+    /// parts read as zeros as long as nobody writes them. To be called before the first demand.
+    ///
+    /// False if the sink does not do that; nothing has changed then. The file depends on the order.
+    ///
+    /// # Errors
+    /// `Limit` if the tables that stay open until the end are over `budget`.
+    fn take_any_order(&mut self, budget: &Budget) -> Result<bool> {
+        let _ = budget;
+        Ok(false)
     }
 
     /// Stores `data` in `slot`: the guest bytes of its range, or their packed form.

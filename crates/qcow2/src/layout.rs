@@ -1,5 +1,6 @@
 //! Who stands where in a new image.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use goldsmith_block::{GuestRange, HostRange, Result, Slot, StorageMut, Zeroing};
@@ -27,6 +28,9 @@ pub(crate) struct Layout {
     /// The L2 table that is being filled, and its place in the L1 table.
     l2: Vec<U64<BE>>,
     l2_index: Option<usize>,
+    /// The tables that are being filled, too, by their places in the L1 table, if guest clusters may
+    /// come in any order.
+    others: Option<BTreeMap<usize, Vec<U64<BE>>>>,
     /// Byte offset behind the last packed unit; a multiple of the cluster size if no cluster is
     /// partly used.
     packed_at: u64,
@@ -50,10 +54,16 @@ impl Layout {
             l1: vec![0.into(); plan.l1_entries as usize],
             l2: vec![0.into(); plan.cluster_size() as usize / 8],
             l2_index: None,
+            others: None,
             packed_at: 0,
             unplaced: 0,
             plan: plan.clone(),
         }
+    }
+
+    /// Writes no L2 table before the end, so that clusters may be asked for in any order and again.
+    pub(crate) fn keep_tables(&mut self) {
+        self.others = Some(BTreeMap::new());
     }
 
     fn cluster_size(&self) -> u64 {
@@ -103,12 +113,17 @@ impl Layout {
         if self.data.is_some() {
             return Ok((cluster, most));
         }
-        // Some subclusters of it may have been asked for before.
+        // Some of it may have been asked for before.
         let known = self.l2[entry].get() & ondisk::OFFSET;
         if known != 0 {
             return Ok((known >> self.plan.cluster_bits, 1));
         }
-        self.allocator.take(most)
+        let entries = self.l2[entry..].iter().step_by(self.numbers());
+        let most = entries
+            .take(most as usize)
+            .take_while(|entry| entry.get() & ondisk::OFFSET == 0)
+            .count();
+        self.allocator.take(most as u64)
     }
 
     /// Notes that the subclusters of `part`, in the cluster whose entry is at `entry`, are data
@@ -264,15 +279,42 @@ impl Layout {
         // Clusters lie on the disk, for which the L1 table is in memory: both positions fit.
         let table = (self.l2.len() / self.numbers()) as u64;
         let (index, at) = ((cluster / table) as usize, (cluster % table) as usize);
-        if index >= self.l1.len() || self.l2_index.is_some_and(|current| current > index) {
+        let is_late = self.l2_index.is_some_and(|current| current > index);
+        if index >= self.l1.len() || is_late && self.others.is_none() {
             let what = "asked for places out of order or behind the disk";
             return Err(Qcow2Error::Contract { what }.into());
         }
         if self.l2_index != Some(index) {
-            self.close_table()?;
+            match &mut self.others {
+                None => self.close_table()?,
+                Some(others) => {
+                    let empty = || vec![0.into(); self.l2.len()];
+                    let next = others.remove(&index).unwrap_or_else(empty);
+                    let left = std::mem::replace(&mut self.l2, next);
+                    if let Some(current) = self.l2_index {
+                        others.insert(current, left);
+                    }
+                }
+            }
             self.l2_index = Some(index);
         }
         Ok(at * self.numbers())
+    }
+
+    /// Writes the tables that were kept, in the order of the disk.
+    fn close_others(&mut self) -> Result<()> {
+        let Some(mut others) = self.others.take() else {
+            return Ok(());
+        };
+        if let Some(current) = self.l2_index.take() {
+            others.insert(current, std::mem::take(&mut self.l2));
+        }
+        for (index, table) in others {
+            self.l2 = table;
+            self.l2_index = Some(index);
+            self.close_table()?;
+        }
+        Ok(())
     }
 
     /// Writes the L2 table that is being filled to the next cluster.
@@ -291,6 +333,7 @@ impl Layout {
     /// Writes what is left of the tables.
     pub(crate) fn finish(mut self) -> Result<Tail> {
         self.preallocate(self.plan.virtual_size.div_ceil(self.cluster_size()))?;
+        self.close_others()?;
         self.close_table()?;
         clear_rest(&*self.storage, self.packed_at, self.plan.cluster_bits)?;
         let l1_bytes = self.l1.len() as u64 * 8;

@@ -8,11 +8,14 @@
 //! its range is asked for, and a refcount block when the clusters it counts are used up. Each then
 //! takes the next cluster and is written, once. All else stays in memory: the L1 table, the
 //! offsets of refcount blocks, one L2 table, one refcount block.
+//!
+//! A disk that comes in [any order](Sink::take_any_order) has all its L2 tables behind the data, and in
+//! memory until then.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    Committed, CreateSpec, Demand, GuestRange, HostRange, Packing, Placement, Result, Sink,
+    Budget, Committed, CreateSpec, Demand, GuestRange, HostRange, Packing, Placement, Result, Sink,
     SinkProfile, Slot, Storage, StorageMut, Transfer, ZeroPolicy,
 };
 use goldsmith_crypt::Luks;
@@ -152,6 +155,23 @@ impl Sink for Qcow2Sink {
             return Err(Qcow2Error::Contract { what }.into());
         }
         self.layout().place_zeroes(range)
+    }
+
+    /// All L2 tables stay in memory for that.
+    fn take_any_order(&mut self, budget: &Budget) -> Result<bool> {
+        let plan = &self.plan;
+        // What is encrypted, or stands over something old, does not read as zeros before it is
+        // written; and what shows through, is packed or has its place from the start comes in order.
+        let is_plain = self.crypt.is_plain() && self.storage.is_blank();
+        let is_free = plan.backing.is_none()
+            && plan.data_file.is_none()
+            && plan.preallocation == Preallocation::Off
+            && self.profile.packing.is_none();
+        if is_plain && is_free {
+            budget.reserve(plan.l1_entries << plan.cluster_bits, "L2 tables")?;
+            self.layout().keep_tables();
+        }
+        Ok(is_plain && is_free)
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {

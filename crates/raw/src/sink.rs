@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Committed, CreateSpec, Demand, GuestRange, HostRange, Placement, Result, Sink, SinkProfile,
-    Slot, StorageMut, ZeroPolicy, Zeroing,
+    Budget, Committed, CreateSpec, Demand, GuestRange, HostRange, Placement, Result, Sink,
+    SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
 };
 
 use crate::RawError;
@@ -108,6 +108,11 @@ impl Sink for RawSink {
 
     fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
         self.write_zeroes(range)
+    }
+
+    /// Only where zeros need not be written, which could hide what came before.
+    fn take_any_order(&mut self, _budget: &Budget) -> Result<bool> {
+        Ok(self.profile.zeroes == ZeroPolicy::Implied)
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {

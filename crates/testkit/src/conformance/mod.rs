@@ -146,6 +146,7 @@ macro_rules! conformance {
                 order_of_writes_leaves_no_trace
                 length_of_demands_leaves_no_trace
                 reserving_backwards_leaves_no_trace_under_identity
+                disk_in_any_order_is_the_same_disk
                 old_content_of_the_storage_does_not_show
                 device_holds_the_disk_or_is_refused
                 device_that_is_too_small_is_an_error

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{ErrorKind, Options, Placement, Result};
+use goldsmith_block::{
+    Budget, Demand, ErrorKind, GuestRange, Limits, Options, Placement, Result, SECTOR, Slot,
+    align_down, align_up, is_zero,
+};
 use goldsmith_storage::MemoryStorage;
 
 use super::{Case, Subject, runner};
@@ -11,7 +14,7 @@ use crate::fault::{FaultStorage, Op};
 use crate::hostile::survives;
 use crate::image::{self, Drive, Order};
 use crate::model::{ModelDisk, any_disk};
-use crate::pattern::disk;
+use crate::pattern::{disk, noise};
 
 /// The defaults of all options are values of them.
 pub fn every_option_has_a_default(subject: &Subject) {
@@ -81,6 +84,58 @@ pub fn reserving_backwards_leaves_no_trace_under_identity(subject: &Subject) {
                 "{case:?}: {disk:?}"
             );
         }
+    }
+}
+
+/// A sink that takes a disk in any order takes it in sectors as well, each of them alone.
+pub fn disk_in_any_order_is_the_same_disk(subject: &Subject) {
+    for case in subject.cases() {
+        let disk = case.mixed_disk();
+        let storage = Arc::new(MemoryStorage::new("image"));
+        let mut sink = case
+            .format
+            .create(storage.clone(), &case.spec(&disk))
+            .unwrap();
+        let budget = Budget::new(&Limits::default());
+        if !sink.take_any_order(&budget).unwrap() {
+            continue;
+        }
+        let (grain, len) = (sink.profile().grain, disk.len());
+        let mut sectors: Vec<u64> = (0..len).step_by(SECTOR as usize).collect();
+        sectors.sort_by_key(|at| noise(*at));
+        for start in sectors {
+            let range = GuestRange::new(start, len.min(start + SECTOR));
+            let mut bytes = vec![0; range.len() as usize];
+            disk.read_at(start, &mut bytes);
+            if is_zero(&bytes) {
+                continue;
+            }
+            let end = align_up(range.end, grain).unwrap().min(len);
+            let demand = Demand {
+                range: GuestRange::new(align_down(start, grain), end),
+                packed: None,
+            };
+            let mut slots = Vec::new();
+            sink.reserve(&[demand], &mut slots).unwrap();
+            let slot = slots.iter().find(|slot| slot.range.end > start).unwrap();
+            let host = slot.host + (start - slot.range.start);
+            let packed = None;
+            let part = Slot {
+                range,
+                host,
+                packed,
+            };
+            sink.write(part, &bytes).unwrap();
+        }
+        let committed = sink.commit().unwrap();
+        let image = storage.to_vec();
+        assert_eq!(committed.file_len, image.len() as u64, "{case:?}");
+        let outcome = survives(case.format, image);
+        assert!(
+            outcome.reads_as(disk.bytes()),
+            "{case:?}: {disk:?} in any order is {:?}",
+            outcome.refused()
+        );
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Committed, Demand, Error, ErrorKind, GuestRange, Placement, Result, SECTOR, Sink, SinkProfile,
-    Slot, StorageMut, ZeroPolicy, align_up,
+    Budget, Committed, Demand, Error, ErrorKind, GuestRange, Placement, Result, SECTOR, Sink,
+    SinkProfile, Slot, StorageMut, ZeroPolicy, align_up,
 };
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -237,6 +237,12 @@ impl Sink for DynamicSink {
     fn reserve_zeroes(&self, range: GuestRange) -> Result<()> {
         // Nobody writes there, so it reads as zeros.
         self.place(range, |_, _| ())
+    }
+
+    /// The whole table is in memory anyway; sector bitmaps, of which one is, are for a differencing
+    /// image alone.
+    fn take_any_order(&mut self, _budget: &Budget) -> Result<bool> {
+        Ok(!self.is_differencing())
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Committed, Demand, GuestRange, Placement, Result, Sink, SinkProfile, Slot, StorageMut,
+    Budget, Committed, Demand, GuestRange, Placement, Result, Sink, SinkProfile, Slot, StorageMut,
     ZeroPolicy,
 };
 use zerocopy::IntoBytes;
@@ -43,6 +43,10 @@ impl Sink for FixedSink {
     fn reserve(&self, demands: &[Demand], slots: &mut Vec<Slot>) -> Result<()> {
         slots.extend(demands.iter().map(Demand::in_place));
         Ok(())
+    }
+
+    fn take_any_order(&mut self, _budget: &Budget) -> Result<bool> {
+        Ok(true)
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
