@@ -67,6 +67,7 @@ mod check;
 mod derive;
 mod editor;
 mod error;
+mod file_order;
 mod footer;
 mod geometry;
 mod health;
@@ -84,6 +85,7 @@ use goldsmith_block::{
 };
 
 pub use error::VhdError;
+pub use file_order::{FileBlock, FileOrder};
 
 /// The format's name, qemu-img's.
 const NAME: &str = "vpc";
