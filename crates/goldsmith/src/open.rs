@@ -258,6 +258,25 @@ impl Opener {
         heads_only.open_with_paths(path, format)
     }
 
+    /// The file at `path`, if it is of a format that [unpacks](Format::unpacks) and nothing is wanted of
+    /// it but its disk.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) that do not come of the image.
+    pub(crate) fn open_packed(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<Option<Arc<dyn Storage>>> {
+        let unpacks = |format: &dyn Format| format.unpacks();
+        let stated = format.map(registry::format_named).transpose()?;
+        if self.snapshot.is_some() || !self.options.is_empty() || !stated.is_none_or(unpacks) {
+            return Ok(None);
+        }
+        let (storage, format) = self.open_file(&Found::by_user(path).only(self.part), format, 0)?;
+        Ok(unpacks(format).then_some(storage))
+    }
+
     /// Opens everything behind `top`, the image at `path`; gives the path of each layer, too.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ pub struct Window<S: ?Sized = dyn Storage> {
     offset: u64,
     /// Bytes that it shows; all from its start on if none are said.
     len: Option<u64>,
+    /// What messages call it, if not as the storage.
+    name: Option<String>,
 }
 
 impl<S: Storage + ?Sized> Window<S> {
@@ -45,7 +47,15 @@ impl<S: Storage + ?Sized> Window<S> {
             storage,
             offset: range.offset,
             len: shown,
+            name: None,
         })
+    }
+
+    /// The same window, for messages that call it `name`.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Fails if the window has no `len` bytes from `offset`.
@@ -59,7 +69,7 @@ impl<S: Storage + ?Sized> Window<S> {
 
 impl<S: Storage + ?Sized> Storage for Window<S> {
     fn name(&self) -> &str {
-        self.storage.name()
+        self.name.as_deref().unwrap_or_else(|| self.storage.name())
     }
 
     /// That of the whole storage, whose bytes these are.

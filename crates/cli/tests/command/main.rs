@@ -33,6 +33,7 @@ mod map;
 mod measure;
 mod mixes;
 mod names;
+mod one_pass;
 mod page;
 mod phrases;
 mod progress;

@@ -34,6 +34,9 @@ impl Convert<'_> {
         let format = self.format()?;
         let options = self.options(format)?;
         self.refuse_mixes(&options)?;
+        if let Some(done) = self.pass_once(format, &options)? {
+            return Ok(done);
+        }
         let disks = self.disks()?;
         let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;

@@ -20,6 +20,7 @@ use crate::{Cloud, Opener};
 mod dry_run;
 mod existing;
 mod fresh;
+mod one_pass;
 mod plan;
 mod refused;
 mod source;

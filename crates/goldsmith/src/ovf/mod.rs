@@ -7,14 +7,18 @@
 //! ```
 //!
 //! Nothing in a gzip'ed file can be read before all that stands in front of it is unpacked. Who wants
-//! the disk has the VHDs unpacked when the file is opened, into files without names; who wants to
-//! know what they are has all of it unpacked, too, but only their tables kept, in memory.
+//! to ask for bytes of the disk has the VHDs unpacked when the file is opened, into a file without a
+//! name; who wants to know what they are has all of it unpacked, too, but only their tables kept, in
+//! memory. Who wants all of the disk, in whatever order it comes, has it [poured](pour) out in one
+//! pass, and nothing stored.
 //!
 //! A new one is written front to back, though a tar says how long a VHD is before the first of its
 //! bytes, and a VHD says first which blocks there are: those are looked for before.
 
 mod draft;
 mod gzip;
+mod passing;
+mod pour;
 mod sink;
 mod skim;
 mod stream;
@@ -30,11 +34,13 @@ use goldsmith_block::{
     LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage,
     StorageMut,
 };
+use goldsmith_storage::FileStorage;
 use goldsmith_vhd::VHD;
 
 use crate::measure::reckon;
 
 pub(crate) use gzip::Out;
+pub(crate) use pour::Container;
 pub(crate) use stream::{into, write, write_chain};
 
 /// The format's name, and that of the cloud that wants it.
@@ -96,7 +102,8 @@ impl Format for Ovf {
     }
 
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        let members = unpack::unpack(&*storage, budget)?;
+        let scratch = FileStorage::scratch(storage.name())?;
+        let members = unpack::unpack(&*storage, budget, scratch)?;
         Ok(Arc::new(OvfLayer::open(storage, members, budget)?))
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use goldsmith_block::{Budget, Error, Format, HostRange, Layer, Result, Storage, StorageId};
+use goldsmith_block::{Budget, Error, Format, HostRange, Result, Storage, StorageId};
 use goldsmith_vhd::VHD;
 
+use super::passing::Passing;
 use super::walk::{Member, check_len, walk};
 
 /// Bytes of a VHD that are kept at first, and by which it becomes more.
@@ -12,12 +13,10 @@ const STEP: u64 = 64 << 10;
 /// Most bytes of a VHD that are kept, or its tables do not stand where everybody puts them. [ours]
 /// Those of the largest disk in the smallest blocks take 17 MiB.
 const MOST: u64 = 32 << 20;
-/// Bytes that are passed over together.
-const PIECE: u64 = 256 << 10;
 /// Bytes that a footer takes at most.
 const FOOTER: usize = 512;
 /// Bytes of the end that are kept: a footer, and the end of a disk that stands before it.
-const TAIL: usize = 4096;
+const TAIL: u64 = 4096;
 /// Bytes from the beginning and from the end of a disk that show what is on it.
 const ENDS: [u64; 2] = [36 << 10, 512];
 /// Bytes that are kept for each of them: a block of any size that XenServer's tools take, and its
@@ -40,43 +39,21 @@ pub(super) fn skim(
         // Nothing is stored, but unpacking takes its time.
         budget.unpack(member.len, "VHD in the tar")?;
         check_len(member, storage.len())?;
-        skim_member(member, budget)
+        let begun = Skimmed::begin(member, budget)?;
+        let ends = begun.ends_of_disk(budget);
+        let passing = begun.pass(member, &ends, budget)?;
+        let skimmed = begun.with(passing.finish()?);
+        Ok(match skimmed.misses(budget) {
+            Some(_) => None,
+            None => Some(Arc::new(skimmed) as _),
+        })
     })?;
     Ok(members.into_iter().collect())
 }
 
-fn skim_member(member: &mut Member<'_>, budget: &Budget) -> Result<Option<Arc<dyn Storage>>> {
-    let mut skimmed = Skimmed {
-        name: member.name.clone(),
-        id: StorageId::unique(),
-        len: member.len,
-        pieces: vec![(0, Arc::default())],
-        missed: Mutex::default(),
-    };
-    skimmed.read_on(member, STEP, budget)?;
-    // A fixed one has no tables. The footer of others is yet to come, but its copy is here.
-    if skimmed.head().starts_with(b"conectix") {
-        let copy = skimmed.head()[..skimmed.head().len().min(FOOTER)].to_vec();
-        let place = skimmed.len.saturating_sub(FOOTER as u64);
-        skimmed.pieces.push((place, Arc::new(copy)));
-        while let Some(wanted) = skimmed.misses(budget).filter(|wanted| *wanted <= MOST) {
-            skimmed.read_on(member, wanted.next_multiple_of(STEP), budget)?;
-        }
-        let ends = skimmed.ends_of_disk(budget);
-        skimmed.pieces.truncate(1);
-        skimmed.pass_over(member, &ends, budget)?;
-    } else {
-        skimmed.pass_over(member, &[], budget)?;
-    }
-    Ok(match skimmed.misses(budget) {
-        Some(_) => None,
-        None => Some(Arc::new(skimmed)),
-    })
-}
-
 /// Parts of a file.
 #[derive(Debug)]
-struct Skimmed {
+pub(super) struct Skimmed {
     name: String,
     id: StorageId,
     len: u64,
@@ -87,6 +64,37 @@ struct Skimmed {
 }
 
 impl Skimmed {
+    /// The beginning of `member`, as far as its tables go if they stand where everybody puts them.
+    ///
+    /// The footer is yet to come. Its copy stands for it, unless the VHD is a fixed one, which has
+    /// none, and no tables.
+    pub(super) fn begin(member: &mut Member<'_>, budget: &Budget) -> Result<Self> {
+        let mut begun = Self {
+            name: member.name.clone(),
+            id: StorageId::unique(),
+            len: member.len,
+            pieces: vec![(0, Arc::default())],
+            missed: Mutex::default(),
+        };
+        begun.read_on(member, STEP, budget)?;
+        if begun.has_tables() {
+            let copy = begun.head()[..begun.head().len().min(FOOTER)].to_vec();
+            let place = begun.len.saturating_sub(FOOTER as u64);
+            begun.pieces.push((place, Arc::new(copy)));
+            while let Some(wanted) = begun.misses(budget).filter(|wanted| *wanted <= MOST) {
+                begun.read_on(member, wanted.next_multiple_of(STEP), budget)?;
+            }
+        }
+        Ok(begun)
+    }
+
+    /// Whether it begins like a VHD that is not a fixed one.
+    pub(super) fn has_tables(&self) -> bool {
+        [b"conectix", b"v_poison"]
+            .iter()
+            .any(|cookie| self.head().starts_with(*cookie))
+    }
+
     fn head(&self) -> &[u8] {
         &self.pieces[0].1
     }
@@ -101,62 +109,54 @@ impl Skimmed {
         Ok(())
     }
 
-    /// Reads on to the end of `member`, and keeps `parts` of it and the last bytes.
-    fn pass_over(
-        &mut self,
-        member: &mut Member<'_>,
+    /// All of `member`, to go by, of which this is the beginning; `parts` of it and its last bytes
+    /// are kept on the way.
+    pub(super) fn pass<'p, 'w>(
+        &self,
+        member: &'p mut Member<'w>,
         parts: &[HostRange],
         budget: &Budget,
-    ) -> Result<()> {
-        let mut at = self.head().len() as u64;
-        let last = self.len.saturating_sub(TAIL as u64);
-        let last = HostRange::new(last, self.len - last);
-        let mut kept = Vec::new();
-        for part in parts.iter().chain([&last]) {
+    ) -> Result<Passing<'p, 'w>> {
+        let last = HostRange::new(self.len.saturating_sub(TAIL), TAIL);
+        let parts = parts.iter().chain([&last]).map(|part| {
             let start = part.offset.min(self.len);
-            let len = part.end().min(self.len) - start;
-            let mut bytes: Vec<u8> = budget.zeroed(len, "block of a VHD in the tar")?;
-            fill(start, &mut bytes, 0, self.head());
-            kept.push((start, bytes));
-        }
-        let mut piece = vec![0; PIECE.min(self.len - at) as usize];
-        while at < self.len {
-            // At most a piece.
-            let piece = &mut piece[..(self.len - at).min(PIECE) as usize];
-            member.read_exact(piece)?;
-            for (start, bytes) in &mut kept {
-                fill(*start, bytes, at, piece);
-            }
-            at += piece.len() as u64;
-        }
+            HostRange::new(start, part.end().min(self.len) - start)
+        });
+        let parts: Vec<_> = parts.collect();
+        Passing::new(member, Arc::clone(&self.pieces[0].1), &parts, budget)
+    }
+
+    /// The same with `kept` instead of what stood for it.
+    pub(super) fn with(mut self, kept: Vec<(u64, Vec<u8>)>) -> Self {
+        self.pieces.truncate(1);
         let kept = kept.into_iter();
         self.pieces
             .extend(kept.map(|(start, bytes)| (start, Arc::new(bytes))));
-        Ok(())
+        self
     }
 
-    /// The same, of which nothing has been missed, and what it is if that can be told.
-    fn attempt(&self, budget: &Budget) -> (Arc<Self>, Result<Arc<dyn Layer>>) {
+    /// What `open` makes of the same, of which nothing has been missed.
+    pub(super) fn attempt<T>(&self, open: impl FnOnce(Arc<dyn Storage>) -> T) -> (Arc<Self>, T) {
         let attempt = Arc::new(Self {
             name: self.name.clone(),
             pieces: self.pieces.clone(),
             missed: Mutex::default(),
             ..*self
         });
-        let layer = VHD.open(Arc::clone(&attempt) as _, &budget.afresh());
-        (attempt, layer)
+        let opened = open(Arc::clone(&attempt) as _);
+        (attempt, opened)
     }
 
     /// How much of the beginning it takes to open the VHD, if what is here does not do. Whatever else
     /// is wrong with it will be told when it is opened for good.
     fn misses(&self, budget: &Budget) -> Option<u64> {
-        let (attempt, _) = self.attempt(budget);
+        let (attempt, _) = self.attempt(|storage| VHD.open(storage, &budget.afresh()));
         attempt.missed().iter().map(|range| range.end()).max()
     }
 
     /// Where the blocks stand in which the disk begins and ends, as far as they are not here.
     fn ends_of_disk(&self, budget: &Budget) -> Vec<HostRange> {
-        let (attempt, layer) = self.attempt(budget);
+        let (attempt, layer) = self.attempt(|storage| VHD.open(storage, &budget.afresh()));
         let Ok(layer) = layer else {
             return Vec::new();
         };
@@ -173,20 +173,10 @@ impl Skimmed {
             .collect()
     }
 
-    fn missed(&self) -> Vec<HostRange> {
+    /// What was asked for, and not kept.
+    pub(super) fn missed(&self) -> Vec<HostRange> {
         let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
         missed.clone()
-    }
-}
-
-/// Copies what `from`, which begins at `from_start`, has of `to`, which begins at `start`.
-fn fill(start: u64, to: &mut [u8], from_start: u64, from: &[u8]) {
-    let first = start.max(from_start);
-    let end = (start + to.len() as u64).min(from_start + from.len() as u64);
-    if first < end {
-        // Inside both.
-        to[(first - start) as usize..(end - start) as usize]
-            .copy_from_slice(&from[(first - from_start) as usize..(end - from_start) as usize]);
     }
 }
 

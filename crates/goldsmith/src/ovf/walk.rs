@@ -28,9 +28,16 @@ pub(super) struct Member<'a> {
     pub(super) name: String,
     bytes: &'a mut dyn Read,
     state: &'a RefCell<State>,
+    /// Length of the whole file in bytes.
+    packed_len: u64,
 }
 
 impl Member<'_> {
+    /// How many bytes of the file have been unpacked, and of how many.
+    pub(super) fn unpacked(&self) -> (u64, u64) {
+        (self.state.borrow().unpacked, self.packed_len)
+    }
+
     /// Fills `buf` with the next bytes, which are not behind the end.
     pub(super) fn read_exact(&mut self, buf: &mut [u8]) -> Result<()> {
         let read = self.bytes.read_exact(buf);
@@ -55,6 +62,7 @@ pub(super) fn walk<T>(
     let state = RefCell::new(State {
         allowed: BETWEEN,
         failure: None,
+        unpacked: 0,
     });
     let packed = Packed {
         storage,
@@ -111,6 +119,7 @@ pub(super) fn walk<T>(
             name: format!("{}: {number}.vhd", storage.name()),
             bytes: &mut entry,
             state: &state,
+            packed_len: storage.len(),
         })?;
         members.push((number, came));
     }
@@ -177,6 +186,8 @@ struct State {
     /// Bytes that may still be unpacked.
     allowed: u64,
     failure: Option<Error>,
+    /// Bytes of the file that were taken to be unpacked.
+    unpacked: u64,
 }
 
 impl State {
@@ -209,6 +220,7 @@ impl Read for Packed<'_> {
         let read = self.storage.read_at(self.at, &mut buf[..len]);
         read.map_err(|error| State::fail(self.state, error))?;
         self.at += len as u64;
+        self.state.borrow_mut().unpacked = self.at;
         Ok(len)
     }
 }

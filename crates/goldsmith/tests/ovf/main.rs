@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 mod kept;
+mod one_pass;
 mod read;
 mod strangers;
 #[path = "../support/mod.rs"]

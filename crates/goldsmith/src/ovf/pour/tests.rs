@@ -1,0 +1,194 @@
+//! One pass against unpacked VHDs, and both against a slow model: the same disks, the same refusals.
+
+mod family;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use goldsmith_block::Layer;
+use goldsmith_engine::{Job, convert};
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::image::spec;
+use goldsmith_testkit::qemu;
+
+use super::*;
+use crate::registry::format_named;
+use family::{Family, Random};
+
+/// What comes of a container.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Disk(Vec<u8>),
+    Refused(ErrorKind, String),
+}
+
+fn target(format: &str, size: u64) -> (Arc<MemoryStorage>, Box<dyn goldsmith_block::Sink>) {
+    let storage = Arc::new(MemoryStorage::new("target"));
+    let format = format_named(format).unwrap();
+    let spec = spec(format, size, &[], false).unwrap();
+    let sink = format.create(Arc::clone(&storage) as _, &spec).unwrap();
+    (storage, sink)
+}
+
+fn job() -> Job<'static> {
+    Job {
+        threads: NonZeroUsize::new(1),
+        ..Job::default()
+    }
+}
+
+fn container(bytes: Vec<u8>, limits: &Limits) -> Container {
+    Container::new(Arc::new(MemoryStorage::holding("disk.tgz", bytes)), limits)
+}
+
+/// In one pass into an image of `format`, if one does.
+fn poured(container: &Container, format: &str) -> Option<(Verdict, u64)> {
+    let size = container.virtual_size()?;
+    let (storage, sink) = target(format, size);
+    let pour = Pour::new(sink, &job(), &Budget::new(&Limits::default()));
+    let done = container.pour(pour.unwrap().unwrap(), size);
+    Some(match done {
+        Ok(done) => {
+            let (outcome, disk) = done?;
+            assert_eq!(disk.virtual_size(), size);
+            let file = storage.to_vec();
+            assert_eq!(outcome.committed.file_len, file.len() as u64);
+            (Verdict::Disk(file), outcome.data)
+        }
+        Err(error) => (refused(&error), 0),
+    })
+}
+
+/// With the VHDs unpacked, into a RAW image.
+fn unpacked(container: &Container) -> (Verdict, u64) {
+    let scratch = FileStorage::scratch("disk.tgz").unwrap();
+    let made = container.unpack(scratch).and_then(|disk| {
+        let (storage, sink) = target("raw", disk.virtual_size());
+        let outcome = convert(&disk, sink, &job())?;
+        Ok((Verdict::Disk(storage.to_vec()), outcome.data))
+    });
+    made.unwrap_or_else(|error| (refused(&error), 0))
+}
+
+/// By whom and why, but not where on the disk it was noticed.
+fn refused(error: &Error) -> Verdict {
+    let place = error.guest().map(|guest| format!("guest range {guest}: "));
+    let report = error.report().replace(&place.unwrap_or_default(), "");
+    Verdict::Refused(error.kind(), report)
+}
+
+/// The disk in an image of `format`.
+fn disk_in(format: &str, file: Vec<u8>) -> Vec<u8> {
+    let storage = Arc::new(MemoryStorage::holding("target", file));
+    let format = format_named(format).unwrap();
+    let layer: Arc<dyn Layer> = format
+        .open(storage, &Budget::new(&Limits::default()))
+        .unwrap();
+    let mut bytes = vec![0; layer.info().virtual_size as usize];
+    layer.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn every_sound_chain_is_poured_in_one_pass_and_is_the_disk_that_a_slow_model_finds() {
+    for seed in 0..150 {
+        let family = Family::random(seed);
+        let packed = gzip(&family.tar());
+        let container = container(packed, &Limits::default());
+        let expected = family.disk();
+        assert!(
+            unpacked(&container).0 == Verdict::Disk(expected.clone()),
+            "{seed}: {family:?}"
+        );
+        for format in ["raw", "vpc", "qcow2"] {
+            let Some((Verdict::Disk(file), data)) = poured(&container, format) else {
+                panic!("{seed}: {:?}", poured(&container, format).map(|it| it.0));
+            };
+            assert!(
+                disk_in(format, file.clone()) == expected,
+                "{seed}: {format}: {family:?}"
+            );
+            assert_eq!(data, family.data(), "{seed}: {family:?}");
+            // The outside judge of what is laid out in another order than the disk's.
+            if seed % 50 == 7 && format != "raw" {
+                assert!(qemu::read(format, &file) == expected, "{seed}: {format}");
+            }
+        }
+    }
+}
+
+/// In every way that a stranger could think of.
+#[test]
+fn whatever_is_wrong_is_refused_in_the_same_words_whichever_way_it_is_read() {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in 0..1000 {
+        let mut random = Random::new(seed ^ 0xbad);
+        let mut family = Family::random(seed);
+        let what = family.spoil(&mut random);
+        let mut packed = gzip(&family.tar());
+        let spoiled = match random.below(12) {
+            0 => {
+                let len = packed.len() as u64;
+                packed.truncate(random.below(len) as usize);
+                true
+            }
+            1 => {
+                let len = packed.len() as u64;
+                packed[random.below(len) as usize] ^= 1 << random.below(8);
+                true
+            }
+            2 => {
+                packed.extend(gzip(b"rubbish"));
+                true
+            }
+            _ => false,
+        };
+        let container = container(packed, &Limits::default());
+        let (slow, _) = unpacked(&container);
+        let fast = poured(&container, "raw").map(|(verdict, _)| verdict);
+        let way = match &fast {
+            None => "unpacked",
+            Some(fast) => {
+                assert!(
+                    *fast == slow,
+                    "{seed}: {what}, {spoiled}: {family:?}: {} and {}",
+                    shown(fast),
+                    shown(&slow)
+                );
+                "poured"
+            }
+        };
+        let verdict = match &slow {
+            Verdict::Disk(_) => "a disk".into(),
+            Verdict::Refused(kind, _) => format!("{kind:?}"),
+        };
+        *seen.entry(format!("{way}: {verdict}")).or_default() += 1;
+    }
+    // It was about something, in each of these ways.
+    for (case, least) in [
+        ("poured: a disk", 100),
+        ("poured: Corrupt", 200),
+        ("unpacked: a disk", 100),
+        ("unpacked: Corrupt", 100),
+    ] {
+        let found = seen.get(case).copied().unwrap_or(0);
+        assert!(found >= least, "{case}: {found} of {seen:?}");
+    }
+}
+
+fn shown(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Disk(bytes) => format!("a disk of {} bytes", bytes.len()),
+        Verdict::Refused(kind, report) => format!("{kind:?}: {report}"),
+    }
+}
