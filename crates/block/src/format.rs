@@ -69,6 +69,21 @@ pub trait Format: Send + Sync {
         self.open_with(storage, budget, options)
     }
 
+    /// As [`open_with`](Self::open_with), for callers who ask for [`Layer::info`] and
+    /// [`Layer::extent_at`] and nothing else: what it takes to give bytes may be left out, and these
+    /// be errors.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    fn survey(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        self.open_with(storage, budget, options)
+    }
+
     /// Looks at all tables of the image in `storage`, but changes nothing; `None` if the format has
     /// nothing that could be checked.
     ///

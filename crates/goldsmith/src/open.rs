@@ -71,6 +71,8 @@ pub struct Opener {
     expected: Option<String>,
     /// Whether files with the data of an image are left alone, because nobody is going to read it.
     heads_only: bool,
+    /// Whether nobody is going to ask for more than where the bytes of a disk are.
+    extents_only: bool,
     pub(crate) when_open: WhenOpen,
     cache: Cache,
 }
@@ -225,6 +227,19 @@ impl Opener {
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
         self.open_with_paths(path.as_ref(), format)
             .map(|(chain, _)| chain)
+    }
+
+    /// As [`open`](Self::open), for whoever asks where the disk's bytes are ([`map`](crate::map())) and
+    /// not for the bytes, which may be an error: what is packed as a whole need not be stored then.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn survey(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
+        let surveyor = Self {
+            extents_only: true,
+            ..self.clone()
+        };
+        surveyor.open(path, format)
     }
 
     /// As [`open`](Self::open), with the path of each layer.
@@ -510,7 +525,10 @@ impl Opener {
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
         let options = self.options_for(format, depth)?;
-        format.open_with(storage, budget, &options)
+        match self.extents_only {
+            true => format.survey(storage, budget, &options),
+            false => format.open_with(storage, budget, &options),
+        }
     }
 
     /// The format that the topmost image was expected to have, if any was; `storage` is its file, and

@@ -65,7 +65,7 @@ impl Map {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let opener = source.opener(self.opening.opener());
-        let chain = opener.open(&source.path, source.format.as_deref())?;
+        let chain = opener.survey(&source.path, source.format.as_deref())?;
         let size = chain.virtual_size();
         let start = self.start_offset;
         let most = self.max_length.unwrap_or(u64::MAX);

@@ -50,6 +50,18 @@ fn chain_becomes_an_image_where_no_other_file_can_be_made() {
 }
 
 #[test]
+fn container_is_mapped_where_no_file_can_be_made() {
+    let folder = prepared();
+    let outside = folder.goldsmith_ok("map --output=json disk.tgz");
+    let done = nowhere(&folder, "map --output=json disk.tgz");
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    assert_eq!(done.stdout, outside);
+    // A mebibyte of each of four.
+    let data = |line: &&str| line.contains("\"data\": true");
+    assert!(outside.lines().filter(data).count() >= 3, "{outside}");
+}
+
+#[test]
 fn what_takes_the_disk_in_order_says_where_it_could_not_be_unpacked() {
     let folder = prepared();
     for line in ["-O qcow2 -c", "-O raw --digest sha256"] {

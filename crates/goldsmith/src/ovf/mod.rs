@@ -30,8 +30,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Content, CreateSpec, Detail, Error, Extent, ExtentKind, Format, Layer,
-    LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage,
+    Budget, Chain, Content, CreateSpec, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
+    Layer, LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage,
     StorageMut,
 };
 use goldsmith_storage::FileStorage;
@@ -117,6 +117,21 @@ impl Format for Ovf {
             Some(members) => Ok(Arc::new(OvfLayer::open(storage, members, budget)?)),
             // Their tables stand behind their data.
             None => self.open(storage, &budget.afresh()),
+        }
+    }
+
+    fn survey(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        _options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        // Apart from what is paid for if they are unpacked.
+        match skim::survey(&*storage, &budget.afresh()) {
+            Ok(Some(members)) => Ok(Arc::new(OvfLayer::open(storage, members, budget)?)),
+            Err(error) if error.kind() != ErrorKind::Limit => Err(error),
+            // Their tables stand behind their data, or are over what was allowed for two of them.
+            _ => self.open(storage, budget),
         }
     }
 

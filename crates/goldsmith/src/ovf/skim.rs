@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldsmith_block::{Budget, Error, Format, HostRange, Result, Storage, StorageId};
-use goldsmith_vhd::VHD;
+use goldsmith_vhd::{FileOrder, VHD};
 
 use super::passing::Passing;
 use super::walk::{Member, check_len, walk};
@@ -51,6 +51,58 @@ pub(super) fn skim(
     Ok(members.into_iter().collect())
 }
 
+/// The VHDs in a tar, of each only the beginning, as far as its tables go, the footer, and the sector
+/// bitmaps, which tell with those where on the disk there is data; `None` if a table stands elsewhere,
+/// or one of them is fixed and so has none.
+///
+/// # Errors
+/// As [`skim`].
+///
+/// # Cost
+/// As [`skim`]. Bitmaps that are the same as the one before take 24 bytes of memory.
+pub(super) fn survey(
+    storage: &dyn Storage,
+    budget: &Budget,
+) -> Result<Option<Vec<Arc<dyn Storage>>>> {
+    let members = walk(storage, |member| {
+        budget.unpack(member.len, "VHD in the tar")?;
+        check_len(member, storage.len())?;
+        let mut begun = Skimmed::begin(member, budget)?;
+        let (_, order) = begun.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
+        let mut passing = begun.pass(member, &[], budget)?;
+        let mut bitmaps = Vec::new();
+        let order = order.ok().flatten().filter(|_| begun.has_tables());
+        let mut last: Arc<Vec<u8>> = Arc::default();
+        for block in order.iter().flat_map(FileOrder::blocks) {
+            let place = block.bitmap;
+            while !passing.pass_on(place.offset)? {}
+            // At most 64 KiB.
+            let mut bitmap = vec![0; place.len as usize];
+            passing.read(&mut bitmap)?;
+            if bitmap != *last {
+                budget.reserve(place.len, "sector bitmaps")?;
+                last = Arc::new(bitmap);
+            }
+            // A vector that grows may be twice as long as what is in it.
+            let bytes = 2 * size_of::<(u64, Arc<Vec<u8>>)>() as u64;
+            budget.reserve(bytes, "list of the sector bitmaps")?;
+            bitmaps.push((place.offset, Arc::clone(&last)));
+        }
+        begun.bitmaps = bitmaps;
+        let skimmed = begun.with(passing.finish()?);
+        let (attempt, found) =
+            skimmed.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
+        let is_told = match found {
+            _ if !attempt.missed().is_empty() => false,
+            Ok(found) => order.is_some() && found == order,
+            // What it is, will be told when it is opened for good.
+            Err(_) => true,
+        };
+        Ok(is_told.then(|| Arc::new(skimmed) as _))
+    })?;
+    Ok(members.into_iter().collect())
+}
+
 /// Parts of a file.
 #[derive(Debug)]
 pub(super) struct Skimmed {
@@ -59,6 +111,8 @@ pub(super) struct Skimmed {
     len: u64,
     /// By byte offset; the first one is the beginning of the file.
     pieces: Vec<(u64, Arc<Vec<u8>>)>,
+    /// Sector bitmaps, ascending by byte offset.
+    bitmaps: Vec<(u64, Arc<Vec<u8>>)>,
     /// What was asked for and is in none of them.
     missed: Mutex<Vec<HostRange>>,
 }
@@ -74,6 +128,7 @@ impl Skimmed {
             id: StorageId::unique(),
             len: member.len,
             pieces: vec![(0, Arc::default())],
+            bitmaps: Vec::new(),
             missed: Mutex::default(),
         };
         begun.read_on(member, STEP, budget)?;
@@ -140,6 +195,7 @@ impl Skimmed {
         let attempt = Arc::new(Self {
             name: self.name.clone(),
             pieces: self.pieces.clone(),
+            bitmaps: self.bitmaps.clone(),
             missed: Mutex::default(),
             ..*self
         });
@@ -194,7 +250,9 @@ impl Storage for Skimmed {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        for (start, bytes) in &self.pieces {
+        let before = self.bitmaps.partition_point(|(start, _)| *start <= offset);
+        let bitmap = self.bitmaps[..before].last();
+        for (start, bytes) in self.pieces.iter().chain(bitmap) {
             let from = offset.checked_sub(*start);
             let from = from.and_then(|from| usize::try_from(from).ok());
             if let Some(bytes) = from.and_then(|from| bytes.get(from..from.checked_add(buf.len())?))

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use goldsmith_block::Layer;
+use goldsmith_block::{Format, Layer, Options};
 use goldsmith_engine::{Job, convert};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::image::spec;
 use goldsmith_testkit::qemu;
 
 use super::*;
+use crate::ovf::{OVF, skim};
 use crate::registry::format_named;
 use family::{Family, Random};
 
@@ -184,6 +185,41 @@ fn whatever_is_wrong_is_refused_in_the_same_words_whichever_way_it_is_read() {
         let found = seen.get(case).copied().unwrap_or(0);
         assert!(found >= least, "{case}: {found} of {seen:?}");
     }
+}
+
+/// Where nobody stores anything it is the same map, unless a fixed VHD has holes.
+#[test]
+fn map_of_what_is_not_stored_is_the_map_of_what_is() {
+    let mut told = 0;
+    for seed in 0..300 {
+        let mut random = Random::new(seed ^ 0x3a9);
+        let mut family = Family::random(seed);
+        if seed >= 100 {
+            family.spoil(&mut random);
+        }
+        let packed = gzip(&family.tar());
+        let storage = || Arc::new(MemoryStorage::holding("disk.tgz", packed.clone()));
+        let budget = Budget::new(&Limits::default());
+        let surveyed = skim::survey(&*storage(), &budget);
+        if let Ok(None) = surveyed {
+            continue;
+        }
+        told += 1;
+        let map = |layer: Result<Arc<dyn Layer>>| {
+            let chain = Chain::new(layer?, []);
+            crate::map(&chain).collect::<Result<Vec<_>>>()
+        };
+        let options = Options::defaults(OVF.open_options());
+        let found = map(OVF.survey(storage(), &budget.afresh(), &options));
+        let expected = map(OVF.open(storage(), &budget.afresh()));
+        let words = |error: Error| error.report();
+        assert_eq!(
+            found.map_err(words),
+            expected.map_err(words),
+            "{seed}: {family:?}"
+        );
+    }
+    assert!(told > 150, "{told}");
 }
 
 fn shown(verdict: &Verdict) -> String {
