@@ -30,7 +30,7 @@ use super::OvfLayer;
 use super::passing::Passing;
 use super::skim::Skimmed;
 use super::unpack::unpack;
-use super::walk::{Member, check_len, walk};
+use super::walk::{Member, walk};
 
 /// Bytes that are written together.
 const PIECE: u64 = 256 << 10;
@@ -84,8 +84,7 @@ impl Container {
         // It always ends with the first member.
         let _: Result<Vec<()>> = walk(&*self.storage, |member| {
             let budget = Budget::new(&self.limits);
-            budget.unpack(member.len, "VHD in the tar")?;
-            check_len(member, self.storage.len())?;
+            member.admit(&budget)?;
             if member.number == 0 {
                 let begun = Skimmed::begin(member, &budget)?;
                 found = guess(&begun, &budget)?.map(|order| order.virtual_size());
@@ -132,8 +131,7 @@ impl Container {
         };
         let mut unfit = false;
         let walked: Result<Vec<()>> = walk(&*self.storage, |member| {
-            budget.unpack(member.len, "VHD in the tar")?;
-            check_len(member, self.storage.len())?;
+            member.admit(&budget)?;
             filling.take(member).map_err(|stop| match stop {
                 Stop::Failed(error) => error,
                 Stop::Unfit => {

@@ -6,7 +6,7 @@ use goldsmith_block::{Budget, Error, Format, HostRange, Result, Storage, Storage
 use goldsmith_vhd::{FileOrder, VHD};
 
 use super::passing::Passing;
-use super::walk::{Member, check_len, walk};
+use super::walk::{Member, walk};
 
 /// Bytes of a VHD that are kept at first, and by which it becomes more.
 const STEP: u64 = 64 << 10;
@@ -37,8 +37,7 @@ pub(super) fn skim(
 ) -> Result<Option<Vec<Arc<dyn Storage>>>> {
     let members = walk(storage, |member| {
         // Nothing is stored, but unpacking takes its time.
-        budget.unpack(member.len, "VHD in the tar")?;
-        check_len(member, storage.len())?;
+        member.admit(budget)?;
         let begun = Skimmed::begin(member, budget)?;
         let ends = begun.ends_of_disk(budget);
         let passing = begun.pass(member, &ends, budget)?;
@@ -65,8 +64,7 @@ pub(super) fn survey(
     budget: &Budget,
 ) -> Result<Option<Vec<Arc<dyn Storage>>>> {
     let members = walk(storage, |member| {
-        budget.unpack(member.len, "VHD in the tar")?;
-        check_len(member, storage.len())?;
+        member.admit(budget)?;
         let mut begun = Skimmed::begin(member, budget)?;
         let (_, order) = begun.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
         let mut passing = begun.pass(member, &[], budget)?;

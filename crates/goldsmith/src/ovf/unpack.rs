@@ -5,7 +5,7 @@ use std::sync::Arc;
 use goldsmith_block::{Budget, HostRange, Result, Storage, StorageMut, is_zero};
 use goldsmith_storage::{FileStorage, Window};
 
-use super::walk::{Member, check_len, walk};
+use super::walk::{Member, walk};
 
 /// Bytes that are stored together.
 const PIECE: u64 = 256 << 10;
@@ -26,8 +26,7 @@ pub(super) fn unpack(
 ) -> Result<Vec<Arc<dyn Storage>>> {
     let scratch = Arc::new(scratch);
     walk(storage, |member| {
-        budget.unpack(member.len, "VHD in the tar")?;
-        check_len(member, storage.len())?;
+        member.admit(budget)?;
         let place = HostRange::new(
             scratch.len().next_multiple_of(HOLE as u64),
             // What all of them may take was just taken from the budget.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 
 use flate2::read::MultiGzDecoder;
-use goldsmith_block::{Error, ErrorKind, Result, Storage, is_zero};
+use goldsmith_block::{Budget, Error, ErrorKind, Result, Storage, is_zero};
 
 /// Most VHDs in one tar. [ours] XenServer's chains end at 30.
 const MEMBERS: u32 = 200;
@@ -36,6 +36,22 @@ impl Member<'_> {
     /// How many bytes of the file have been unpacked, and of how many.
     pub(super) fn unpacked(&self) -> (u64, u64) {
         (self.state.borrow().unpacked, self.packed_len)
+    }
+
+    /// Takes its length from `budget`, and checks that the file can hold so long a member at all.
+    ///
+    /// # Errors
+    /// `Limit` or `Corrupt` if not, before anything is unpacked for it.
+    pub(super) fn admit(&self, budget: &Budget) -> Result<()> {
+        budget.unpack(self.len, "VHD in the tar")?;
+        let most = self.packed_len.saturating_mul(RATIO);
+        if self.len <= most {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{}.vhd is said to have {} bytes; the {} bytes of the gzip'ed tar can hold {most} at most",
+            self.number, self.len, self.packed_len
+        )))
     }
 
     /// Fills `buf` with the next bytes, which are not behind the end.
@@ -135,22 +151,6 @@ pub(super) fn walk<T>(
         return Err(Error::corrupt("the tar holds no 0.vhd"));
     }
     Ok(members.into_iter().map(|(_, member)| member).collect())
-}
-
-/// Checks that so long a member can be in a file of `packed_len` bytes at all.
-///
-/// # Errors
-/// `Corrupt` if not, before anything is unpacked for it.
-pub(super) fn check_len(member: &Member<'_>, packed_len: u64) -> Result<()> {
-    let most = packed_len.saturating_mul(RATIO);
-    if member.len <= most {
-        return Ok(());
-    }
-    Err(Error::corrupt(format!(
-        "{}.vhd is said to have {} bytes; the {packed_len} bytes of the gzip'ed tar can hold {most} \
-         at most",
-        member.number, member.len
-    )))
 }
 
 /// Reads on to the end.
