@@ -18,6 +18,8 @@ pub struct Finding {
     pub found: String,
     /// What it must be, to be read after "it must be".
     pub wanted: String,
+    /// Which of the images in a container it is about, if not the topmost or the container itself.
+    pub member: Option<String>,
 }
 
 /// Seconds by which clocks may differ. [libvhd]
@@ -64,13 +66,33 @@ pub fn lint(
 /// What `cloud` would refuse of the image that `info` is about, in the second `now` after 1970.
 pub fn lint_info(info: &ImageInfo, cloud: &Cloud, now: u64) -> Vec<Finding> {
     let facts = facts(info);
-    cloud
-        .rules()
-        .filter_map(|rule| finding(rule, &facts, now))
-        .collect()
+    let of_all = |rule| {
+        let own = finding(rule, &facts, now);
+        let members = members(&facts).filter_map(move |(name, facts)| {
+            let member = Some(name.to_owned());
+            finding(rule, facts, now).map(|finding| Finding { member, ..finding })
+        });
+        own.into_iter().chain(members)
+    };
+    cloud.rules().flat_map(of_all).collect()
 }
 
 type Fact = (&'static str, Detail);
+
+/// The images in a container that stand behind the topmost, with their names and facts.
+fn members(facts: &[Fact]) -> impl Iterator<Item = (&str, &[Fact])> {
+    let lists = facts.iter().filter_map(|(name, fact)| match fact {
+        Detail::List(members) if *name == "members-behind" => Some(members),
+        _ => None,
+    });
+    lists.flatten().filter_map(|member| match member {
+        Detail::Record(facts) => match &facts[..] {
+            [("name", Detail::Text(name)), facts @ ..] => Some((&**name, facts)),
+            _ => None,
+        },
+        _ => None,
+    })
+}
 
 /// Everything that a rule may be about.
 fn facts(info: &ImageInfo) -> Vec<Fact> {
@@ -142,5 +164,6 @@ fn finding(rule: &'static Rule, facts: &[Fact], now: u64) -> Option<Finding> {
         rule,
         found,
         wanted,
+        member: None,
     })
 }

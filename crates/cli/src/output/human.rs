@@ -301,7 +301,15 @@ pub(crate) fn lint(
         let rule = finding.rule;
         let (fact, found) = (rule.fact, shown(&finding.found));
         let wanted = &finding.wanted;
-        writeln!(out, "{BAD}{fact} is {found}; it must be {wanted}{BAD:#}")?;
+        let of = finding
+            .member
+            .iter()
+            .map(|name| format!(" of {}", shown(name)));
+        let of: String = of.collect();
+        writeln!(
+            out,
+            "{BAD}{fact}{of} is {found}; it must be {wanted}{BAD:#}"
+        )?;
         writeln!(out, "    why:  {}", rule.reason)?;
         writeln!(out, "    mend: {}", rule.mend_for(cloud, image))?;
     }

@@ -244,13 +244,17 @@ pub(crate) fn lint(
     let findings: Vec<_> = findings
         .iter()
         .map(|finding| {
-            json!({
+            let mut entry = json!({
                 "fact": finding.rule.fact,
                 "found": finding.found,
                 "must-be": finding.wanted,
                 "reason": finding.rule.reason,
                 "mend": finding.rule.mend_for(cloud, image),
-            })
+            });
+            if let Some(member) = &finding.member {
+                entry["member"] = json!(member);
+            }
+            entry
         })
         .collect();
     let report = json!({

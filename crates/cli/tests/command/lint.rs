@@ -142,3 +142,34 @@ fn container_of_xenserver_is_made_told_and_found_good() {
     assert_eq!(done.status, 1);
     assert!(done.stderr.contains("1048576 allowed are left"), "{done:?}");
 }
+
+/// The parents, too: each of them is imported.
+#[test]
+fn every_member_of_a_container_is_looked_at() {
+    let folder = Folder::new();
+    folder.write("base.raw", &disk("2M:A 2M:-"));
+    folder.write("disk.raw", &disk("1M:A 3M:b"));
+    for line in [
+        "convert -O vpc -o block_size=512k base.raw 1.vhd",
+        "convert -O vpc -B 1.vhd -F vpc disk.raw 0.vhd",
+    ] {
+        folder.goldsmith_ok(line);
+    }
+    let tar = ["-czf", "disk.tgz", "0.vhd", "1.vhd"];
+    assert_eq!(folder.run(Command::new("tar").args(tar)).status, 0);
+    let done = folder.goldsmith("lint --for xenserver-ovf disk.tgz");
+    assert_eq!((done.status, &*done.stderr), (1, ""));
+    let is_head = |line: &&str| !line.starts_with(' ');
+    let found: Vec<_> = done.stdout.lines().filter(is_head).collect();
+    assert_eq!(
+        found,
+        ["block-size of 1.vhd is 524288; it must be 2097152"],
+        "{done:?}"
+    );
+    let done = folder.goldsmith("lint --output=json --for xenserver-ovf disk.tgz");
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["findings"][0]["member"], "1.vhd");
+    // What is done about it.
+    folder.goldsmith_ok("convert --for xenserver-ovf disk.tgz mended.tgz");
+    folder.goldsmith_ok("lint --for xenserver-ovf mended.tgz");
+}

@@ -206,17 +206,23 @@ impl OvfLayer {
         let records = layers.iter().enumerate();
         let records = records.map(|(number, layer)| member(number, &**layer));
         let members = Detail::List(records.collect());
+        let parents = layers.iter().enumerate().skip(1);
+        let parents = parents.map(|(number, layer)| parent(number, layer.info()));
+        let behind = Detail::List(parents.collect());
         let mut layers = layers.into_iter();
         let Some(top) = layers.next() else {
             return Err(Error::corrupt("the tar holds no VHD"));
         };
         let chain = Chain::new(top, layers);
         let top = chain.top().info();
+        let mut facts = top.facts.clone();
+        facts.push(("members-behind", behind));
         Ok(Self {
             info: LayerInfo {
                 format: NAME,
                 backing: None,
                 details: vec![("members", members)],
+                facts,
                 warnings: chain.warnings().to_vec(),
                 ..top.clone()
             },
@@ -265,6 +271,18 @@ fn member(number: usize, layer: &dyn Layer) -> Detail {
         facts.push(("uuid", Detail::Text(uuid.to_string())));
     }
     facts.extend(info.details.iter().cloned());
+    Detail::Record(facts)
+}
+
+/// What can be checked of a VHD in the tar that is the parent of another one.
+fn parent(number: usize, info: &LayerInfo) -> Detail {
+    let mut facts = vec![
+        ("name", Detail::Text(format!("{number}.vhd"))),
+        ("virtual-size", Detail::Number(info.virtual_size)),
+    ];
+    // XenServer's storage manager hides parents: they are no disks of their own.
+    let own = info.facts.iter().filter(|(name, _)| *name != "hidden");
+    facts.extend(own.cloned());
     Detail::Record(facts)
 }
 
