@@ -23,9 +23,21 @@ impl<T> Pool<T> {
 
     /// One that nobody else uses, in the state its last user left it in; it returns when dropped.
     pub fn take(&self) -> Pooled<'_, T> {
-        let idle = self.idle().pop();
+        self.take_suited(|_| true)
+    }
+
+    /// As [`take`](Self::take): of those that lie idle the one that was used last of all that suit, if
+    /// there is any, or else of all.
+    pub fn take_suited(&self, suits: impl FnMut(&T) -> bool) -> Pooled<'_, T> {
+        let mut idle = self.idle();
+        let at = idle.iter().rposition(suits);
+        let item = match at {
+            Some(at) => Some(idle.remove(at)),
+            None => idle.pop(),
+        };
+        drop(idle);
         Pooled {
-            item: Some(idle.unwrap_or_else(self.make)),
+            item: Some(item.unwrap_or_else(self.make)),
             pool: self,
         }
     }
@@ -85,6 +97,20 @@ mod tests {
         assert_eq!(*pool.take(), [], "the first one is in use");
         drop(first);
         assert_eq!(pool.idle().len(), 2);
+    }
+
+    #[test]
+    fn one_that_suits_is_lent_before_another() {
+        let pool = Pool::new(|| 0);
+        let both = [pool.take(), pool.take()];
+        for (mut item, number) in both.into_iter().zip([1, 2]) {
+            *item = number;
+        }
+        assert_eq!(*pool.take_suited(|item| *item == 1), 1);
+        assert_eq!(*pool.take_suited(|item| *item == 2), 2);
+        assert_eq!(*pool.take_suited(|item| *item == 3), 2, "none does");
+        let _used = pool.take_suited(|item| *item == 1);
+        assert_eq!(*pool.take_suited(|item| *item == 1), 2, "it is in use");
     }
 
     #[test]

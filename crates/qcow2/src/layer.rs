@@ -81,6 +81,8 @@ struct Scratch {
     units: Vec<Packed>,
     packed: Vec<u8>,
     unit: Vec<u8>,
+    /// Where the cluster stands that `unit` holds, if it holds one.
+    held: Option<HostRange>,
 }
 
 /// A compressed cluster.
@@ -310,15 +312,24 @@ impl Qcow2Layer {
     /// those that follow it both on the disk and in the file. Returns how far it came.
     fn read_packed(&self, offset: u64, host: HostRange, buf: &mut [u8]) -> Result<u64> {
         let (cluster_size, limit) = (self.geometry.cluster_size(), offset + buf.len() as u64);
+        let mut scratch = self.scratch.take_suited(|idle| idle.held == Some(host));
         let Scratch {
             unpacker,
             units,
             packed,
             unit,
-        } = &mut *self.scratch.take();
+            held,
+        } = &mut *scratch;
 
-        let mut all = self.packed(host)?;
         let mut start = offset & !(cluster_size - 1);
+        // An image above this one may ask for any number of small pieces of it.
+        if *held == Some(host) {
+            let end = limit.min(start + cluster_size);
+            let part = &unit[(offset - start) as usize..(end - start) as usize];
+            buf[..part.len()].copy_from_slice(part);
+            return Ok(end);
+        }
+        let mut all = self.packed(host)?;
         units.clear();
         units.push(Packed { start, host });
         start += cluster_size;
@@ -358,8 +369,10 @@ impl Qcow2Layer {
             if part.len() as u64 == cluster_size {
                 unpack(part)?;
             } else {
+                *held = None;
                 let unit = at_least(unit, cluster_size as usize);
                 unpack(unit)?;
+                *held = Some(host);
                 part.copy_from_slice(&unit[from as usize..to as usize]);
             }
         }

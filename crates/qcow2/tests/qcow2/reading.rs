@@ -471,6 +471,32 @@ fn packed_neighbours_are_read_at_once() {
     assert!(bytes == disk.bytes());
 }
 
+/// Otherwise an overlay of a few megabytes with clusters of 512 bytes, every other one its own, had the
+/// 2 MiB of each cluster behind it unpacked two thousand times.
+#[test]
+fn pieces_of_a_packed_cluster_unpack_it_once() {
+    let disk = pattern::disk("2M:A 2M:C");
+    let image = image::write(&QCOW2, &disk, &[("cluster_size", "2M")], true).unwrap();
+    let storage = Arc::new(goldsmith_storage::MemoryStorage::holding("image", image));
+    let traced = Arc::new(goldsmith_testkit::trace::TraceStorage::new(storage));
+    let layer = QCOW2
+        .open(traced.clone(), &Budget::new(&Limits::default()))
+        .unwrap();
+    let before = traced.reads();
+    for at in (0..4 << 20).step_by(1024) {
+        let mut bytes = [0; 512];
+        layer.read_at(at as u64, &mut bytes).unwrap();
+        assert!(bytes == disk.bytes()[at..at + 512], "{at:#x}");
+    }
+    // The table, and both clusters.
+    let reads = traced.reads() - before;
+    assert!(reads <= 3, "{reads} reads");
+    // Across both, from the middle of one on.
+    let mut bytes = vec![0; 2 << 20];
+    layer.read_at(1 << 20, &mut bytes).unwrap();
+    assert!(bytes == disk.bytes()[1 << 20..3 << 20]);
+}
+
 #[test]
 fn host_of_a_packed_cluster_holds_it_all() {
     let image = image::write(&QCOW2, &pattern::disk("1M:A"), &[], true).unwrap();
