@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use goldsmith_block::{Budget, HostRange, Result, Scribe, StorageMut, Zeroing, align_up};
+use zerocopy::IntoBytes;
 
 use super::counts::Counts;
 use super::header::Header;
@@ -181,6 +182,11 @@ impl Draft {
     /// `Io` if that cannot be done.
     pub(super) fn clear(&mut self, what: &'static str, range: HostRange) -> Result<()> {
         self.scribe.zero(what, range, Zeroing::Keep)
+    }
+
+    /// Whether the new state is another one than the old one.
+    pub(super) fn is_changed(&self) -> bool {
+        self.counts.is_changed() || self.header.raw.as_bytes() != self.old_header.raw.as_bytes()
     }
 
     /// Turns from the old state to the new one. On return it is durable, and what only the old one
