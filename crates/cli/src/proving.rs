@@ -16,7 +16,8 @@ use crate::progress::Showing;
 #[derive(Args)]
 pub(crate) struct Proving {
     /// Print digests of the disk, computed while it is converted: those of the same disk as RAW.
-    /// All data is read then, and no block is shared
+    /// All data is read then, and no block is shared. (With --resume they are computed at the end, of
+    /// the target)
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = algorithm())]
     digest: Vec<Algorithm>,
 
@@ -25,7 +26,8 @@ pub(crate) struct Proving {
     file_digest: Vec<Algorithm>,
 
     /// Read the target back before it takes its name, and give up if its disk has not the digests
-    /// that the source has: those of --digest, or fsverity
+    /// that the source has: those of --digest, or fsverity. (With --resume: if it does not hold the
+    /// same bytes as the source, which is read once more)
     #[arg(long)]
     verify: bool,
 
@@ -35,9 +37,13 @@ pub(crate) struct Proving {
 }
 
 impl Proving {
-    /// How many phases the conversion has.
-    pub(crate) fn phases(&self) -> usize {
-        1 + usize::from(self.verify) + usize::from(!self.file_digest.is_empty())
+    /// How many phases the conversion has; with a journal the target is held against the source, and
+    /// digests are made of it.
+    pub(crate) fn phases(&self, with_journal: bool) -> usize {
+        let compared = with_journal && self.verify;
+        let read_back = self.verify || with_journal && !self.digest.is_empty();
+        let phases = [compared, read_back, !self.file_digest.is_empty()];
+        1 + phases.into_iter().map(usize::from).sum::<usize>()
     }
 
     /// Adds it to `convert`.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Budget, Chain, CreateSpec, Error, ErrorKind, Format, HostRange, Limits, Options, Result,
-    Storage, StorageMut,
+    Storage,
 };
 use goldsmith_engine::{
-    Algorithm, ChecksumJob, CompareJob, Comparison, Digest, Job, Phase, checksum, compare,
+    Algorithm, ChecksumJob, CompareError, CompareJob, Comparison, Digest, Job, Phase, checksum,
+    compare,
 };
 use goldsmith_storage::Window;
 
@@ -24,18 +25,11 @@ pub(crate) struct Proof {
     pub(crate) verify: bool,
 }
 
-impl Proof {
-    /// Whether anything is.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.verify || !(self.digests.is_empty() && self.file_digests.is_empty())
-    }
-}
-
 /// A target that is complete and has no name yet.
 pub(crate) struct Made<'a> {
     pub(crate) format: &'a dyn Format,
     pub(crate) spec: &'a CreateSpec,
-    pub(crate) storage: Arc<dyn StorageMut>,
+    pub(crate) storage: Arc<dyn Storage>,
     /// Length of the file in bytes.
     pub(crate) file_len: u64,
     pub(crate) behind: Option<&'a Chain>,
@@ -51,8 +45,7 @@ impl Made<'_> {
             Some((spec.name, secret))
         });
         let options = Options::parse(specs, secrets)?;
-        let storage = Arc::clone(&self.storage) as Arc<dyn Storage>;
-        let budget = Budget::new(self.limits);
+        let (storage, budget) = (Arc::clone(&self.storage), Budget::new(self.limits));
         let mut layer = self.format.open_with(storage, &budget, &options)?;
         if let Some(data) = &self.spec.data {
             layer = layer.with_data(Arc::clone(data) as _)?;
@@ -65,7 +58,7 @@ impl Made<'_> {
     fn file(&self) -> Result<Chain> {
         // A device may be longer than what was written to it.
         let bytes = HostRange::new(0, self.file_len);
-        let file = Window::new(Arc::clone(&self.storage) as _, bytes)?;
+        let file = Window::new(Arc::clone(&self.storage), bytes)?;
         let raw = registry::format_named("raw")?;
         let layer = raw.open(Arc::new(file), &Budget::new(self.limits))?;
         Ok(Chain::new(layer, []))
@@ -93,26 +86,78 @@ impl Proof {
         digests: &[Digest],
         job: &Job<'_>,
     ) -> Result<Vec<Digest>> {
-        let read = ChecksumJob {
-            algorithms: self.algorithms(),
-            threads: job.threads,
-            phase: Phase::Verify,
-            progress: job.progress,
-            cancel: job.cancel,
-        };
         if self.verify {
+            let read = reading(self.algorithms(), Phase::Verify, job);
             verify(&made.disk()?, source, digests, &read)?;
         }
+        self.of_file(made, job)
+    }
+
+    /// As [`of`](Self::of) of a target that was written in several goes, so that nobody saw all of its
+    /// disk pass: it is held against the source itself, and the digests of the disk, which come first,
+    /// are those of what is read back.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and those of reading the source.
+    pub(crate) fn of_pieces(
+        &self,
+        made: &Made<'_>,
+        source: &Chain,
+        job: &Job<'_>,
+    ) -> Result<(Vec<Digest>, Vec<Digest>)> {
+        let mut digests = Vec::new();
+        if !self.algorithms().is_empty() {
+            let disk = made.disk()?;
+            if self.verify {
+                must_equal(&disk, source, job)?;
+            }
+            digests = checksum(&disk, &reading(self.algorithms(), Phase::Verify, job))?;
+        }
+        Ok((digests, self.of_file(made, job)?))
+    }
+
+    /// The digests of the file.
+    fn of_file(&self, made: &Made<'_>, job: &Job<'_>) -> Result<Vec<Digest>> {
         if self.file_digests.is_empty() {
             return Ok(Vec::new());
         }
-        let read = ChecksumJob {
-            algorithms: &self.file_digests,
-            phase: Phase::Checksum,
-            ..read
-        };
+        let read = reading(&self.file_digests, Phase::Checksum, job);
         checksum(&made.file()?, &read)
     }
+}
+
+/// How digests are made beside `job`.
+fn reading<'a>(algorithms: &'a [Algorithm], phase: Phase, job: &Job<'a>) -> ChecksumJob<'a> {
+    ChecksumJob {
+        algorithms,
+        threads: job.threads,
+        phase,
+        progress: job.progress,
+        cancel: job.cancel,
+    }
+}
+
+/// Fails if `disk` holds anything but `source` and zeros behind it.
+fn must_equal(disk: &Chain, source: &Chain, job: &Job<'_>) -> Result<()> {
+    let job = CompareJob {
+        threads: job.threads,
+        progress: job.progress,
+        cancel: job.cancel,
+        ..CompareJob::default()
+    };
+    let found = compare(disk, source, &job).map_err(|error| match error {
+        CompareError::Status(error) | CompareError::Read(error) | CompareError::Other(error) => {
+            error
+        }
+    })?;
+    let Comparison::Content(offset) = found else {
+        return Ok(());
+    };
+    let text = format!(
+        "what is read back from it is not what its source holds: it differs from guest byte \
+         {offset} on"
+    );
+    Err(Error::new(ErrorKind::Io, text))
 }
 
 /// Fails if `disk` is not the one with these `digests`, which was written from `source`.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use goldsmith::{Bitmaps, Cancel, Convert, ErrorKind, Progress};
+use goldsmith::{Algorithm, Bitmaps, Cancel, Convert, ErrorKind, Opener, Progress};
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -298,6 +298,101 @@ fn finished_conversion_is_finished() {
     assert_eq!(begun.folder.names(), ["source", "target"]);
 }
 
+/// The digests are those of a conversion in one go.
+#[test]
+fn target_that_was_written_in_several_goes_is_proved() {
+    for format in ["raw", "qcow2", "vpc"] {
+        let begun = Begun::new(format);
+        let proved = |conversion: Convert<'_>| {
+            let conversion = conversion.verify(true).digest(Algorithm::Sha256);
+            let done = conversion.file_digest(Algorithm::Md5).run().unwrap();
+            assert!(done.verified);
+            (done.digests, done.file_digests)
+        };
+        let source = begun.path("source");
+        let whole = begun.path("whole");
+        let expected = proved(convert((&source, "raw"), (&whole, format)));
+        let journal = std::fs::read(begun.path("journal")).unwrap();
+        assert_eq!(proved(begun.conversion()), expected, "{format}");
+        // Cut off before the journal went, it is proved once more.
+        std::fs::write(begun.path("journal"), journal).unwrap();
+        assert_eq!(proved(begun.conversion()), expected, "{format}");
+        assert_eq!(begun.folder.names(), ["source", "target", "whole"]);
+    }
+}
+
+/// Without a look back nobody would have noticed.
+#[test]
+fn what_was_spoiled_between_two_goes_is_noticed_before_the_target_has_its_name() {
+    use std::os::unix::fs::FileExt;
+    let begun = Begun::new("raw");
+    let partial = begun.path(".target.goldsmith-partial");
+    let file = std::fs::File::options().write(true).open(&partial).unwrap();
+    file.write_all_at(b"?", 12345).unwrap();
+    let error = begun.conversion().verify(true).run().unwrap_err();
+    let report = error.report();
+    assert!(
+        report.ends_with(
+            "what is read back from it is not what its source holds: it differs from guest byte \
+             12345 on"
+        ),
+        "{report}"
+    );
+    assert!(!begun.path("target").exists());
+    begun.conversion().run().unwrap();
+    let spoiled = std::fs::read(begun.path("target")).unwrap();
+    assert_eq!(spoiled[12345], b'?');
+}
+
+/// Each of several disks counts, and which part of them is meant.
+#[test]
+fn several_disks_and_a_part_of_them_are_gone_on_with() {
+    let folder = Folder::new();
+    folder.write("first", &disk("4M:A 1M:-"));
+    folder.write("second", &disk("6M:b 1M:0 3M:C"));
+    let path = |name: &str| folder.path(name);
+    let part = |end| {
+        convert((&path("first"), "raw"), (&path("target"), "qcow2"))
+            .then(path("second"), Some("raw"), Opener::new())
+            .between(1 << 20, end)
+            .threads(NonZeroUsize::MIN)
+    };
+    const END: u64 = 14 << 20;
+    part(END).run().unwrap();
+    let expected = std::fs::read(path("target")).unwrap();
+    std::fs::remove_file(path("target")).unwrap();
+    let begun = |end| part(end).resume(path("journal")).milestone(1 << 20);
+    let cancel = Cancel::new();
+    let stop = |progress: Progress| {
+        if progress.done >= 6 << 20 {
+            cancel.cancel();
+        }
+    };
+    let cut = begun(END).progress(&stop).cancel(&cancel);
+    assert_eq!(cut.run().unwrap_err().kind(), ErrorKind::Cancelled);
+    let another = |conversion: Convert<'_>| {
+        let report = conversion.run().unwrap_err().report();
+        assert!(report.contains("is of another conversion"), "{report}");
+    };
+    another(begun(END - 512));
+    let second = path("second").metadata().unwrap().modified().unwrap();
+    let set = |time| {
+        let file = std::fs::File::options().write(true).open(path("second"));
+        file.unwrap().set_modified(time).unwrap();
+    };
+    set(second + Duration::from_secs(1));
+    another(begun(END));
+    set(second);
+    let done = begun(END).run().unwrap();
+    assert!(done.data < 9 << 20, "{} bytes were read", done.data);
+    assert!(std::fs::read(path("target")).unwrap() == expected);
+    // A target that is one of them would be lost.
+    let onto = convert((&path("first"), "raw"), (&path("second"), "raw"));
+    let onto = onto.then(path("second"), Some("raw"), Opener::new());
+    let error = onto.resume(path("journal")).run().unwrap_err();
+    assert!(error.report().contains("also a file of the source"));
+}
+
 #[test]
 fn two_do_not_go_on_with_one_conversion() {
     let begun = Begun::new("qcow2");
@@ -324,14 +419,9 @@ fn what_cannot_be_gone_on_with_is_refused_and_leaves_nothing() {
     let (source, target) = (folder.path("source"), folder.path("target"));
     let to = |format| convert((&source, "raw"), (&target, format)).resume(folder.path("journal"));
     for (conversion, why) in [
-        (
-            to("raw").digest(goldsmith::Algorithm::Sha256),
-            "with digests",
-        ),
-        (to("raw").verify(true), "a look back"),
         (to("raw").salvage(true), "that salvages"),
         (
-            to("raw").into_existing(goldsmith::Opener::new()),
+            to("raw").into_existing(Opener::new()),
             "an image that stands",
         ),
         (to("raw").bitmaps(Bitmaps::All), "with bitmaps"),

@@ -247,7 +247,8 @@ impl Convert {
         let target = self.target(target)?;
 
         self.proving.must_fit(&self.showing)?;
-        let watch = self.showing.watch(self.quiet, self.proving.phases());
+        let phases = self.proving.phases(self.resume.is_some());
+        let watch = self.showing.watch(self.quiet, phases);
         let listener = |progress| watch.show(progress);
 
         let source_format = self.source_format.as_deref();

@@ -71,17 +71,26 @@ impl Convert<'_> {
             ..
         } = prepared;
         let (behind, virtual_size) = (behind.as_ref(), spec.virtual_size);
-        let outcome = resume.run(Work {
+        let (outcome, file_digests) = resume.run(Work {
             target: &self.target,
             format,
             source: &source,
+            disks: &disks,
             behind,
             spec,
-            job: self.job(behind.map_or(Behind::Nothing, Behind::Disk)),
+            job: Job {
+                digests: &[],
+                ..self.job(behind.map_or(Behind::Nothing, Behind::Disk))
+            },
+            proof: &self.proof,
             wishes: self.wishes(),
             opener: self.opener_of_source(),
         })?;
-        Ok(self.converted(&disks, &source, virtual_size, outcome))
+        Ok(Converted {
+            file_digests,
+            verified: self.proof.verify,
+            ..self.converted(&disks, &source, virtual_size, outcome)
+        })
     }
 
     fn make(&self, prepared: Prepared) -> Result<Converted> {

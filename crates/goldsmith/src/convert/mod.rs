@@ -377,9 +377,14 @@ impl<'a> Convert<'a> {
     /// what it would have become otherwise, byte for byte. At the end both files are gone.
     ///
     /// It must be the same conversion, but for the number of workers: if a source file or an option
-    /// is another one by now, [`run`](Self::run) fails with `Usage`. Not for what has no place of its
-    /// own in one file: a target on a device or with a data file, encrypted, preallocated (but for
-    /// qcow2 metadata) or an archive, bitmaps, a [digest](Self::digest); nor for a source on a device.
+    /// is another one by now, [`run`](Self::run) fails with `Usage`. What is to be
+    /// [proved](Self::verify) is proved at the end: the target is read back and held against the whole
+    /// source, and its [digests](Self::digest) are made of what is read back.
+    ///
+    /// Not for what has no place of its own in one file: a target on a device or with a data file,
+    /// encrypted, preallocated (but for qcow2 metadata) or an archive, and bitmaps; nor for a source on
+    /// a device or one that is [salvaged](Self::salvage), as what was lost before the cut would not be
+    /// told.
     #[must_use]
     pub fn resume(mut self, journal: impl AsRef<Path>) -> Self {
         self.resume = Some(Resume::new(journal.as_ref()));

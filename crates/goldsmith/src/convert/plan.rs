@@ -79,13 +79,16 @@ impl<'a> Convert<'a> {
     /// What was asked for, as far as the target's bytes depend on it: a line each.
     pub(super) fn wishes(&self) -> Vec<String> {
         let cloud = self.cloud.map(|cloud| cloud.name);
-        vec![
+        let opened = self.sources.iter();
+        let opened = opened.map(|source| format!("opened {:?}", source.opener.wishes()));
+        let wishes = [
             format!("target {:?}", std::path::absolute(&self.target)),
             format!("format {}, for {cloud:?}", self.target_format),
             format!("options {:?}, compress {}", self.options, self.compress),
             format!("sparse {}, share {}", self.job.sparse, self.job.share),
             format!("identity {:?}, created {:?}", self.identity, self.timestamp),
-            format!("opened {:?}", self.sources[0].opener.wishes()),
-        ]
+            format!("bytes {:?}", self.part),
+        ];
+        wishes.into_iter().chain(opened).collect()
     }
 }

@@ -3,7 +3,7 @@
 use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
 
 use crate::bitmap::Bitmaps;
-use crate::convert::{Convert, WHOLE};
+use crate::convert::Convert;
 use crate::new_image::Identity;
 
 impl Convert<'_> {
@@ -29,13 +29,8 @@ impl Convert<'_> {
         let wanted = [
             (has_data_file, "a target with a data file"),
             (self.bitmaps != Bitmaps::None, "a target with bitmaps"),
-            (self.sources.len() > 1, "a conversion of several sources"),
-            (self.part != WHOLE, "a conversion of a part of the source"),
+            // What was lost before the cut would not be told.
             (self.salvage, "a conversion that salvages"),
-            (
-                self.proof.is_wanted(),
-                "a conversion with digests or a look back",
-            ),
         ];
         refuse_first(&wanted, cannot_resume)
     }

@@ -17,10 +17,11 @@ use goldsmith_block::{
     Chain, Committed, CreateSpec, Error, ErrorKind, Format, Layer, Placement, Result, Sink,
     Storage, StorageId, StorageMut,
 };
-use goldsmith_engine::{Crc32, Job, Milestones, Outcome};
+use goldsmith_engine::{Crc32, Digest, Job, Milestones, Outcome};
 use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage};
 
 use crate::Opener;
+use crate::proof::{Made, Proof};
 use crate::reference::directory_of;
 use crate::target::refuse_source;
 use journal::{Journal, Place, header};
@@ -46,10 +47,15 @@ pub(crate) struct Resume {
 pub(crate) struct Work<'a> {
     pub(crate) target: &'a Path,
     pub(crate) format: &'a dyn Format,
+    /// The disk.
     pub(crate) source: &'a Chain,
+    /// What it is made of.
+    pub(crate) disks: &'a [Chain],
     pub(crate) behind: Option<&'a Chain>,
     pub(crate) spec: CreateSpec,
+    /// What to do; digests are made at the end.
     pub(crate) job: Job<'a>,
+    pub(crate) proof: &'a Proof,
     /// What the caller asked for, a line each.
     pub(crate) wishes: Vec<String>,
     /// Who is told when everything is open.
@@ -64,13 +70,13 @@ impl Resume {
         }
     }
 
-    /// Does `work`, or what is left of it, and forgets the journal.
-    pub(crate) fn run(&self, mut work: Work<'_>) -> Result<Outcome> {
+    /// Does `work`, or what is left of it, and forgets the journal. Gives the digests of the file, too.
+    pub(crate) fn run(&self, mut work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
         let facts = work.facts()?;
         let name = work.target.to_string_lossy();
         let mut target = Target::resumable(work.target)?;
-        let read = [Some(work.source), work.behind];
-        refuse_source(work.target, target.id(), read.into_iter().flatten())?;
+        let read = work.disks.iter().chain(work.behind);
+        refuse_source(work.target, target.id(), read)?;
         target.lock()?;
         let directories = [directory_of(work.target), directory_of(&self.journal)];
         let directories = directories.map(|path| path.join(""));
@@ -80,7 +86,7 @@ impl Resume {
             return Err(Error::unsupported(text).in_file(name));
         };
         self.must_be_apart(work.target, partial.id())?;
-        let (outcome, journal) = match self.open()? {
+        let (mut outcome, journal) = match self.open()? {
             None => {
                 if !partial.is_empty() {
                     return Err(Error::usage(left(work.target)).in_file(name));
@@ -98,12 +104,14 @@ impl Resume {
             Some((written, mut journal)) => {
                 let begun = self.compare(&facts, &written)?;
                 if begun.file != file {
-                    let done = published(&target, work.target, begun.file).ok_or_else(|| {
-                        self.refuse(
-                            "the unfinished file is gone; remove the journal to begin again",
-                        )
-                    })?;
-                    return self.forget(&journal, done);
+                    let gone = "the unfinished file is gone; remove the journal to begin again";
+                    let done = published(&target, work.target, begun.file);
+                    let mut done = done.ok_or_else(|| self.refuse(gone))?;
+                    let storage = Arc::new(FileStorage::open(work.target)?);
+                    work.opener.all_open(&directories)?;
+                    let file_digests = work.prove(storage, &mut done)?;
+                    self.forget(&journal)?;
+                    return Ok((done, file_digests));
                 }
                 target.keep();
                 (work.spec.uuid, work.spec.timestamp) = (begun.uuid, begun.timestamp);
@@ -115,8 +123,10 @@ impl Resume {
                 (outcome, journal)
             }
         };
+        let file_digests = work.prove(partial, &mut outcome)?;
         target.publish()?;
-        self.forget(&journal, outcome)
+        self.forget(&journal)?;
+        Ok((outcome, file_digests))
     }
 
     /// Fails if the journal would be the target, or its unfinished file.
@@ -184,14 +194,14 @@ impl Resume {
     }
 
     /// Removes the journal of a work that is done.
-    fn forget(&self, journal: &Journal, outcome: Outcome) -> Result<Outcome> {
+    fn forget(&self, journal: &Journal) -> Result<()> {
         let failed =
             |error| Error::new(ErrorKind::Io, error).in_file(self.journal.to_string_lossy());
         // By whatever name, what stands there may be something else by now.
         if std::fs::metadata(&self.journal).is_ok_and(|it| is_of(&it, journal.id())) {
             std::fs::remove_file(&self.journal).map_err(failed)?;
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn refuse(&self, text: impl Into<String>) -> Error {
@@ -219,8 +229,9 @@ impl Work<'_> {
         let mut facts = vec![format!("version {}", env!("CARGO_PKG_VERSION"))];
         facts.extend(self.wishes.iter().cloned());
         facts.push(format!("disk of {} bytes", self.spec.virtual_size));
-        for (what, chain) in [("source", Some(self.source)), ("behind", self.behind)] {
-            for layer in chain.into_iter().flat_map(Chain::layers) {
+        let disks = self.disks.iter().map(|disk| ("source", disk));
+        for (what, chain) in disks.chain(self.behind.map(|disk| ("behind", disk))) {
+            for layer in chain.layers() {
                 facts.push(layer_fact(what, &**layer)?);
                 if layer.data_storage().id() != layer.storage().id() {
                     facts.push(file_fact("data", &**layer.data_storage())?);
@@ -228,6 +239,23 @@ impl Work<'_> {
             }
         }
         Ok(facts)
+    }
+
+    /// Proves what shall be of the target, which is complete and stands in `storage`.
+    fn prove(&self, storage: Arc<dyn Storage>, outcome: &mut Outcome) -> Result<Vec<Digest>> {
+        let made = Made {
+            format: self.format,
+            spec: &self.spec,
+            storage,
+            file_len: outcome.committed.file_len,
+            behind: self.behind,
+            limits: &self.opener.limits,
+        };
+        let proved = self.proof.of_pieces(&made, self.source, &self.job);
+        let in_target = |error: Error| error.in_file(self.target.to_string_lossy());
+        let (digests, file_digests) = proved.map_err(in_target)?;
+        outcome.digests = digests;
+        Ok(file_digests)
     }
 
     fn create(&self, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Sink>> {

@@ -86,6 +86,7 @@ const PICTURE: &str = "700k:A 4k:0 320k:b 424k:C 600k:- 64k:0 96k:d 700k:- 500k:
 struct Bench {
     case: Case,
     opener: Opener,
+    proof: Proof,
     source: Chain,
     behind: Option<Chain>,
 }
@@ -99,6 +100,7 @@ impl Bench {
         Self {
             case,
             opener: Opener::new(),
+            proof: Proof::default(),
             source: chain(disk(PICTURE)),
             behind: case.3.map(|picture| chain(disk(picture))),
         }
@@ -116,6 +118,7 @@ impl Bench {
             target: Path::new("target"),
             format,
             source,
+            disks: std::slice::from_ref(source),
             behind: self.behind.as_ref(),
             spec: CreateSpec {
                 virtual_size: source.virtual_size(),
@@ -136,6 +139,7 @@ impl Bench {
                 cancel,
                 ..Job::default()
             },
+            proof: &self.proof,
             wishes: Vec::new(),
             opener: &self.opener,
         }
