@@ -118,13 +118,7 @@ impl Opening {
         limits.unpacked_bytes = self.unpack_limit.unwrap_or(bytes);
         let opener = sandbox::opener()
             .limits(limits)
-            .references(match self.references {
-                Some(Policy::Deny) => References::Deny,
-                Some(Policy::SameDirectory) => References::SameDirectory,
-                Some(Policy::Allow) => References::Allow,
-                None if called::qemu_img() => References::Allow,
-                None => References::SameDirectory,
-            });
+            .references(self.references());
         let secrets = self.secrets.iter();
         let opener = secrets.fold(opener, |opener, Secret { id, text }| {
             opener.secret(id, text)
@@ -133,6 +127,37 @@ impl Opening {
             Some(format) => opener.backing_format(format),
             None => opener,
         }
+    }
+
+    fn references(&self) -> References {
+        match self.references {
+            Some(Policy::Deny) => References::Deny,
+            Some(Policy::SameDirectory) => References::SameDirectory,
+            Some(Policy::Allow) => References::Allow,
+            None if called::qemu_img() => References::Allow,
+            None => References::SameDirectory,
+        }
+    }
+
+    /// What can be opened at most, before it is said which images there are.
+    pub(crate) fn reach(&self) -> sandbox::Reach {
+        sandbox::Reach::new(self.references())
+    }
+
+    /// What can be opened at most if the image at `path` is all that is read.
+    pub(crate) fn reach_of(&self, path: &Path) -> sandbox::Reach {
+        let mut reach = self.reach();
+        reach.source(path);
+        reach
+    }
+
+    /// What can be opened at most if the image at `path` is changed, or that is only rehearsed.
+    pub(crate) fn reach_of_edit(&self, path: &Path, dry_run: bool) -> sandbox::Reach {
+        let mut reach = self.reach_of(path);
+        if !dry_run {
+            reach.edited(path);
+        }
+        reach
     }
 
     /// The format of backing files that nobody else states.
@@ -281,6 +306,8 @@ pub(crate) struct Subject {
     pub(crate) format: Option<String>,
     pub(crate) opener: Opener,
     pub(crate) dry_run: bool,
+    /// What can be opened at most.
+    pub(crate) reach: sandbox::Reach,
 }
 
 impl Editing {
@@ -289,6 +316,7 @@ impl Editing {
         let source = self.spelling.source(text, self.format.as_deref())?;
         Ok(Subject {
             opener: source.opener(self.opening.opener()),
+            reach: self.opening.reach_of_edit(&source.path, self.dry_run),
             path: source.path,
             format: source.format,
             dry_run: self.dry_run,
@@ -347,15 +375,18 @@ impl Editing {
     }
 }
 
-/// Gives a builder that has these methods what the user said of its image.
+/// Gives a builder that has these methods what the user said of its image, and the command no other
+/// files than it needs.
 macro_rules! described {
     ($builder:expr, $subject:expr) => {{
         let crate::options::Subject {
             format,
             opener,
             dry_run,
+            reach,
             ..
         } = $subject;
+        crate::sandbox::narrow(&reach)?;
         let builder = $builder.opener(opener).dry_run(dry_run);
         match format {
             Some(format) => builder.format(format),

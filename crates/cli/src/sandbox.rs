@@ -1,12 +1,12 @@
 //! The command locked in: it reads strangers' images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
-use goldsmith::{Error, ErrorKind, Opener};
-use goldsmith_sandbox::{Mode, Sandbox};
+use goldsmith::{Error, ErrorKind, ImageName, Opener, References};
+use goldsmith_sandbox::{Mode, Sandbox, is_readable_outside};
 
 use crate::exit::Failure;
 use crate::local_time;
@@ -14,8 +14,14 @@ use crate::local_time;
 /// It holds for the whole process, and there is one.
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Whether files can no longer be opened.
+/// Whether some files can no longer be opened.
+static NARROW: AtomicBool = AtomicBool::new(false);
+
+/// Whether no file can be opened any more.
 static LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// As many symbolic links as Linux follows for one name.
+const LINKS: usize = 40;
 
 /// What the user wants of it.
 #[derive(Clone, Copy, ValueEnum)]
@@ -40,6 +46,110 @@ pub(crate) fn begin(wanted: Wanted) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is going to be opened: what the command line names, and what the images there may name.
+pub(crate) struct Reach {
+    places: goldsmith_sandbox::Reach,
+    references: References,
+    has_target: bool,
+}
+
+impl Reach {
+    /// Of images that may name these files.
+    pub(crate) fn new(references: References) -> Self {
+        let mut places = goldsmith_sandbox::Reach::default();
+        // What the system says of devices and processors.
+        places.read("/sys");
+        places.read("/proc/self");
+        // For images that have to be unpacked.
+        places.make(goldsmith::scratch_directory());
+        Self {
+            places,
+            references,
+            has_target: false,
+        }
+    }
+
+    /// An image that is read.
+    pub(crate) fn source(&mut self, path: &Path) {
+        self.places.read(path);
+        match self.references {
+            References::Allow => self.places.read("/"),
+            References::SameDirectory => self.places.read(directory_of(path)),
+            _ => {}
+        }
+    }
+
+    /// An image that is read, if `name` means one in the directory of `image`.
+    pub(crate) fn beside(&mut self, image: &Path, name: &str) {
+        // What makes no sense is refused by whoever is going to open it.
+        if let Ok(name) = ImageName::typed(name) {
+            self.source(&directory_of(image).join(name.path));
+        }
+    }
+
+    /// An image that is changed where it stands.
+    pub(crate) fn edited(&mut self, path: &Path) {
+        self.places.write(path);
+        match self.references {
+            References::Allow => self.places.write("/"),
+            References::SameDirectory => self.places.write(directory_of(path)),
+            _ => {}
+        }
+    }
+
+    /// A file that is made, or a device that is written to.
+    pub(crate) fn target(&mut self, path: &Path) {
+        self.has_target = true;
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let Ok(next) = std::fs::read_link(&path) else {
+                break;
+            };
+            path = directory_of(&path).join(next);
+        }
+        self.places.write(&path);
+        if std::fs::metadata(&path).map_or(true, |found| found.is_file()) {
+            self.places.make(directory_of(&path));
+        }
+    }
+
+    /// The files that the creation options of the image at `target` name.
+    pub(crate) fn named_by(&mut self, options: &[(String, String)], target: &Path) {
+        for (key, value) in options {
+            match &**key {
+                "backing_file" => self.beside(target, value),
+                "data_file" => {
+                    if let Ok(name) = ImageName::typed(value) {
+                        self.target(&directory_of(target).join(name.path));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Gives up all files but those within `reach`: before the first image is looked at.
+pub(crate) fn narrow(reach: &Reach) -> Result<(), Failure> {
+    let Some(sandbox) = SANDBOX.get() else {
+        return Ok(());
+    };
+    // What has no target may show dates.
+    if !reach.has_target {
+        local_time::zone();
+    }
+    NARROW.store(sandbox.is_on(), Ordering::Relaxed);
+    let narrowed = sandbox.narrow(&reach.places);
+    narrowed.map_err(|error| told(error).into())
+}
+
 /// An opener that locks the command in when everything is open.
 pub(crate) fn opener() -> Opener {
     Opener::new().when_open(lock_in)
@@ -48,10 +158,6 @@ pub(crate) fn opener() -> Opener {
 fn lock_in(directories: &[PathBuf]) -> goldsmith::Result<()> {
     match SANDBOX.get() {
         Some(sandbox) => {
-            // What has no target may show dates.
-            if directories.is_empty() {
-                local_time::zone();
-            }
             LOCKED.store(sandbox.is_on(), Ordering::Relaxed);
             sandbox.lock_in(directories).map_err(told)
         }
@@ -80,8 +186,12 @@ impl std::error::Error for NotLocked {
 
 /// What to add to the report of `error`, if the sandbox may be what refused the command something.
 pub(crate) fn hint(error: &Error) -> &'static str {
+    let is_narrowed = NARROW.load(Ordering::Relaxed)
+        && error
+            .path()
+            .is_some_and(|path| is_readable_outside(Path::new(path)));
     // Before that no file is refused.
-    let locked = LOCKED.load(Ordering::Relaxed);
+    let locked = is_narrowed || LOCKED.load(Ordering::Relaxed);
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         let io = error.downcast_ref::<std::io::Error>();

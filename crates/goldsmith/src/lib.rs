@@ -125,7 +125,7 @@ pub use goldsmith_block::{
 pub use goldsmith_engine::{
     Algorithm, Cancel, CompareError, Comparison, Crc32, Digest, Phase, Progress,
 };
-pub use goldsmith_storage::Cache;
+pub use goldsmith_storage::{Cache, scratch_directory};
 pub use info::{ImageInfo, NamedFile, Role};
 pub use lint::{Finding, lint, lint_info};
 pub use map::{MapEntry, map, map_range};

@@ -1,6 +1,6 @@
 //! Landlock: which files, ports and processes can be reached.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
@@ -8,7 +8,8 @@ use landlock::{
     Scope,
 };
 
-use crate::{Built, Mode};
+use crate::reach::Right;
+use crate::{Built, Mode, Reach};
 
 /// What is known of files, here and by the kernels that are asked for all of it: from Linux 6.2 on,
 /// the right to make a file shorter is among it.
@@ -30,6 +31,25 @@ pub(crate) fn begin(mode: Mode) -> Built {
     enforce(ruleset(mode, never)?.create()?)
 }
 
+/// Takes away all files but those within `reach`.
+pub(crate) fn narrow(mode: Mode, reach: &Reach) -> Built {
+    let mut ruleset = ruleset(mode, AccessFs::from_all(NEEDED))?.create()?;
+    for (path, right) in &reach.places {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let write = read | AccessFs::WriteFile | AccessFs::Truncate;
+        let rights = match right {
+            Right::Read => read,
+            Right::Write => write,
+            Right::Make => write | AccessFs::MakeReg | AccessFs::RemoveFile,
+        };
+        // Nothing is there; or a pipe, of which Landlock knows nothing and which it does not refuse.
+        if let Ok(place) = PathFd::new(path) {
+            let _ = (&mut ruleset).add_rule(PathBeneath::new(place, rights));
+        }
+    }
+    enforce(ruleset)
+}
+
 /// Takes away everything but the names of regular files in `directories`.
 pub(crate) fn lock_in(mode: Mode, directories: &[PathBuf]) -> Built {
     let ruleset = ruleset(mode, AccessFs::from_all(NEEDED))?
@@ -42,6 +62,12 @@ pub(crate) fn lock_in(mode: Mode, directories: &[PathBuf]) -> Built {
         ruleset = ruleset.add_rule(rule)?;
     }
     enforce(ruleset)
+}
+
+/// See [`crate::is_readable_outside`].
+pub(crate) fn is_readable_outside(path: &Path) -> bool {
+    // Landlock has no say in this question.
+    rustix::fs::access(path, rustix::fs::Access::READ_OK).is_ok()
 }
 
 /// Rules about `files`, of which the kernel must know if `mode` says so, and about everything else that

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  begin ──► no network, no other programs, no executable memory, no core dumps
-//!    │        files can still be opened: the images, and what they are allowed to name
+//!    ▼
+//!  narrow ─► files can still be opened where that is going to be needed: the images, and what they
+//!    │       are allowed to name
 //!    ▼
 //!  lock_in ► no file is opened any more; in the directories of the targets, files can be given
 //!            names and lose them
@@ -15,11 +17,15 @@
 //! must not take a conversion down without a word.
 //!
 //! ```
-//! use goldsmith_sandbox::{Mode, Sandbox};
+//! use goldsmith_sandbox::{Mode, Reach, Sandbox};
 //!
 //! # fn main() -> Result<(), goldsmith_sandbox::SandboxError> {
 //! // Before anything else, while there is one thread.
 //! let sandbox = Sandbox::begin(Mode::Try)?;
+//! // When it is known where files are, and before one of them is looked at.
+//! let mut reach = Reach::default();
+//! reach.read("/etc/hostname");
+//! sandbox.narrow(&reach)?;
 //! let image = std::fs::File::open("/etc/hostname");
 //! // When everything is open, and before threads are started.
 //! sandbox.lock_in(&[])?;
@@ -29,9 +35,9 @@
 //! ```
 //!
 //! Nothing here happens by itself: whoever links this calls it, and it holds for the whole process and
-//! for good. Threads that exist before [`Sandbox::lock_in`] are held by seccomp and the limits, which
-//! are the process's; Landlock holds the calling thread and those it starts, and all of them from
-//! Linux 7.0 on.
+//! for good. Threads that exist before a step are held by seccomp and the limits, which are the
+//! process's; Landlock holds the calling thread and those it starts, and all of them from Linux 7.0
+//! on.
 //!
 //! What stays possible: reading and writing what is open, using memory and time, and, while a target
 //! is to be published, giving and taking names of regular files in its directory and those below.
@@ -51,8 +57,11 @@ mod calls;
 mod files;
 #[cfg(target_os = "linux")]
 mod limits;
+mod reach;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+pub use reach::Reach;
 
 /// How much of a sandbox there must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +89,12 @@ pub struct SandboxError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Whether the file at `path` could be read if there were no sandbox. It may be so, and another
+/// program may change it at any time: for messages only.
+pub fn is_readable_outside(path: &Path) -> bool {
+    files::is_readable_outside(path)
+}
+
 /// What setting up a wall comes to.
 type Built = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
@@ -99,6 +114,17 @@ impl Sandbox {
         sandbox.build("Landlock", || files::begin(mode))?;
         sandbox.build("seccomp", calls::begin)?;
         Ok(sandbox)
+    }
+
+    /// Gives up opening, making and naming files but within `reach`.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Cost
+    /// Two system calls for each place.
+    pub fn narrow(&self, reach: &Reach) -> Result<(), SandboxError> {
+        self.build("Landlock", || files::narrow(self.mode, reach))
     }
 
     /// Gives up opening files. In `directories` and below them, regular files can still be linked,
@@ -136,8 +162,16 @@ mod files {
         Err("this system has none".into())
     }
 
-    pub(crate) fn lock_in(_: crate::Mode, _: &[std::path::PathBuf]) -> crate::Built {
-        begin(crate::Mode::Try)
+    pub(crate) fn narrow(mode: crate::Mode, _: &crate::Reach) -> crate::Built {
+        begin(mode)
+    }
+
+    pub(crate) fn is_readable_outside(_: &std::path::Path) -> bool {
+        false
+    }
+
+    pub(crate) fn lock_in(mode: crate::Mode, _: &[std::path::PathBuf]) -> crate::Built {
+        begin(mode)
     }
 }
 

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use goldsmith::{Convert, Error, ErrorKind, Opener};
-use goldsmith_sandbox::{Mode, Sandbox};
+use goldsmith_sandbox::{Mode, Reach, Sandbox};
 use goldsmith_testkit::pattern::disk;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -152,6 +152,7 @@ fn prisoner() {
         "work" => work(&cell),
         "names" => names(&cell),
         "early" => early(&cell),
+        "narrow" => narrow(&cell),
         case => panic!("no case {case}"),
     };
     let mut out = io::stdout().lock();
@@ -251,6 +252,50 @@ fn names(cell: &Cell) -> Vec<String> {
 fn early(cell: &Cell) -> Vec<String> {
     Sandbox::begin(cell.mode).unwrap();
     try_all(cell)
+}
+
+/// What an image could do while its headers are read, if it took the reader over: one that stands in
+/// `elsewhere` and is to be converted into `target`.
+fn narrow(cell: &Cell) -> Vec<String> {
+    let sandbox = Sandbox::begin(cell.mode).unwrap();
+    let mut reach = Reach::default();
+    reach.read(cell.at("elsewhere"));
+    reach.write(cell.at("disk.raw"));
+    reach.make(cell.at("target"));
+    reach.read(cell.at("nothing"));
+    sandbox.narrow(&reach).unwrap();
+    let outcome = |what: &str, done: io::Result<()>| format!("{what}: {}", done.is_ok());
+    let at = |name: &str| cell.at(name);
+    let write = |name: &str| OpenOptions::new().write(true).open(at(name)).map(drop);
+    let mut told = vec![
+        outcome("read within", File::open(at("elsewhere/secret")).map(drop)),
+        outcome("list within", std::fs::read_dir(at("elsewhere")).map(drop)),
+        outcome("edit", write("disk.raw")),
+        outcome("make", File::create(at("target/new")).map(drop)),
+        outcome(
+            "make unnamed",
+            tempfile::tempfile_in(at("target")).map(drop),
+        ),
+        outcome("name", std::fs::rename(at("target/new"), at("target/x"))),
+        outcome("remove", std::fs::remove_file(at("target/x"))),
+        outcome("read a neighbour", File::open(at("secret")).map(drop)),
+        outcome("read another file", File::open("/etc/passwd").map(drop)),
+        outcome("list", std::fs::read_dir(&cell.folder).map(drop)),
+        outcome("write within", write("elsewhere/secret")),
+        outcome("remove within", std::fs::remove_file(at("elsewhere/other"))),
+        outcome("write to a neighbour", write("secret")),
+        outcome("make elsewhere", File::create(at("new")).map(drop)),
+        outcome("bring in", std::fs::rename(at("secret"), at("target/x"))),
+        outcome("make a directory", std::fs::create_dir(at("target/d"))),
+    ];
+    // Another step, as without this one.
+    sandbox.lock_in(&[at("target")]).unwrap();
+    let (old, new) = (at("target/old"), at("target/new"));
+    told.extend([
+        outcome("publish", std::fs::rename(old, new)),
+        outcome("read", File::open(at("elsewhere/secret")).map(drop)),
+    ]);
+    told
 }
 
 /// Runs a prisoner; gives what it said and the folder.
@@ -376,10 +421,35 @@ fn first_half_leaves_files_and_nothing_else() {
     }
 }
 
+#[test]
+fn narrowed_down_files_are_reached_where_they_are_needed_and_nowhere_else() {
+    let (told, folder) = run("narrow", "require");
+    let works = [
+        "read within",
+        "list within",
+        "edit",
+        "make",
+        "make unnamed",
+        "name",
+        "remove",
+        "publish",
+    ];
+    for line in &told {
+        let (what, outcome) = line.split_once(": ").unwrap();
+        assert_eq!(outcome == "true", works.contains(&what), "{line}");
+    }
+    assert_eq!(told.len(), 18);
+    let secret = std::fs::read(folder.path().join("secret")).unwrap();
+    assert_eq!(secret, b"secret");
+    let (told, _folder) = run("narrow", "off");
+    assert!(told.iter().all(|line| line.ends_with(": true")), "{told:?}");
+}
+
 /// As on a kernel that knows none of it: nothing is asked of it, and nothing is refused.
 #[test]
 fn off_is_off() {
     let sandbox = Sandbox::begin(Mode::Off).unwrap();
+    sandbox.narrow(&Reach::default()).unwrap();
     sandbox.lock_in(&[PathBuf::from("/nowhere")]).unwrap();
     assert!(!sandbox.is_on());
     assert!(File::open(Path::new("/etc/passwd")).is_ok());

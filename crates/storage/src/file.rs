@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -142,15 +142,14 @@ impl FileStorage {
         })
     }
 
-    /// An empty file without a name, which is gone with this process at the latest, in the directory
-    /// that `TMPDIR` names, or else in `/var/tmp`, because it may get large. Messages call it `name`.
+    /// An empty file without a name, which is gone with this process at the latest, in the
+    /// [directory](scratch_directory) for such files. Messages call it `name`.
     ///
     /// # Errors
     /// `Io` if it cannot be created.
     pub fn scratch(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
-        // [qemu] The same choice.
-        let directory = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let directory = scratch_directory();
         let file = tempfile::tempfile_in(&directory).map_err(|source| {
             let error = named(E::Create { source }, &directory.to_string_lossy());
             error.in_file(&*name)
@@ -279,6 +278,13 @@ impl Drop for FileStorage {
         // What the kernel copied out of it was never read here.
         self.drop_cached(HostRange::new(0, 0));
     }
+}
+
+/// Where files without a name are made that may get large: the directory that `TMPDIR` names, or else
+/// `/var/tmp`. [qemu]
+pub fn scratch_directory() -> PathBuf {
+    let named = std::env::var_os("TMPDIR");
+    named.map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 
 fn named(error: E, name: &str) -> goldsmith_block::Error {

@@ -53,7 +53,7 @@ mod window;
 
 pub use cache::Cache;
 pub use device::share_bytes;
-pub use file::FileStorage;
+pub use file::{FileStorage, scratch_directory};
 pub use lock::{Use, lock};
 pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;

@@ -12,6 +12,7 @@ use goldsmith::{Bench as Benchmark, Writing};
 use crate::exit::Failure;
 use crate::options::{Cache, Opening, Spelling, size};
 use crate::progress::Showing;
+use crate::sandbox;
 
 /// Measure how fast an image takes requests like a guest's
 ///
@@ -126,6 +127,7 @@ impl Bench {
             ..
         } = self;
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        sandbox::narrow(&self.opening.reach_of_edit(&source.path, !self.write))?;
         // At most 2^31 - 1.
         let mut bench = Benchmark::new(&source.path)
             .opener(source.opener(self.opening.opener()))

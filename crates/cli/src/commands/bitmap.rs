@@ -123,7 +123,7 @@ impl FromArgMatches for Changes {
 impl Bitmap {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         self.editing.must_write()?;
-        let subject = self.editing.subject(&self.image)?;
+        let mut subject = self.editing.subject(&self.image)?;
         let mut bitmap = EditBitmap::new(&subject.path, &self.name);
         for change in self.changes.0 {
             bitmap = match change {
@@ -140,6 +140,7 @@ impl Bitmap {
         }
         if let Some(file) = &self.source_file {
             let file = names::whole_file(file)?.path;
+            subject.reach.source(&file);
             bitmap = bitmap.merge_from(file, self.source_format.as_deref());
         }
         let edited = described!(bitmap, subject).run()?;

@@ -74,6 +74,9 @@ impl Check {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let subject = Subject {
             opener: source.opener(self.opening.opener().cache(self.looking.cache())),
+            reach: self
+                .opening
+                .reach_of_edit(&source.path, self.dry_run || self.repair.is_none()),
             path: source.path,
             format: source.format,
             dry_run: self.dry_run,

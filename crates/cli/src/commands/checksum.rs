@@ -13,6 +13,7 @@ use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling, snapshot_name};
 use crate::progress::Showing;
 use crate::proving::{algorithm, by_name};
+use crate::sandbox;
 
 /// Print digests of the disk in an image
 ///
@@ -79,6 +80,7 @@ pub(crate) struct Checksum {
 impl Checksum {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        sandbox::narrow(&self.opening.reach_of(&source.path))?;
         let mut opener = source.opener(self.opening.opener());
         if let Some(text) = &self.snapshot {
             opener = opener.snapshot(snapshot_name(text)?);

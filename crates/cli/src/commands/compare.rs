@@ -8,7 +8,7 @@ use clap::Args;
 use goldsmith::{Chain, CompareError, Comparison};
 
 use crate::exit::{self, Failure};
-use crate::options::{Looking, Opening, Spelling};
+use crate::options::{Looking, Opening, Source, Spelling};
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 use crate::progress::Showing;
 use crate::sandbox;
@@ -61,8 +61,12 @@ pub(crate) struct Compare {
 
 impl Compare {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let first = self.open(&self.first, self.first_format.as_deref())?;
-        let second = self.open(&self.second, self.second_format.as_deref())?;
+        let first = self.source(&self.first, self.first_format.as_deref())?;
+        let second = self.source(&self.second, self.second_format.as_deref())?;
+        let mut reach = self.opening.reach_of(&first.path);
+        reach.source(&second.path);
+        sandbox::narrow(&reach)?;
+        let (first, second) = (self.open(&first)?, self.open(&second)?);
         let watch = self.showing.watch(self.quiet, 1);
         sandbox::opener().all_open(&[])?;
         let listener = |progress| watch.show(progress);
@@ -104,9 +108,12 @@ impl Compare {
         Ok(ExitCode::from(u8::from(found != Comparison::Identical)))
     }
 
-    fn open(&self, path: &Path, format: Option<&str>) -> Result<Chain, Failure> {
+    fn source(&self, path: &Path, format: Option<&str>) -> Result<Source, Failure> {
         let source = self.spelling.source(path, format);
-        let source = source.map_err(|failure| failure.and_status(2))?;
+        source.map_err(|failure| failure.and_status(2))
+    }
+
+    fn open(&self, source: &Source) -> Result<Chain, Failure> {
         let opener = source.opener(self.opening.opener().cache(self.looking.cache()));
         let opened = opener.open(&source.path, source.format.as_deref());
         let chain = opened.map_err(|error| Failure::from(error).and_status(2))?;

@@ -18,6 +18,7 @@ use crate::options::{
 use crate::output::human;
 use crate::progress::Showing;
 use crate::proving::{Proving, stopped};
+use crate::sandbox::{self, Reach};
 
 /// Convert an image from one format to another
 ///
@@ -262,6 +263,8 @@ impl Convert {
             }
             opener = opener.snapshot(name);
         }
+        let mut reach = self.opening.reach_of(&source.path);
+        self.reach_targets(&mut reach, &target.path, &pairs);
         let mut convert = goldsmith::Convert::new(&source.path, &target.path)
             .opener(opener)
             .target_format(target.format.as_deref().unwrap_or("raw"))
@@ -284,6 +287,7 @@ impl Convert {
         for source in more {
             let source = self.spelling.source(source, source_format)?;
             let opener = source.opener(self.opener());
+            reach.source(&source.path);
             convert = convert.then(&source.path, source.format.as_deref(), opener);
         }
         if let Some(size) = self.sparse_size {
@@ -321,6 +325,7 @@ impl Convert {
         if let Some(journal) = &self.resume {
             convert = convert.resume(journal).milestone(self.milestone);
         }
+        sandbox::narrow(&reach)?;
         let done = self.proving.of(convert).run();
         let done = done.map_err(|error| match self.no_create {
             // What it says of the target is another thing then.
@@ -346,6 +351,22 @@ impl Convert {
     /// How sources are opened.
     fn opener(&self) -> Opener {
         self.opening.opener().cache(self.reading.cache())
+    }
+
+    /// Adds what is written to, or stands behind it.
+    fn reach_targets(&self, reach: &mut Reach, target: &Path, options: &[(String, String)]) {
+        match (self.dry_run, self.no_create) {
+            (true, _) => reach.source(target),
+            (_, true) => reach.edited(target),
+            _ => reach.target(target),
+        }
+        reach.named_by(options, target);
+        if let Some(name) = &self.backing {
+            reach.beside(target, name);
+        }
+        if let Some(journal) = &self.resume {
+            reach.target(journal);
+        }
     }
 
     /// Fails if two words do not go together. [qemu]

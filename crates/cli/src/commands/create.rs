@@ -12,6 +12,7 @@ use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{Opening, asks_for_help, pairs};
 use crate::output::human;
+use crate::sandbox;
 
 /// Make a new image without anything in it
 ///
@@ -105,6 +106,10 @@ impl Create {
         }
         let size = size(self.size.as_deref(), &mut pairs)?;
 
+        let mut reach = self.opening.reach();
+        reach.target(image);
+        reach.named_by(&pairs, image);
+        sandbox::narrow(&reach)?;
         let mut create = goldsmith::Create::new(image)
             .format(format.name())
             .opener(self.opening.opener())

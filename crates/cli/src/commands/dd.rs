@@ -12,6 +12,7 @@ use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{Opening, Spelling};
 use crate::progress::Showing;
+use crate::sandbox;
 
 /// Copy a part of a disk into a new image
 ///
@@ -114,7 +115,11 @@ impl Dd {
         let format = called::target_format(&self.output_format)?.name();
         let watch = Showing::default().watch(true, 1);
         let (start, end) = operands.bytes();
-        let mut convert = goldsmith::Convert::new(&source.path, names::whole_file(target)?.path)
+        let target = names::whole_file(target)?.path;
+        let mut reach = self.opening.reach_of(&source.path);
+        reach.target(&target);
+        sandbox::narrow(&reach)?;
+        let mut convert = goldsmith::Convert::new(&source.path, target)
             .opener(source.opener(self.opening.opener()))
             .target_format(format)
             .between(start, end)

@@ -10,6 +10,7 @@ use goldsmith::ImageInfo;
 use crate::exit::{self, Failure};
 use crate::options::{Opening, OutputFormat, Spelling};
 use crate::output::{human, json};
+use crate::sandbox;
 
 /// Show what an image is
 ///
@@ -54,6 +55,7 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        sandbox::narrow(&self.opening.reach_of(&source.path))?;
         let opener = source.opener(self.opening.look());
         let format = source.format.as_deref();
         let mut infos = match self.backing_chain {

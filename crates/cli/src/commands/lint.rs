@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use goldsmith::References;
 
 use crate::exit::{self, Failure};
 use crate::options::{Look, OutputFormat};
@@ -43,6 +44,9 @@ pub(crate) struct Lint {
 
 impl Lint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let mut reach = sandbox::Reach::new(References::Deny);
+        reach.source(&self.image);
+        sandbox::narrow(&reach)?;
         // Its headers alone are read, which a running machine leaves as they are.
         let opener = sandbox::opener()
             .limits(self.look.limits())

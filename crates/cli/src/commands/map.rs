@@ -10,6 +10,7 @@ use goldsmith::GuestRange;
 use crate::exit::Failure;
 use crate::options::{Opening, Spelling, size};
 use crate::output::{human, json, svg};
+use crate::sandbox;
 
 /// Show where each part of the disk lies
 #[derive(Args)]
@@ -64,6 +65,7 @@ enum Output {
 impl Map {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
+        sandbox::narrow(&self.opening.reach_of(&source.path))?;
         let opener = source.opener(self.opening.opener());
         let chain = opener.survey(&source.path, source.format.as_deref())?;
         let size = chain.virtual_size();

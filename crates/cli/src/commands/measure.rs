@@ -1,7 +1,7 @@
 //! `goldsmith measure`
 
 use std::io::stdout;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use crate::called;
 use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling, pairs, size, snapshot_name};
 use crate::output::{human, json};
+use crate::sandbox;
 
 /// Tell how long a target would become, without writing it
 ///
@@ -80,6 +81,7 @@ pub(crate) struct Measure {
 impl Measure {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let refuse = |text: &str| Err(Failure::with_status(1, text));
+        let mut reach = self.opening.reach();
         let measure = match (&self.image[..], self.size) {
             ([], None) => return refuse("Either --size N or one filename must be specified."),
             ([_, _, ..], _) => return refuse("At most one filename argument is allowed."),
@@ -99,6 +101,7 @@ impl Measure {
                 if let Some(text) = &self.snapshot {
                     opener = opener.snapshot(snapshot_name(text)?);
                 }
+                reach.source(&source.path);
                 let measure = goldsmith::Measure::new(&source.path).opener(opener);
                 match &source.format {
                     Some(format) => measure.source_format(format),
@@ -109,7 +112,11 @@ impl Measure {
         let mut measure = measure
             .target_format(called::target_format(&self.target_format)?.name())
             .exact(!self.estimate);
-        for (key, value) in pairs(&self.target_options)? {
+        let pairs = pairs(&self.target_options)?;
+        // A target has no place, so what it names counts from here.
+        reach.named_by(&pairs, Path::new(""));
+        sandbox::narrow(&reach)?;
+        for (key, value) in pairs {
             measure = measure.option(key, value);
         }
         for secret in self.opening.secrets() {

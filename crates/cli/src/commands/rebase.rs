@@ -79,6 +79,7 @@ impl Rebase {
                 // qemu-img's long name for -F is one that all commands here have.
                 let format = self.backing_fmt.as_deref();
                 let format = format.or(self.editing.opening().backing_format());
+                subject.reach.beside(&subject.path, name);
                 rebase = rebase.onto(name, format);
             }
             None if !self.backing_unsafe => {

@@ -99,6 +99,75 @@ fn every_subcommand_does_the_same_inside_and_outside() {
     }
 }
 
+/// By then nothing of an image was read, so nothing in one can make the command open anything else.
+#[test]
+fn files_are_narrowed_down_before_the_first_image_is_opened() {
+    let folder = prepared();
+    for line in LINES {
+        let mut strace = Command::new("strace");
+        strace.env("GOLDSMITH_SANDBOX", "require");
+        let calls = "trace=open,openat,openat2,landlock_restrict_self";
+        strace.args(["-f", "-qq", "-o", "log", "-e", calls]);
+        strace
+            .arg(env!("CARGO_BIN_EXE_goldsmith"))
+            .args(line.split(' '));
+        let done = folder.run(&mut strace);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+        let log = std::fs::read_to_string(folder.path("log")).unwrap();
+        let calls: Vec<_> = log.lines().collect();
+        let walls = (0..calls.len()).filter(|at| calls[*at].contains("restrict_self("));
+        let walls: Vec<_> = walls.collect();
+        // A way to a file is none to what it holds.
+        let opened = calls.iter().position(|call| {
+            let image = [".raw", ".qcow2", ".vhd", ".tgz", ".data"];
+            image.iter().any(|name| call.contains(name)) && !call.contains("O_PATH")
+        });
+        match opened {
+            Some(opened) => assert!(walls.len() >= 2 && walls[1] < opened, "{line}: {log}"),
+            None => assert!(line.starts_with("create ") || *line == "--version"),
+        }
+    }
+}
+
+/// Only what the policy lets an image name, and what the user names.
+#[test]
+fn image_named_by_the_user_may_stand_anywhere() {
+    let folder = prepared();
+    std::fs::create_dir(folder.path("far")).unwrap();
+    std::fs::rename(folder.path("golden.raw"), folder.path("far/golden.raw")).unwrap();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, folder.path(at)).unwrap();
+    link("far/golden.raw", "link.raw");
+    link("far/made.qcow2", "made.qcow2");
+    link("far", "way");
+    for line in [
+        "info link.raw",
+        "info way/golden.raw",
+        "convert -f raw -O qcow2 link.raw made.qcow2",
+        "convert -f qcow2 -O raw --resume way/journal way/made.qcow2 deeper/back.raw",
+        "convert -f raw -O qcow2 -B ../far/golden.raw -F raw link.raw deeper/over.qcow2",
+        "convert --references allow -f qcow2 -O raw deeper/over.qcow2 over.raw",
+        "create -f qcow2 -o data_file=far/data apart.qcow2 1M",
+        "resize --references allow -f qcow2 apart.qcow2 2M",
+        "bitmap --add far/made.qcow2 b",
+        "convert -f qcow2 -O qcow2 made.qcow2 deeper/copy.qcow2",
+        "bitmap --add --merge b -b far/made.qcow2 -F qcow2 deeper/copy.qcow2 c",
+        "rebase --references allow -f qcow2 -b made.qcow2 -F qcow2 deeper/over.qcow2 -u",
+        "compare -f raw -F qcow2 link.raw made.qcow2",
+        "dd -f raw -O raw if=link.raw of=way/dd.raw",
+        "measure -O qcow2 way/golden.raw",
+        "convert -n -f raw -O qcow2 link.raw made.qcow2",
+    ] {
+        let done = run(&folder, "require", line);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
+    }
+    let device = "info /dev/stdin";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+    command.env("GOLDSMITH_SANDBOX", "require");
+    command.stdin(std::fs::File::open(folder.path("link.raw")).unwrap());
+    let done = folder.run(command.args(device.split(' ')));
+    assert_eq!((done.status, &*done.stderr), (0, ""), "{done:?}");
+}
+
 /// The files that say it are out of reach by then.
 #[test]
 fn dates_are_told_in_the_local_time() {
