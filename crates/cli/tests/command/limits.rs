@@ -3,20 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use goldsmith_testkit::build;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::testdata;
+use goldsmith_testkit::{build, figure};
 
 use crate::{Done, Folder};
 
 /// Glance's own limits. [glance] 1 GiB of address space and 2 seconds of CPU.
 const LIMITS: [&str; 2] = ["--as=1073741824", "--cpu=2"];
 
-fn info(folder: &Folder, image: &Path, words: &[&str]) -> Done {
+/// Runs the subcommand `verb` within `limits`.
+fn within(folder: &Folder, limits: [&str; 2], verb: &str, words: &[&str]) -> Done {
     let mut command = Command::new("prlimit");
-    command.args(LIMITS).arg("--");
-    command.args([env!("CARGO_BIN_EXE_goldsmith"), "info"]);
-    folder.run(command.args(words).arg(image))
+    command.args(limits).arg("--");
+    command.args([env!("CARGO_BIN_EXE_goldsmith"), verb]);
+    folder.run(command.args(words))
+}
+
+fn info(folder: &Folder, image: &Path, words: &[&str]) -> Done {
+    let words = [words, &[image.to_str().unwrap()]].concat();
+    within(folder, LIMITS, "info", &words)
 }
 
 /// An answer within the limits: no signal ended it (which `Folder::run` makes sure of), and what it
@@ -26,6 +32,10 @@ fn assert_answered(folder: &Folder, image: &Path, words: &[&str]) {
     let told = format!("{}: {done:?}", image.display());
     assert!(matches!(done.status, 0 | 1), "{told}");
     assert_eq!(done.status == 0, done.stderr.is_empty(), "{told}");
+    assert_nothing_gave_way(&done, &told);
+}
+
+fn assert_nothing_gave_way(done: &Done, told: &str) {
     for word in [
         "memory allocation",
         "panicked",
@@ -49,6 +59,110 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn info_on_the_samples_stays_within_the_limits_of_glance() {
+    let folder = Folder::new();
+    let files = files_in(&testdata::folder());
+    assert!(files.len() > 40, "{}", files.len());
+    for file in files {
+        assert_answered(&folder, &file, &[]);
+        for format in ["raw", "qcow2", "vpc", "xenserver-ovf"] {
+            assert_answered(&folder, &file, &["-f", format]);
+        }
+    }
+}
+
+/// Each table is read once, however often it is named.
+#[test]
+fn check_of_what_the_fuzzers_found_stays_within_the_same_limits() {
+    let folder = Folder::new();
+    let corpora = testdata::folder().join("../fuzz/corpus");
+    for (target, format, fix_up) in [
+        (
+            "qcow2_fixed_up",
+            "qcow2",
+            build::qcow2::fix_up as fn(&mut [u8]),
+        ),
+        ("vhd_fixed_up", "vpc", build::vhd::fix_up),
+    ] {
+        let files = files_in(&corpora.join(target));
+        assert!(!files.is_empty(), "{target}");
+        for file in files {
+            let mut bytes = std::fs::read(&file).unwrap();
+            fix_up(&mut bytes);
+            std::fs::write(folder.path("image"), bytes).unwrap();
+            let done = within(&folder, LIMITS, "check", &["-f", format, "image"]);
+            let told = format!("{}: {done:?}", file.display());
+            assert!(matches!(done.status, 0..=3), "{told}");
+            assert_nothing_gave_way(&done, &told);
+        }
+    }
+}
+
+/// An overlay that has every other sector itself, over clusters of 2 MiB that have to be unpacked: if
+/// each sector between had its cluster unpacked anew, that were 64 GiB.
+#[test]
+fn time_does_not_grow_with_the_pieces_that_a_chain_is_cut_into() {
+    let folder = Folder::new();
+    let behind = disk("32M:A").bytes().to_vec();
+    let mut shown = behind.clone();
+    for sector in shown.chunks_mut(1024) {
+        sector[..512].fill(b'x');
+    }
+    std::fs::write(folder.path("behind.raw"), behind).unwrap();
+    std::fs::write(folder.path("shown.raw"), &shown).unwrap();
+    for line in [
+        "convert -f raw -O qcow2 -c -o cluster_size=2M behind.raw behind.qcow2",
+        "convert -f raw -O qcow2 -o cluster_size=512 -B behind.qcow2 -F qcow2 shown.raw shown.qcow2",
+    ] {
+        folder.goldsmith_ok(line);
+    }
+    let limits = ["--as=1073741824", "--cpu=20"];
+    let words = ["-f", "qcow2", "-O", "raw", "shown.qcow2", "out.raw"];
+    let done = within(&folder, limits, "convert", &words);
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    assert!(std::fs::read(folder.path("out.raw")).unwrap() == shown);
+}
+
+/// What it asks of the system is what takes its time: a few dozen calls besides starting, whatever the
+/// size of the disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn info_on_an_honest_image_asks_little_of_the_system() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("3M:A 5M:- 2M:b"));
+    for line in [
+        "convert -f raw -O qcow2 -c disk.raw packed.qcow2",
+        "convert -f raw -O vpc disk.raw disk.vhd",
+        "convert -f raw -O vpc -o subformat=fixed disk.raw fixed.vhd",
+        "create -q -f qcow2 large.qcow2 16T",
+        "create -q -f vpc large.vhd 2000G",
+        "create -q -f qcow2 -b packed.qcow2 -F qcow2 over.qcow2",
+    ] {
+        folder.goldsmith_ok(line);
+    }
+    for image in [
+        "disk.raw",
+        "packed.qcow2",
+        "disk.vhd",
+        "fixed.vhd",
+        "large.qcow2",
+        "large.vhd",
+        "over.qcow2",
+    ] {
+        let mut strace = Command::new("strace");
+        // Where cargo has the loader look for libraries first.
+        strace.env_remove("LD_LIBRARY_PATH");
+        strace.args(["-f", "-qq", "-o", "log"]);
+        let done = folder.run(strace.args([env!("CARGO_BIN_EXE_goldsmith"), "info", image]));
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{image}");
+        let calls = std::fs::read_to_string(folder.path("log")).unwrap();
+        let calls = calls.lines().count();
+        figure(format_args!("{calls} system calls of info on {image}"));
+        assert!(calls < 300, "{image}: {calls} calls");
+    }
+}
+
+#[test]
 fn info_on_what_the_fuzzers_found_stays_within_the_limits_of_glance() {
     let folder = Folder::new();
     let corpora = testdata::folder().join("../fuzz/corpus");
@@ -59,6 +173,7 @@ fn info_on_what_the_fuzzers_found_stays_within_the_limits_of_glance() {
         let format = match () {
             () if name.contains("/qcow2_") => "qcow2",
             () if name.contains("/vhd_") => "vpc",
+            () if name.contains("/ovf_open") => "xenserver-ovf",
             () => "raw",
         };
         assert_answered(&folder, &file, &["-f", format]);
