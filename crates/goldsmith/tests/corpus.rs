@@ -43,6 +43,21 @@ fn fixed_up(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
     });
 }
 
+fn ovf() -> &'static dyn Format {
+    goldsmith::format_named("xenserver-ovf").unwrap()
+}
+
+fn container(target: &str) {
+    let opened = std::cell::Cell::new(0);
+    replay(target, |data| {
+        let file = build::ovf::fix_up(data);
+        fuzz::open_read(ovf(), &file);
+        let found = survives(ovf(), file);
+        opened.set(opened.get() + u32::from(matches!(found, Outcome::Content { .. })));
+    });
+    assert!(opened.get() > 0, "none is a container at all");
+}
+
 fn edit(target: &str, format: &dyn Format, fix_up: fn(&mut [u8])) {
     whole(target, format, fix_up, fuzz::edit);
 }
@@ -106,6 +121,8 @@ macro_rules! targets {
 
 targets! {
     deflate_pack => replay(fuzz::deflate_pack);
+    ovf_fixed_up => container();
+    ovf_open_read => open_read(ovf());
     qcow2_chain => chain(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);
     qcow2_check => whole(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up, fuzz::check_whole);
     qcow2_convert => convert(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);

@@ -3,5 +3,6 @@
 //! Written from the specifications and not from goldsmith's own formats, so that both can be wrong
 //! only in different ways.
 
+pub mod ovf;
 pub mod qcow2;
 pub mod vhd;

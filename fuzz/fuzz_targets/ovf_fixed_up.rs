@@ -1,0 +1,6 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let file = goldsmith_testkit::build::ovf::fix_up(data);
+    let format = goldsmith::format_named("xenserver-ovf").expect("there is one");
+    goldsmith_testkit::fuzz::open_read(format, &file);
+});
