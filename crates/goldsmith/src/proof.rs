@@ -25,6 +25,13 @@ pub(crate) struct Proof {
     pub(crate) verify: bool,
 }
 
+impl Proof {
+    /// Whether anything is.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.verify || !(self.digests.is_empty() && self.file_digests.is_empty())
+    }
+}
+
 /// A target that is complete and has no name yet.
 pub(crate) struct Made<'a> {
     pub(crate) format: &'a dyn Format,
