@@ -28,8 +28,8 @@
 //! Not here, because it was measured and found no better: memory maps (a tenth less time for one
 //! thread and none for two, which wait for each other's page tables; and a source that is cut short
 //! would be a signal, not an error), a thread of its own for writing (what one core has read is not
-//! in the cache of the other), claims and writes of other lengths, and giving the target's memory
-//! back as it is stored. `benches/LIMITS.md` has the figures.
+//! in the cache of the other), and claims and writes of other lengths. `benches/LIMITS.md` has the
+//! figures.
 #![forbid(unsafe_code)]
 
 mod buffer;
