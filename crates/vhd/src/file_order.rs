@@ -142,7 +142,11 @@ impl FileOrder {
 
     /// The parts of `block` that hold data, ascending and apart; `bitmap` is what stands at its
     /// bitmap's place. All else is the parent's, or zeros.
-    pub fn runs(&self, block: FileBlock, bitmap: &[u8]) -> impl Iterator<Item = GuestRange> {
+    pub fn runs(
+        &self,
+        block: FileBlock,
+        bitmap: &[u8],
+    ) -> impl Iterator<Item = GuestRange> + use<> {
         let bits = match &self.blocks {
             Some(blocks) if !block.is_full => {
                 let used = bitmap.len().min(blocks.geometry.bitmap_bytes() as usize);
@@ -235,7 +239,7 @@ mod tests {
             .blocks()
             .map(|block| (block.guest.start >> 12, block.bitmap.offset, block.data()))
             .collect();
-        let place = |block, sector| (block, sector * 512, sector * 512 + 512);
+        let place = |block: u64, sector: u64| (block, sector * 512, sector * 512 + 512);
         assert_eq!(
             found,
             [place(3, 4), place(2, 13), place(1, 22), place(0, 31)]
@@ -264,7 +268,7 @@ mod tests {
         };
         assert_eq!(sectors(blocks[0], 0b0110_0001), [(1, 3), (7, 8)]);
         assert_eq!(sectors(blocks[1], 0b0110_0001), [(9, 10)]);
-        assert_eq!(sectors(blocks[1], 0), []);
+        assert!(sectors(blocks[1], 0).is_empty());
         let fixed = FileOrder::fixed(1000);
         let whole = fixed.blocks().next().unwrap();
         assert!(fixed.runs(whole, &[]).eq([GuestRange::new(0, 1000)]));
