@@ -185,7 +185,6 @@ mod tests {
         let mut said = Said::new(disk, &budget).unwrap();
         said.say(GuestRange::new(0, disk)).unwrap();
         assert_eq!(said.unsaid(GuestRange::new(0, disk)).count(), 0);
-        let mut said = said;
         said.chunks.fill(Chunk::Nothing);
         let error = said.say(GuestRange::new(0, 512)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit);
