@@ -281,8 +281,9 @@ impl Drop for FileStorage {
 }
 
 /// Where files without a name are made that may get large: the directory that `TMPDIR` names, or else
-/// `/var/tmp`. [qemu]
+/// `/var/tmp`.
 pub fn scratch_directory() -> PathBuf {
+    // [qemu] The same choice.
     let named = std::env::var_os("TMPDIR");
     named.map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }

@@ -110,7 +110,7 @@ pub struct Converted {
     /// Which bytes those are, as far as that fits in memory.
     pub losses: Vec<Loss>,
     /// What the caller may want to know: what is wrong with the source without keeping it from being
-    /// read (see [`Chain::warnings`]), and that the disk grew to please a cloud.
+    /// read (see [`Chain::warnings`](crate::Chain::warnings)), and that the disk grew to please a cloud.
     pub warnings: Vec<String>,
 }
 
