@@ -123,7 +123,7 @@ fn time_does_not_grow_with_the_pieces_that_a_chain_is_cut_into() {
     assert!(std::fs::read(folder.path("out.raw")).unwrap() == shown);
 }
 
-/// What it asks of the system is what takes its time: a few dozen calls besides starting, whatever the
+/// What it asks of the system is what takes its time: some hundred calls besides starting, whatever the
 /// size of the disk.
 #[cfg(target_os = "linux")]
 #[test]
