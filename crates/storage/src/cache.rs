@@ -2,9 +2,10 @@
 
 /// What becomes of a file's bytes in memory: QEMU's cache modes, by what they promise.
 ///
-/// Direct I/O is not used: it would force every table and every odd end of a disk into aligned
-/// buffers. Where QEMU uses it the pages are dropped from the cache after use instead, so they do not
-/// crowd out other people's; pages of the same file that others use go as well.
+/// Direct I/O, as QEMU's `none` and `directsync` have it, is done for whole blocks of 4096 bytes (on
+/// Linux). What is odd about a write, before the first of them and after the last, goes through the
+/// cache and is dropped from it, and so does all where the file system knows no direct I/O: it crowds
+/// nobody out either way. (QEMU fails there.) Pages of the same file that others use go as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cache {
     /// Written when the system likes, and stored safely when that is asked for.
@@ -12,9 +13,9 @@ pub enum Cache {
     Writeback,
     /// Each write is stored before the next one.
     Writethrough,
-    /// As [`Writeback`](Self::Writeback), and what was read or stored is dropped from memory.
+    /// As [`Writeback`](Self::Writeback), but past the cache.
     None,
-    /// As [`Writethrough`](Self::Writethrough), and what was read or stored is dropped from memory.
+    /// As [`Writethrough`](Self::Writethrough), but past the cache.
     Directsync,
     /// Written when the system likes: a power cut soon after may take anything.
     Unsafe,
@@ -31,8 +32,8 @@ impl Cache {
         matches!(self, Self::Writethrough | Self::Directsync)
     }
 
-    /// Whether pages go after use.
-    pub(crate) fn drops(self) -> bool {
+    /// Whether nothing is kept in it.
+    pub(crate) fn is_passed(self) -> bool {
         matches!(self, Self::None | Self::Directsync)
     }
 }

@@ -15,6 +15,7 @@ use goldsmith_block::{
 use crate::beneath;
 use crate::cache::Cache;
 use crate::device::Nature;
+use crate::direct::Direct;
 use crate::error::{StorageError as E, past_end};
 use crate::lock::Lockable;
 use crate::sys;
@@ -43,6 +44,8 @@ pub struct FileStorage {
     len: AtomicU64,
     blank: bool,
     cache: Cache,
+    /// How to get past the system's cache, where that is wanted and possible.
+    direct: Option<Direct>,
     /// Held while a file is written. The kernel lets one write at a time into a file whoever asks,
     /// and those that wait in it do so busily: two threads take no less time than one and nearly
     /// twice the CPU. Here they sleep.
@@ -136,6 +139,7 @@ impl FileStorage {
             len: AtomicU64::new(len),
             blank: false,
             cache: Cache::default(),
+            direct: None,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
             spoiled: Mutex::new(None),
@@ -161,6 +165,13 @@ impl FileStorage {
     #[must_use]
     pub fn cached(mut self, cache: Cache) -> Self {
         self.cache = cache;
+        if self.direct.take().is_some() {
+            // It is tried anew below.
+            let _ = sys::pass_cache(&self.file, false);
+        }
+        if cache.is_passed() {
+            self.direct = Direct::of(&self.file);
+        }
         self
     }
 
@@ -179,6 +190,7 @@ impl FileStorage {
             len: AtomicU64::new(metadata.len()),
             blank: true,
             cache: Cache::default(),
+            direct: None,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
             spoiled: Mutex::new(None),
@@ -253,9 +265,36 @@ impl FileStorage {
         }
     }
 
+    /// Writes `data` at `offset`, past the cache as far as that is possible.
+    fn put(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let Some(direct) = &self.direct else {
+            let _turn = self.turn();
+            return self.file.write_all_at(data, offset);
+        };
+        let done = direct.write_blocks(&self.file, data, offset)?;
+        let _turn = self.turn();
+        let cached = direct.cached();
+        cached.write_all_at(&data[..done.start], offset)?;
+        cached.write_all_at(&data[done.end..], offset.saturating_add(done.end as u64))
+    }
+
+    /// Fills `buf` from `offset` on, past the cache as far as that is possible.
+    fn get(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let file = match &self.direct {
+            None => &*self.file,
+            Some(direct) if direct.read(&self.file, buf, offset)? => return Ok(()),
+            Some(direct) => direct.cached(),
+        };
+        file.read_exact_at(buf, offset)?;
+        if !buf.is_empty() {
+            self.drop_cached(HostRange::new(offset, buf.len() as u64));
+        }
+        Ok(())
+    }
+
     /// Drops `range` of the file from memory, where it shall not stay; an empty one is all of it.
     fn drop_cached(&self, range: HostRange) {
-        if self.cache.drops() {
+        if self.cache.is_passed() {
             sys::drop_cached(&self.file, range);
         }
     }
@@ -314,20 +353,14 @@ impl Storage for FileStorage {
         if offset.checked_add(len).is_none_or(|end| end > self.len()) {
             return Err(self.ended(offset, len));
         }
-        self.file
-            .read_exact_at(buf, offset)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.ended(offset, len),
-                _ => self.error(E::Read {
-                    offset,
-                    len,
-                    source,
-                }),
-            })?;
-        if len > 0 {
-            self.drop_cached(HostRange::new(offset, len));
-        }
-        Ok(())
+        self.get(offset, buf).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.ended(offset, len),
+            _ => self.error(E::Read {
+                offset,
+                len,
+                source,
+            }),
+        })
     }
 
     fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
@@ -371,10 +404,7 @@ impl StorageMut for FileStorage {
                 device,
             }));
         }
-        let turn = self.turn();
-        let written = self.file.write_all_at(data, offset);
-        drop(turn);
-        written.map_err(|source| {
+        self.put(offset, data).map_err(|source| {
             self.error(E::Write {
                 offset,
                 len,
@@ -455,6 +485,11 @@ impl StorageMut for FileStorage {
         let (Some(source), Nature::File) = (source.file(), self.nature) else {
             return false;
         };
+        // The kernel copies through the cache.
+        let past = self.direct.is_some() || sys::passes_cache(source);
+        if past && transfer == Transfer::Copy {
+            return false;
+        }
         let turn = self.turn();
         let (done, written) = match transfer {
             // What is shared stands on the disk already.

@@ -32,13 +32,15 @@
 //! # Ok::<(), goldsmith_block::Error>(())
 //! ```
 //!
-//! Not here: storages that are no files (HTTP, NBD), direct I/O.
-//! Holes and fast zeroing are known on Linux; elsewhere everything is data and zeros are written.
+//! Not here: storages that are no files (HTTP, NBD).
+//! Holes, fast zeroing and direct I/O are known on Linux; elsewhere everything is data, zeros are
+//! written, and all goes through the system's cache.
 #![deny(unsafe_code)]
 
 mod beneath;
 mod cache;
 mod device;
+mod direct;
 mod error;
 mod file;
 mod lock;
@@ -53,6 +55,7 @@ mod window;
 
 pub use cache::Cache;
 pub use device::share_bytes;
+pub use direct::is_direct;
 pub use file::{FileStorage, scratch_directory};
 pub use lock::{Use, lock};
 pub use memory::MemoryStorage;

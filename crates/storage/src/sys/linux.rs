@@ -14,7 +14,8 @@ use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
     Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range,
-    fadvise, fallocate, fstatfs, linkat, major, makedev, minor, openat2, seek,
+    fadvise, fallocate, fcntl_getfl, fcntl_setfl, fstatfs, linkat, major, makedev, minor, openat2,
+    seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -181,6 +182,30 @@ pub(crate) fn drop_cached(file: &File, range: HostRange) {
         NonZeroU64::new(range.len),
         Advice::DontNeed,
     );
+}
+
+/// Has what is done through `file` go past the system's cache or not; gives the same file, opened once
+/// more, by which all goes through it.
+pub(crate) fn pass_cache(file: &File, pass: bool) -> io::Result<File> {
+    let flags = fcntl_getfl(file)?;
+    let cached = OpenOptions::new()
+        .read(true)
+        .write(flags.contains(OFlags::RDWR))
+        .custom_flags(OPEN_AT_ONCE)
+        .open(name_of(file))?;
+    // Little is read by it; what the system would read ahead is going to be read past the cache.
+    let _ = fadvise(&cached, 0, None, Advice::Random);
+    let flags = match pass {
+        true => flags | OFlags::DIRECT,
+        false => flags - OFlags::DIRECT,
+    };
+    fcntl_setfl(file, flags)?;
+    Ok(cached)
+}
+
+/// Whether what is done through `file` goes past the system's cache.
+pub(crate) fn passes_cache(file: &File) -> bool {
+    fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
 }
 
 /// Lets `target` own the blocks at `from` of `source` too, as those at `to`.

@@ -61,6 +61,14 @@ pub(crate) fn start_writeback(_file: &File) {}
 
 pub(crate) fn drop_cached(_file: &File, _range: HostRange) {}
 
+pub(crate) fn pass_cache(_file: &File, _pass: bool) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn passes_cache(_file: &File) -> bool {
+    false
+}
+
 pub(crate) fn share(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
