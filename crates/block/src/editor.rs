@@ -47,6 +47,18 @@ pub trait Editor: Send {
     /// As [`edit`](Self::edit).
     fn into_sink(self: Box<Self>, len: u64) -> Result<Box<dyn Sink>>;
 
+    /// As [`into_sink`](Self::into_sink), one that takes packed units; `len` must not be inside one
+    /// that the disk goes on behind.
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit); `Unsupported` also if the image cannot hold packed units.
+    fn into_packing_sink(self: Box<Self>, _len: u64) -> Result<Box<dyn Sink>> {
+        let format = self.layer().info().format;
+        Err(Error::unsupported(format!(
+            "Compression not supported for this file format ({format})"
+        )))
+    }
+
     /// What was done so far.
     fn steps(&self) -> Vec<Step>;
 }

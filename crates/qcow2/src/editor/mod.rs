@@ -19,7 +19,8 @@ mod tables;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Edit, Editor, Flaw, Layer, Repair, Result, Scribe, Sink, Step, StorageMut,
+    Budget, Edit, Editor, Error, Flaw, Layer, Packing, Repair, Result, Scribe, Sink, Step,
+    StorageMut,
 };
 
 use crate::check;
@@ -116,6 +117,34 @@ impl Qcow2Editor {
     }
 }
 
+impl Qcow2Editor {
+    /// How units are packed that are written over the first `len` bytes of the disk.
+    ///
+    /// # Errors
+    /// `Unsupported` if the image cannot hold such; `Usage` if the disk goes on in the last of them.
+    fn packing(&self, len: u64) -> Result<Packing> {
+        let geometry = self.layer.geometry();
+        let unit = geometry.cluster_size();
+        let what = match () {
+            () if geometry.has_data_file() => "in a data file",
+            () if !self.layer.crypt().is_plain() => "encrypted",
+            () if len < geometry.virtual_size && !len.is_multiple_of(unit) => {
+                return Err(Error::usage(format!(
+                    "the first {len} bytes of the disk end inside a cluster of {unit}, which is \
+                     compressed as a whole or not at all"
+                )));
+            }
+            () => {
+                let codec = geometry.codec;
+                return Ok(Packing { codec, unit });
+            }
+        };
+        Err(Error::unsupported(format!(
+            "guest data is {what}, where no cluster can be compressed"
+        )))
+    }
+}
+
 impl Editor for Qcow2Editor {
     fn layer(&self) -> Arc<dyn Layer> {
         Arc::clone(&self.layer) as _
@@ -166,7 +195,13 @@ impl Editor for Qcow2Editor {
 
     fn into_sink(mut self: Box<Self>, len: u64) -> Result<Box<dyn Sink>> {
         self.check()?;
-        Ok(Box::new(OverSink::new(*self, len)?))
+        Ok(Box::new(OverSink::new(*self, len, None)?))
+    }
+
+    fn into_packing_sink(mut self: Box<Self>, len: u64) -> Result<Box<dyn Sink>> {
+        self.check()?;
+        let packing = self.packing(len)?;
+        Ok(Box::new(OverSink::new(*self, len, Some(packing))?))
     }
 
     fn steps(&self) -> Vec<Step> {

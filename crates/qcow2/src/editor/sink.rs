@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    Committed, Demand, Error, ExtentKind, GuestRange, HostRange, Layer, Placement, Result, Sink,
-    SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
+    Committed, Demand, Error, ExtentKind, GuestRange, HostRange, Layer, Packing, Placement, Result,
+    Sink, SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
 };
 
 use super::Qcow2Editor;
@@ -13,13 +13,14 @@ use super::tables::{L1, used};
 use crate::error::Qcow2Error;
 use crate::layer::Qcow2Layer;
 use crate::layout::clear_rest;
+use crate::mapping::{packed_end, packed_entry};
 use crate::ondisk::{COMPRESSED, COPIED, ZERO};
 
 /// Writes over the front of the disk of an image.
 ///
 /// Clusters that nothing else uses are overwritten where they stand, which a stopped sink leaves as
-/// they are then; all other clusters, and all tables, get a new place and are found only when the
-/// sink has committed. Bitmaps that record writes know of these only then, and say so meanwhile.
+/// they are then; all other clusters, packed ones, and all tables get a new place and are found only
+/// when the sink has committed. Bitmaps that record writes know of these only then, and say so meanwhile.
 pub(super) struct OverSink {
     /// The image as it was: its tables stay what they are until the commit.
     layer: Arc<Qcow2Layer>,
@@ -35,6 +36,9 @@ struct State {
     l1: L1,
     /// The L2 table that is being changed.
     table: Option<Table>,
+    /// Byte offset behind the last packed cluster; a multiple of the cluster size if no cluster of the
+    /// file is partly used.
+    packed_at: u64,
     /// What was written over, ascending.
     touched: Vec<GuestRange>,
     /// The bitmaps that have to know of it, by their places in the directory.
@@ -48,7 +52,7 @@ struct Table {
 }
 
 impl OverSink {
-    pub(super) fn new(mut editor: Qcow2Editor, len: u64) -> Result<Self> {
+    pub(super) fn new(mut editor: Qcow2Editor, len: u64, packing: Option<Packing>) -> Result<Self> {
         let layer = Arc::clone(&editor.layer);
         let size = layer.info().virtual_size;
         if len > size {
@@ -72,13 +76,14 @@ impl OverSink {
                 grain: layer.geometry().cluster_size(),
                 placement: Placement::Allocated,
                 zeroes: ZeroPolicy::Covering,
-                packing: None,
+                packing,
             },
             data,
             state: Mutex::new(State {
                 l1: draft.l1()?,
                 draft,
                 table: None,
+                packed_at: 0,
                 touched: Vec::new(),
                 suspended,
             }),
@@ -196,6 +201,52 @@ impl State {
         Ok(host)
     }
 
+    /// A place for the packed form of guest cluster `cluster`, `len` bytes.
+    fn place_packed(&mut self, cluster: u64, len: u64) -> Result<u64> {
+        let geometry = self.draft.geometry.clone();
+        if len == 0 || len >= geometry.cluster_size() {
+            let what = "packed a cluster into no byte, or into no less than a cluster";
+            return Err(Qcow2Error::Contract { what }.into());
+        }
+        let old = self.entry(cluster)?[0];
+        self.draft.sub(used(old, &geometry))?;
+        let host = HostRange::new(self.take_bytes(len)?, len);
+        let limit = packed_end(geometry.cluster_bits);
+        if host.offset >= limit {
+            return Err(Qcow2Error::HostLimit {
+                what: "a compressed cluster",
+                offset: host.offset,
+                limit,
+            }
+            .into());
+        }
+        self.packed_at = host.end();
+        let entry = self.entry(cluster)?;
+        entry[0] = packed_entry(host, geometry.cluster_bits);
+        if let [_, bitmap] = entry {
+            *bitmap = 0;
+        }
+        Ok(host.offset)
+    }
+
+    /// So many bytes, less than a cluster: behind the last ones if their cluster may have another user,
+    /// and on into the next cluster if that is free.
+    fn take_bytes(&mut self, len: u64) -> Result<u64> {
+        let (at, size) = (self.packed_at, self.draft.geometry.cluster_size());
+        let left = at.next_multiple_of(size) - at;
+        if left == 0 || self.draft.uses(at)? == self.draft.counts.max() {
+            return self.draft.take(size);
+        }
+        if len > left {
+            let next = self.draft.take(size)?;
+            if next != at + left {
+                return Ok(next);
+            }
+        }
+        self.draft.add(HostRange::new(at, len.min(left)))?;
+        Ok(at)
+    }
+
     /// Makes all of guest cluster `cluster` zeros that have no place, if there is such a thing.
     fn erase(&mut self, cluster: u64) -> Result<bool> {
         let geometry = self.draft.geometry.clone();
@@ -231,6 +282,14 @@ impl Sink for OverSink {
         for demand in demands {
             let first = slots.len();
             state.touch(demand.range);
+            if let Some(len) = demand.packed {
+                slots.push(Slot {
+                    range: demand.range,
+                    host: state.place_packed(demand.range.start >> bits, len)?,
+                    packed: demand.packed,
+                });
+                continue;
+            }
             let mut at = demand.range.start;
             while at < demand.range.end {
                 let host = state.place(at >> bits)?;
@@ -279,6 +338,9 @@ impl Sink for OverSink {
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
+        if slot.packed.is_some() {
+            return self.data.write_at(slot.host, data);
+        }
         let tail = self.tail(slot.range.end)?;
         if tail.is_empty() {
             return self.store(slot.host, slot.range.start, data);
@@ -298,10 +360,13 @@ impl Sink for OverSink {
         let State {
             mut draft,
             mut l1,
+            packed_at,
             touched,
             suspended,
             ..
         } = state;
+        // A file does not end inside a cluster that is used.
+        clear_rest(&*self.data, packed_at, draft.geometry.cluster_bits)?;
         draft.settle_unshared(&mut l1)?;
         draft.put_l1(l1)?;
         draft.mark_bitmaps(&suspended, &touched)?;
