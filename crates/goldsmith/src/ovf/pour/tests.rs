@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use goldsmith_block::{Format, Layer, Options};
 use goldsmith_engine::{Job, convert};
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::image::spec;
 use goldsmith_testkit::qemu;
 
@@ -185,6 +186,86 @@ fn whatever_is_wrong_is_refused_in_the_same_words_whichever_way_it_is_read() {
         let found = seen.get(case).copied().unwrap_or(0);
         assert!(found >= least, "{case}: {found} of {seen:?}");
     }
+}
+
+/// Whichever call fails, of the container's or the target's file, somebody hears of it.
+#[test]
+fn failing_file_is_an_io_error_on_either_side() {
+    let family = Family::random(11);
+    let (packed, disk) = (gzip(&family.tar()), family.disk());
+    let size = disk.len() as u64;
+    let limits = Limits::default();
+    let read = |nth| {
+        let memory = Arc::new(MemoryStorage::holding("disk.tgz", packed.clone()));
+        let source = Arc::new(FaultStorage::new(memory, Op::Read, nth));
+        let (_, sink) = target("raw", size);
+        let pour = Pour::new(sink, &job(), &Budget::new(&limits)).unwrap();
+        let done = Container::new(Arc::clone(&source) as _, &limits).pour(pour.unwrap(), size);
+        (source.fired(), done.map(|done| done.is_some()))
+    };
+    let write = |format: &str, op, nth| {
+        let memory = Arc::new(MemoryStorage::new("target"));
+        let storage = Arc::new(FaultStorage::new(memory, op, nth));
+        let spec = spec(format_named(format).unwrap(), size, &[], false).unwrap();
+        let sink = format_named(format).unwrap();
+        let made = sink
+            .create(Arc::clone(&storage) as _, &spec)
+            .and_then(|sink| {
+                let pour = Pour::new(sink, &job(), &Budget::new(&limits))?.unwrap();
+                let container = container(packed.clone(), &limits);
+                Ok(container.pour(pour, size)?.is_some())
+            });
+        (storage.fired(), made)
+    };
+    type Try<'a> = Box<dyn Fn(u64) -> (bool, Result<bool>) + 'a>;
+    let mut tries: Vec<Try<'_>> = vec![Box::new(read)];
+    for format in ["raw", "vpc", "qcow2"] {
+        for op in [Op::Write, Op::SetLen, Op::Flush] {
+            tries.push(Box::new(move |nth| write(format, op, nth)));
+        }
+    }
+    for attempt in &tries {
+        let mut fired = 0;
+        for nth in 0.. {
+            match attempt(nth) {
+                (true, Err(error)) => assert_eq!(error.kind(), ErrorKind::Io, "{error:?}"),
+                (true, Ok(_)) => panic!("failure of call {nth} was not reported"),
+                (false, done) => {
+                    assert!(done.unwrap());
+                    break;
+                }
+            }
+            fired += 1;
+        }
+        assert!(fired > 0);
+    }
+}
+
+/// A child that says every other sector of a disk of 8 MiB takes a bitmap for each of four chunks.
+#[test]
+fn chain_of_which_too_much_must_be_known_is_left_to_be_unpacked() {
+    let family = Family::striped(8 << 20);
+    let packed = gzip(&family.tar());
+    let with = |bytes| {
+        let mut limits = Limits::default();
+        limits.metadata_bytes = bytes;
+        container(packed.clone(), &limits)
+    };
+    let expected = Verdict::Disk(family.disk());
+    // All that is kept of both VHDs, and that.
+    let needed = (1..).map(|step| step << 12).find(|bytes| {
+        let poured = poured(&with(*bytes), "raw");
+        assert!(
+            poured
+                .as_ref()
+                .is_none_or(|(verdict, _)| *verdict == expected)
+        );
+        poured.is_some()
+    });
+    let needed = needed.unwrap();
+    assert!((128 << 10..512 << 10).contains(&needed), "{needed}");
+    let (slow, _) = unpacked(&with(needed - (4 << 10)));
+    assert!(slow == expected, "{}", shown(&slow));
 }
 
 /// Where nobody stores anything it is the same map, unless a fixed VHD has holes.

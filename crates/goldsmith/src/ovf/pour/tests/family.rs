@@ -1,6 +1,6 @@
 //! Chains of VHDs in a tar, their disks by the slowest way there is, and what can be wrong with them.
 
-use goldsmith_testkit::build::vhd::{Vhd, footer, header};
+use goldsmith_testkit::build::vhd::{Vhd, footer};
 
 const SECTOR: usize = 512;
 /// Where the builder puts the block table.
@@ -81,6 +81,23 @@ impl Family {
         Self {
             tar: (0..count).map(|number| (number, 0)).collect(),
             members,
+        }
+    }
+
+    /// A child that holds every other sector of a disk of `size` bytes, and a parent that holds all.
+    pub(super) fn striped(size: usize) -> Self {
+        let mut random = Random::new(1);
+        let members = [true, false].map(|has_parent| {
+            let number = usize::from(!has_parent);
+            let mut made = Member::head(size, 64 << 10, number, has_parent);
+            let sectors = (0..128).map(|nth| (!has_parent || nth % 2 == 0).then_some(nth as u8));
+            made.blocks = vec![Some(sectors.collect()); size >> 16];
+            made.place_blocks(&mut random);
+            made
+        });
+        Self {
+            tar: vec![(0, 0), (1, 0)],
+            members: members.into(),
         }
     }
 
@@ -245,20 +262,24 @@ impl Member {
                 (kind > 0).then_some(sectors)
             })
             .collect();
+        let mut made = Self::head(size, block_size, number, has_parent);
+        made.blocks = blocks;
+        made.place_blocks(random);
+        made
+    }
+
+    /// A VHD that has no blocks yet.
+    fn head(size: usize, block_size: usize, number: usize, has_parent: bool) -> Self {
         let mut head = Vhd::dynamic(&vec![0; size], block_size).footer(footer::UUID, &uuid(number));
         if has_parent {
             head = head.child_of(uuid(number + 1), 7, "parent.vhd", &[]);
         }
-        let mut made = Self {
+        Self {
             size,
             block_size,
-            blocks,
-            bytes: head
-                .header(header::VERSION, &0x1_0000_u32.to_be_bytes())
-                .bytes(),
-        };
-        made.place_blocks(random);
-        made
+            blocks: Vec::new(),
+            bytes: head.bytes(),
+        }
     }
 
     /// Puts the blocks between head and footer, in any order and with anything between them.
