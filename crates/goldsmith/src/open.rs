@@ -69,7 +69,7 @@ pub struct Opener {
     secrets: Secrets,
     force_share: bool,
     expected: Option<String>,
-    /// Whether files with the data of an image are left alone, because nobody is going to read it.
+    /// Whether nobody is going to read any data: files that hold that of an image are left alone.
     heads_only: bool,
     /// Whether nobody is going to ask for more than where the bytes of a disk are.
     extents_only: bool,
@@ -525,9 +525,10 @@ impl Opener {
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
         let options = self.options_for(format, depth)?;
-        match self.extents_only {
-            true => format.survey(storage, budget, &options),
-            false => format.open_with(storage, budget, &options),
+        match (self.heads_only, self.extents_only) {
+            (true, _) => format.inspect(storage, budget, &options),
+            (_, true) => format.survey(storage, budget, &options),
+            _ => format.open_with(storage, budget, &options),
         }
     }
 

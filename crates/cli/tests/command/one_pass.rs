@@ -50,12 +50,20 @@ fn chain_becomes_an_image_where_no_other_file_can_be_made() {
 }
 
 #[test]
-fn container_is_mapped_where_no_file_can_be_made() {
+fn container_is_mapped_and_told_of_where_no_file_can_be_made() {
     let folder = prepared();
-    let outside = folder.goldsmith_ok("map --output=json disk.tgz");
-    let done = nowhere(&folder, "map --output=json disk.tgz");
-    assert_eq!((done.status, &*done.stderr), (0, ""));
-    assert_eq!(done.stdout, outside);
+    let [chain, outside] = [
+        "info --backing-chain --output=json disk.tgz",
+        "map --output=json disk.tgz",
+    ]
+    .map(|line| {
+        let outside = folder.goldsmith_ok(line);
+        let done = nowhere(&folder, line);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+        assert_eq!(done.stdout, outside, "{line}");
+        outside
+    });
+    assert!(chain.contains("1.vhd"), "{chain}");
     // A mebibyte of each of four.
     let data = |line: &&str| line.contains("\"data\": true");
     assert!(outside.lines().filter(data).count() >= 3, "{outside}");
