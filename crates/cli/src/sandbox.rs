@@ -1,5 +1,6 @@
 //! The command locked in: it reads strangers' images.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +75,7 @@ impl Reach {
         self.places.read(path);
         match self.references {
             References::Allow => self.places.read("/"),
-            References::SameDirectory => self.places.read(directory_of(path)),
+            References::SameDirectory if !is_device(path) => self.places.read(directory_of(path)),
             _ => {}
         }
     }
@@ -92,7 +93,7 @@ impl Reach {
         self.places.write(path);
         match self.references {
             References::Allow => self.places.write("/"),
-            References::SameDirectory => self.places.write(directory_of(path)),
+            References::SameDirectory if !is_device(path) => self.places.write(directory_of(path)),
             _ => {}
         }
     }
@@ -127,6 +128,12 @@ impl Reach {
             }
         }
     }
+}
+
+/// Whether a device is at `path`, and beside it others, none of which an image may name.
+fn is_device(path: &Path) -> bool {
+    let found = std::fs::metadata(path);
+    path.starts_with("/dev") && found.is_ok_and(|found| found.file_type().is_block_device())
 }
 
 fn directory_of(path: &Path) -> PathBuf {

@@ -128,6 +128,28 @@ fn device_over_a_source_is_refused_as_the_target() {
     place.ok(&format!("convert -f qcow2 -O raw top {}", other.text()));
 }
 
+/// Beside a device stand others, and an image may name none of them.
+#[test]
+fn device_brings_no_other_device_within_reach() {
+    if !mount::are_allowed("a loop device") {
+        return;
+    }
+    let place = Place::new();
+    place.write("disk", &disk("4M:A"));
+    let device = Loop::over(&place.text("disk"));
+    let log = place.text("log");
+    let strace = ["strace", "-f", "-qq", "-o", &log, "-e", "trace=open,openat"];
+    for words in ["info -f raw", "bench -c 1 -w -f raw"] {
+        let line = format!("{words} {}", device.text());
+        let output = place.command(&strace, &line).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        let calls = std::fs::read_to_string(&log).unwrap();
+        let opens = |path: &str| calls.contains(&format!("\"{path}\", O_"));
+        assert!(opens(device.text()), "{calls}");
+        assert!(!opens("/dev") && !opens("/dev/"), "{calls}");
+    }
+}
+
 /// Two halves of one disk are two devices; one of them and the whole are not.
 #[test]
 fn partition_is_apart_from_its_neighbour_and_not_from_its_disk() {
