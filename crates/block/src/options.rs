@@ -207,6 +207,11 @@ impl OptionSpec {
 /// A size as qemu-img takes it: digits, perhaps a fraction, perhaps one of `b k M G T P E` (either
 /// case, base 1024). `None` if it is none, is no whole number of bytes or does not fit in 63 bits.
 pub fn parse_size(text: &str) -> Option<u64> {
+    if let Some(digits) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        let all_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bytes = u64::from_str_radix(digits, 16).ok().filter(|_| all_digits);
+        return bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
+    }
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
         "" | "b" | "B" => 0,
@@ -345,11 +350,13 @@ mod tests {
             ("8M", 8 << 20),
             ("7E", 7 << 60),
             ("512b", 512),
+            ("0x10", 16),
+            ("0XfF", 255),
         ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in [
-            "", "k", "-1", "1kk", "1.5", "8E", "1e3", ".5k", "0x10", "1 k",
+            "", "k", "-1", "1kk", "1.5", "8E", "1e3", ".5k", "0x", "0x1k", "0x+1", "1 k",
         ] {
             assert_eq!(parse_size(text), None, "{text}");
         }

@@ -461,10 +461,10 @@ impl Looking {
 /// A way through the system's cache. [qemu]
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Cache {
-    /// As writeback, and dropped from the cache after use, so that it takes nobody's place there
-    /// (qemu-img does without the cache, by direct I/O)
+    /// As writeback, but past the cache (direct I/O), where it takes nobody's place; where the file
+    /// system cannot do that, dropped from it after use
     None,
-    /// As writethrough, and dropped from the cache after use
+    /// As writethrough, but past the cache
     Directsync,
     /// Each write is stored safely before the next
     Writethrough,
@@ -486,15 +486,12 @@ impl From<Cache> for goldsmith::Cache {
     }
 }
 
-/// The pairs `K=V` of all `lists`.
-pub(crate) fn pairs(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+/// The pairs `K=V` of all `lists`; a `K` alone is on. [qemu]
+pub(crate) fn pairs(lists: &[String]) -> Vec<(String, String)> {
     let pairs = lists.iter().flat_map(|list| split_options(list));
     let pair = |pair: String| match pair.split_once('=') {
-        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-        None => {
-            let text = format!("-o takes pairs such as cluster_size=64k, not '{pair}'");
-            Err(Failure::with_status(1, text))
-        }
+        Some((key, value)) => (key.to_owned(), value.to_owned()),
+        None => (pair, "on".to_owned()),
     };
     pairs.map(pair).collect()
 }

@@ -46,7 +46,7 @@ const HASHES: [&str; 8] = [
 pub(crate) static OPTIONS: [OptionSpec; 19] = [
     OptionSpec {
         name: "compat",
-        kind: OptionKind::Choice(&["0.10", "1.1"]),
+        kind: OptionKind::Choice(&["0.10", "1.1", "v2", "v3"]),
         default: "1.1",
         help: "version of the format: 0.10 is 2, 1.1 is 3",
     },
@@ -208,7 +208,7 @@ impl Shape {
             return Err(Qcow2Error::ClusterSizeOption { found });
         }
         let version = match options.choice("compat") {
-            "0.10" => 2,
+            "0.10" | "v2" => 2,
             _ => 3,
         };
         let extended_l2 = options.flag("extended_l2");

@@ -62,7 +62,7 @@ impl Amend {
             return Err(Failure::with_status(1, "Expecting one image file name"));
         };
         let mut amend = goldsmith::Amend::new(&subject.path).cache(self.writing.cache());
-        for (key, value) in pairs(&self.options)? {
+        for (key, value) in pairs(&self.options) {
             amend = amend.option(key, value);
         }
         let edited = described!(amend, subject).run()?;

@@ -237,7 +237,7 @@ impl Convert {
             human::creation_options(&mut stdout().lock(), format.options())?;
             return Ok(ExitCode::SUCCESS);
         }
-        let pairs = pairs(&self.target_options)?;
+        let pairs = pairs(&self.target_options);
         let [source, more @ .., target] = &self.images[..] else {
             let text =
                 "Must specify image file name: convert takes a source and a target (see --help)";

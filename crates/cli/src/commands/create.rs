@@ -93,8 +93,9 @@ impl Create {
         let Some(image) = &self.image else {
             return Err(Failure::with_status(1, "create takes the name of an image"));
         };
-        let image = &names::whole_file(image)?.path;
-        let mut pairs = pairs(&self.options)?;
+        let typed = image;
+        let image = &names::whole_file(typed)?.path;
+        let mut pairs = pairs(&self.options);
         // qemu-img's long name for -F is one that all commands here have.
         let format_behind = self.backing_fmt.as_deref();
         let format_behind = format_behind.or(self.opening.backing_format());
@@ -136,7 +137,7 @@ impl Create {
         if !self.quiet {
             let mut out = stdout().lock();
             let asked = size.unwrap_or(created.virtual_size);
-            human::formatting(&mut out, image, format, asked, &pairs)?;
+            human::formatting(&mut out, typed, format, asked, &pairs)?;
             if self.dry_run {
                 let (image, len) = (human::shown(&image.to_string_lossy()), created.file_len);
                 writeln!(out, "{image}: make the file {len} bytes long")?;

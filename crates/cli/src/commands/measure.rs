@@ -111,8 +111,8 @@ impl Measure {
         };
         let mut measure = measure
             .target_format(called::target_format(&self.target_format)?.name())
-            .exact(!self.estimate);
-        let pairs = pairs(&self.target_options)?;
+            .exact(!(self.estimate || called::qemu_img()));
+        let pairs = pairs(&self.target_options);
         // A target has no place, so what it names counts from here.
         reach.named_by(&pairs, Path::new(""));
         sandbox::narrow(&reach)?;

@@ -132,7 +132,7 @@ fn help_lists_what_the_target_takes() {
     let help = folder.goldsmith_ok("convert -O qcow2 -o help");
     for option in [
         "cluster_size=<size>",
-        "compat=<0.10|1.1>",
+        "compat=<0.10|1.1|v2|v3>",
         "(default: 65536)",
     ] {
         assert!(help.contains(option), "{option}: {help}");

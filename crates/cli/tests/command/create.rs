@@ -52,8 +52,14 @@ fn new_image_is_qemu_imgs() {
             "qcow2",
         ),
         ("create -f vpc -o force_size=on new 1M", "vpc"),
+        ("create -f vpc -o subformat=fixed,force_size new 1M", "vpc"),
+        (
+            "create -f qcow2 -o compat=v3,lazy_refcounts new 0x600000",
+            "qcow2",
+        ),
+        ("create -f qcow2 -o compat=v2 file:new 6M", "qcow2"),
     ] {
-        if line.contains("force_size") {
+        if line.contains("-o force_size=on") {
             // Our sizes are exact without it, so there is no such option to name.
             let line = line.replace("-o force_size=on ", "");
             twins.ours.goldsmith_ok(&line);

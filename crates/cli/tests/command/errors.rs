@@ -62,7 +62,7 @@ fn wrong_words_exit_with_1_and_say_what_is_right() {
         ),
         (
             "convert -O qcow2 -o cluster_size disk.raw out",
-            "-o takes pairs",
+            "Parameter 'cluster_size' expects a size",
         ),
         ("convert -O vpc -c disk.raw out", "Compression"),
         ("convert -O raw -c disk.raw out", "Compression"),

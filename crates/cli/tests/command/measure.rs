@@ -154,6 +154,7 @@ fn exact_size_is_one_more_line_and_one_more_key() {
         folder.goldsmith_ok(line),
         format!("{qemu}exact size: {len}\n")
     );
+    assert_eq!(folder.as_qemu_img_ok(line), qemu);
     let json = folder.goldsmith_ok(&format!("{line} --output=json"));
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["exact"], len);
