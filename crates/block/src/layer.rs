@@ -98,6 +98,12 @@ pub trait Layer: Send + Sync {
     fn symptoms(&self) -> Result<Vec<Symptom>> {
         Ok(Vec::new())
     }
+
+    /// About how many bytes of tables a [check](crate::Format::check) of the image reads; 0 if nobody
+    /// knows without reading them.
+    fn tables_len(&self) -> u64 {
+        0
+    }
 }
 
 /// The facts about an image as a whole.

@@ -14,6 +14,10 @@ pub enum Phase {
     Checksum,
     /// What was written is read back.
     Verify,
+    /// The tables of an image are looked at.
+    Check,
+    /// Space is taken for what nobody has written yet.
+    Allocate,
 }
 
 impl Phase {
@@ -24,11 +28,13 @@ impl Phase {
             Self::Compare => "compare",
             Self::Checksum => "checksum",
             Self::Verify => "verify",
+            Self::Check => "check",
+            Self::Allocate => "allocate",
         }
     }
 }
 
-/// How far a job has come, in guest bytes.
+/// How far a job has come, in guest bytes; in a [check](Phase::Check) in bytes of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -6,6 +6,7 @@ use goldsmith_block::{Edit, Error, ErrorKind, OptionSpec, Options, Preallocation
 
 use crate::edit::{Edited, Subject, subject_methods};
 use crate::resize::resize;
+use crate::watch::cancel_method;
 
 /// A change of options, to be described and then [`run`](Self::run).
 ///
@@ -39,6 +40,7 @@ impl Amend {
     }
 
     subject_methods!();
+    cancel_method!(subject.cancel);
 
     /// Sets one of the format's [amend options](goldsmith_block::Format::amend_options), or `size`;
     /// the last value of a key wins. For another backing file there is [`Rebase`](crate::Rebase).

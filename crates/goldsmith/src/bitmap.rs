@@ -7,6 +7,7 @@ use goldsmith_block::{BitmapChange, Budget, Edit, Editor, Error, GuestRange, Lay
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::open::told;
+use crate::watch::cancel_method;
 
 /// Changes of one bitmap, to be described and then [`run`](Self::run).
 ///
@@ -73,6 +74,7 @@ impl EditBitmap {
     }
 
     subject_methods!();
+    cancel_method!(subject.cancel);
 
     /// Then makes it, of clean bits; it records writes.
     #[must_use]

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use goldsmith_block::{Checked, Edit, Flaw, Repair, Result};
 
-use crate::Opener;
-use crate::edit::{Edited, Subject, subject_methods};
+use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::watch::{Watch, watch_methods};
+use crate::{Opener, Phase};
 
 /// A check, to be described and then [`run`](Self::run).
 ///
@@ -26,9 +27,10 @@ use crate::edit::{Edited, Subject, subject_methods};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Check {
+pub struct Check<'a> {
     subject: Subject,
     repair: Option<Repair>,
+    watch: Watch<'a>,
 }
 
 /// What a check found, and what was mended.
@@ -69,16 +71,21 @@ impl Report {
     }
 }
 
-impl Check {
+impl<'a> Check<'a> {
     /// Looks at all tables of the image at `path`, and at nothing that it names.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             subject: Subject::new(path),
             repair: None,
+            watch: Watch::default(),
         }
     }
 
     subject_methods!();
+    watch_methods!(
+        "how much of the tables was read before anything is mended.",
+        subject.cancel
+    );
 
     /// Sets what may be mended. Default: nothing, the file is only read.
     #[must_use]
@@ -99,11 +106,13 @@ impl Check {
         if self.repair.is_none() {
             self.subject.opener.all_open(&[])?;
         }
-        let check = |open: &crate::edit::Open| {
+        let check = |open: &Open| {
             let checked = open.format.check(open.read(), &open.budget.afresh());
             checked.map_err(|error| error.in_file(open.path.to_string_lossy()))
         };
-        let Some(checked) = check(&open)? else {
+        let tables = tables_len(&open);
+        let first = || check(&open);
+        let Some(checked) = self.watch.over(&open.tap, Phase::Check, tables, first)? else {
             return Ok(None);
         };
         let mut report = Report {
@@ -125,6 +134,12 @@ impl Check {
         report.edited = open.done(&*editor);
         Ok(Some(report))
     }
+}
+
+/// About how many bytes of tables the image in `open` has; 0 if it does not open.
+fn tables_len(open: &Open) -> u64 {
+    let layer = open.format.open(open.read(), &open.budget.afresh());
+    layer.map_or(0, |layer| layer.tables_len())
 }
 
 /// Looks at all tables of the image at `path` without changing anything or opening what it names;

@@ -3,7 +3,7 @@
 use goldsmith_block::{Chain, Result};
 use goldsmith_engine::{Algorithm, ChecksumJob, Digest, checksum};
 
-use crate::work::work_methods;
+use crate::work::{shown_by, work_methods};
 
 /// Digests of what a guest reads from a disk, to be described and then [`run`](Self::run): those of
 /// the same disk as a RAW file, whatever its format and wherever it has holes.
@@ -30,6 +30,8 @@ pub struct Checksum<'a> {
     algorithms: Vec<Algorithm>,
     job: ChecksumJob<'a>,
 }
+
+shown_by!(Checksum: disk, algorithms);
 
 impl<'a> Checksum<'a> {
     /// The [default](Algorithm::default) digest of `disk`, unless others are [added](Self::digest).

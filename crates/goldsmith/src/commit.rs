@@ -14,6 +14,7 @@ use crate::found::may_write;
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 
+use crate::work::shown_by;
 /// A commit, to be described and then [`run`](Self::run).
 ///
 /// ```
@@ -45,6 +46,8 @@ pub struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
+shown_by!(Commit: subject, base, keep);
+
     /// Puts what the image at `path` holds into its backing file, and empties it.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {

@@ -3,7 +3,7 @@
 use goldsmith_block::Chain;
 use goldsmith_engine::{CompareError, CompareJob, Comparison, compare};
 
-use crate::work::work_methods;
+use crate::work::{shown_by, work_methods};
 
 /// A comparison of what a guest reads from two disks, to be described and then [`run`](Self::run).
 ///
@@ -27,6 +27,8 @@ pub struct Compare<'a> {
     disks: [&'a Chain; 2],
     job: CompareJob<'a>,
 }
+
+shown_by!(Compare: disks);
 
 impl<'a> Compare<'a> {
     /// Compares all bytes of `first` and `second`, whatever their formats.

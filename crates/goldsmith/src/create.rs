@@ -12,7 +12,8 @@ use crate::convert::now;
 use crate::new_image::{Identity, backing_must_fit, new_image_methods};
 use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
-use crate::{Opener, registry, target};
+use crate::watch::{Tap, Watch, watch_methods};
+use crate::{Cancel, Opener, Phase, registry, target};
 
 /// A new image, to be described and then made by [`run`](Self::run).
 ///
@@ -36,7 +37,7 @@ use crate::{Opener, registry, target};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Create {
+pub struct Create<'a> {
     path: PathBuf,
     format: String,
     virtual_size: Option<u64>,
@@ -47,6 +48,8 @@ pub struct Create {
     identity: Identity,
     timestamp: Option<u64>,
     dry_run: bool,
+    watch: Watch<'a>,
+    cancel: Option<Cancel>,
 }
 
 /// A new image.
@@ -61,7 +64,7 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
-impl Create {
+impl<'a> Create<'a> {
     /// An empty RAW image at `path`.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
@@ -75,6 +78,8 @@ impl Create {
             identity: Identity::default(),
             timestamp: None,
             dry_run: false,
+            watch: Watch::default(),
+            cancel: None,
         }
     }
 
@@ -115,6 +120,8 @@ impl Create {
         self.dry_run = dry_run;
         self
     }
+
+    watch_methods!("how many of the disk's bytes have got their space.", cancel);
 
     /// Makes it. On success it stands complete and durable under its name; otherwise whatever stood
     /// there still does. (A block device is the exception: it is written in place.)
@@ -176,11 +183,14 @@ impl Create {
             let data_file = data_file
                 .map(|path| target::create(&path, Cache::default(), read))
                 .transpose()?;
-            spec.data = data_file.as_ref().map(Target::storage);
-            let sink = format.create(target.storage(), &spec);
+            let tap = Tap::new(self.cancel.as_ref());
+            let storage = |target: &Target| tap.on(target.storage());
+            spec.data = data_file.as_ref().map(storage);
             target::all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
-            let committed = sink
-                .and_then(|sink| sink.commit())
+            let make = || format.create(storage(&target), &spec)?.commit();
+            let committed = self
+                .watch
+                .over(&tap, Phase::Allocate, virtual_size, make)
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?;
             // First what the image needs, so that it never stands there without.
             if let Some(data_file) = data_file {

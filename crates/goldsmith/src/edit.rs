@@ -10,7 +10,8 @@ use goldsmith_storage::{Cache, Rehearsal, Use, lock};
 
 use crate::found::Found;
 use crate::open::refuse_itself;
-use crate::{Opener, registry};
+use crate::watch::Tap;
+use crate::{Cancel, Opener, registry};
 
 /// What an edit did, or would do if it was only rehearsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) struct Subject {
     pub(crate) format: Option<String>,
     pub(crate) cache: Cache,
     pub(crate) dry_run: bool,
+    /// What stops it, if anything does.
+    pub(crate) cancel: Option<Cancel>,
 }
 
 /// An image file that is open to be edited.
@@ -56,6 +59,8 @@ pub(crate) struct Open {
     data: Option<Arc<dyn StorageMut>>,
     cache: Cache,
     dry_run: bool,
+    /// On all files that are written to.
+    pub(crate) tap: Arc<Tap>,
 }
 
 impl Subject {
@@ -66,6 +71,7 @@ impl Subject {
             format: None,
             cache: Cache::default(),
             dry_run: false,
+            cancel: None,
         }
     }
 
@@ -78,7 +84,8 @@ impl Subject {
     pub(crate) fn open_at(&self, depth: usize) -> Result<Open> {
         let path = self.path.clone();
         let found = Found::by_user(&path).only(self.opener.part_for(depth));
-        let storage = storage(&self.opener, &found, self.cache, self.dry_run)?;
+        let tap = Tap::new(self.cancel.as_ref());
+        let storage = tap.on(storage(&self.opener, &found, self.cache, self.dry_run)?);
         let mut warnings = Vec::new();
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
@@ -110,6 +117,7 @@ impl Subject {
             data: None,
             cache: self.cache,
             dry_run: self.dry_run,
+            tap,
             path,
         })
     }
@@ -150,7 +158,7 @@ impl Open {
                 let file = found.open().map_err(in_file)?;
                 refuse_itself(&*editor.layer(), &file).map_err(in_file)?;
                 let data = storage(&self.opener, &found, self.cache, self.dry_run);
-                self.data = Some(data.map_err(in_file)?);
+                self.data = Some(self.tap.on(data.map_err(in_file)?));
             }
             if let Some(data) = &self.data {
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;

@@ -64,9 +64,20 @@
 //! | `rebase`, `commit` | [`Rebase`], [`Commit`] |
 //!
 //! All of them can be sent to another thread, print nothing, and share no state but that of the file
-//! system. Those that read whole disks tell a listener how far they have come ([`Progress`]) and stop
-//! when a [`Cancel`] is raised. Programs to begin with are in `examples/`.
+//! system. All stop when a [`Cancel`] is raised, and whatever may take long tells a listener how far it
+//! has come ([`Progress`]): what reads or writes whole disks, a [`Check`], and [`Create`] and [`Resize`]
+//! where they take space. Programs to begin with are in `examples/`.
+//!
+//! # What stays
+//!
+//! From the first release on, what a program that compiles uses stays there, and does what it did, up to
+//! the next number in the middle of the version (0.1, 0.2): `scripts/semver` holds the crates against
+//! the last release, and what it finds waits for that number, with a line in `CHANGELOG.md` that says
+//! what to write instead. Free to change at any time are the words of messages (go by
+//! [`Error::kind`]), the [steps](Edited::steps) of an edit, and what is added to types that are marked
+//! as not exhaustive.
 #![forbid(unsafe_code)]
+#![warn(missing_debug_implementations)]
 
 mod amend;
 mod bench;
@@ -101,6 +112,7 @@ mod secret;
 mod snapshot;
 mod splice;
 mod target;
+mod watch;
 mod when_open;
 mod work;
 

@@ -7,6 +7,7 @@ use goldsmith_block::{Chain, Content, CreateSpec, Detail, Format, GuestRange, Me
 use goldsmith_engine::{Cancel, Progress, data_ranges, lay_out};
 use goldsmith_storage::VoidStorage;
 
+use crate::work::shown_by;
 use crate::{Cloud, Convert, Opener};
 
 /// A conversion that is not made but measured: to be described and then [`run`](Self::run).
@@ -48,6 +49,8 @@ pub struct Measurement {
     /// Just how long the file is that [`Convert`] makes, if that was [wanted](Measure::exact).
     pub exact: Option<u64>,
 }
+
+shown_by!(Measure: convert, size, exact);
 
 impl<'a> Measure<'a> {
     /// The image at `source`, its format to be guessed, as a RAW image.

@@ -13,6 +13,7 @@ use crate::filename::ImageName;
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 
+use crate::work::shown_by;
 /// A rebase, to be described and then [`run`](Self::run).
 ///
 /// ```
@@ -44,6 +45,8 @@ pub struct Rebase<'a> {
 
 impl<'a> Rebase<'a> {
     /// Makes the image at `path` need no other one.
+shown_by!(Rebase: subject, backing, unseen);
+
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             subject: Subject::new(path),

@@ -8,7 +8,9 @@ use goldsmith_block::{
     align_down,
 };
 
+use crate::Phase;
 use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::watch::{Watch, watch_methods};
 
 /// How long a disk shall be, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +43,20 @@ pub enum NewSize {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Resize {
+pub struct Resize<'a> {
     subject: Subject,
+    watch: Watch<'a>,
     size: NewSize,
     shrink: bool,
     preallocation: Preallocation,
 }
 
-impl Resize {
+impl<'a> Resize<'a> {
     /// Gives the disk in the image at `path` another size.
     pub fn new(path: impl AsRef<Path>, size: NewSize) -> Self {
         Self {
             subject: Subject::new(path),
+            watch: Watch::default(),
             size,
             shrink: false,
             preallocation: Preallocation::Off,
@@ -60,6 +64,10 @@ impl Resize {
     }
 
     subject_methods!();
+    watch_methods!(
+        "how many of the bytes that are added have got their space.",
+        subject.cancel
+    );
 
     /// Sets whether the disk may become shorter, which loses what stands behind its new end.
     /// Default: no.
@@ -96,15 +104,13 @@ impl Resize {
             ..Edited::default()
         };
         let behind = chain.as_ref().map_or(&[][..], |chain| &chain.layers()[1..]);
-        let (preallocation, edited_by) = (self.preallocation, &mut edited);
-        let editor = resize(
-            &mut open,
-            editor,
-            virtual_size,
-            preallocation,
-            behind,
-            edited_by,
-        )?;
+        let preallocation = self.preallocation;
+        let tap = Arc::clone(&open.tap);
+        let added = virtual_size.saturating_sub(now);
+        let editor = self.watch.over(&tap, Phase::Allocate, added, || {
+            let (open, edited) = (&mut open, &mut edited);
+            resize(open, editor, virtual_size, preallocation, behind, edited)
+        })?;
         edited.add(&open.path, &*editor);
         Ok(edited)
     }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use goldsmith_block::{Budget, Edit, Error, Layer, Result, Snapshot};
 
 use crate::edit::{Edited, Subject, subject_methods};
+use crate::watch::cancel_method;
 
 /// Which internal snapshot of an image is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +105,7 @@ impl Snapshots {
     }
 
     subject_methods!();
+    cancel_method!(subject.cancel);
 
     /// Sets the time at which a new one is said to be taken, in seconds since 1970-01-01 UTC and the
     /// nanoseconds of that second. Default: now.

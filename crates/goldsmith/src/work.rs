@@ -27,3 +27,17 @@ macro_rules! work_methods {
     };
 }
 pub(crate) use work_methods;
+
+/// Shows a builder by what it is about, without those who look on.
+macro_rules! shown_by {
+    ($builder:ident: $($field:ident),+) => {
+        impl std::fmt::Debug for $builder<'_> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($builder))
+                    $(.field(stringify!($field), &self.$field))+
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+pub(crate) use shown_by;

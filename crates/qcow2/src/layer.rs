@@ -436,6 +436,14 @@ impl Layer for Qcow2Layer {
     }
 
     fn symptoms(&self) -> Result<Vec<Symptom>> {
+    fn tables_len(&self) -> u64 {
+        let geometry = &self.geometry;
+        let clusters = self.storage.len() >> geometry.cluster_bits;
+        // Refcounts are read twice.
+        let refcounts = 2 * (clusters * u64::from(geometry.refcount_bits)).div_ceil(8);
+        self.tables.count() * geometry.cluster_size() + refcounts
+    }
+
         symptoms(&*self.storage)
     }
 

@@ -88,6 +88,11 @@ impl Tables {
         })
     }
 
+    /// How many L2 tables there are, if no two entries name the same.
+    pub(crate) fn count(&self) -> u64 {
+        self.l1.iter().filter(|entry| **entry != 0).count() as u64
+    }
+
     /// What is known of guest cluster `cluster` and those after it, as far as `limit`.
     ///
     /// # Errors

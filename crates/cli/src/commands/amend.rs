@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use goldsmith::{Phase, Progress};
 
 use crate::exit::Failure;
 use crate::options::{Editing, Writing, asks_for_help, described, pairs};
 use crate::output::human;
+use crate::progress::Showing;
 
 /// Set options of an image that exists
 #[derive(Args)]
@@ -31,9 +33,8 @@ pub(crate) struct Amend {
     #[arg(long)]
     force: bool,
 
-    /// Taken for qemu-img's sake: it takes no time worth showing
-    #[arg(short = 'p', long)]
-    progress: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     #[command(flatten)]
     writing: Writing,
@@ -61,11 +62,17 @@ impl Amend {
         let Some(subject) = subject else {
             return Err(Failure::with_status(1, "Expecting one image file name"));
         };
-        let mut amend = goldsmith::Amend::new(&subject.path).cache(self.writing.cache());
+        let watch = self.showing.watch(self.editing.is_quiet(), 1);
+        // It takes no time worth more than a beginning and an end.
+        watch.show(Progress::start(Phase::Check, 1));
+        let mut amend = goldsmith::Amend::new(&subject.path)
+            .cache(self.writing.cache())
+            .cancel(watch.cancel());
         for (key, value) in pairs(&self.options) {
             amend = amend.option(key, value);
         }
         let edited = described!(amend, subject).run()?;
+        watch.finish();
         self.editing.say("", &edited)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use crate::exit::{self, Failure};
 use crate::options::{Looking, Opening, OutputFormat, Spelling, Subject, described};
 use crate::output::{human, json};
+use crate::progress::Showing;
 
 /// Look for errors in the tables of an image, and mend them if asked to
 ///
@@ -44,6 +45,9 @@ pub(crate) struct Check {
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
     output: OutputFormat,
 
+    #[command(flatten)]
+    showing: Showing,
+
     /// Say nothing but errors
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -71,6 +75,12 @@ enum Repair {
 
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        if let (OutputFormat::Json, Some(_)) = (self.output, self.showing.format()) {
+            let text = "progress (-p) and --output=json cannot both be read";
+            return Err(Failure::with_status(1, text));
+        }
+        let watch = self.showing.watch(self.quiet, 1);
+        let listener = |progress| watch.show(progress);
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         let subject = Subject {
             opener: source.opener(self.opening.opener().cache(self.looking.cache())),
@@ -81,7 +91,10 @@ impl Check {
             format: source.format,
             dry_run: self.dry_run,
         };
-        let check = goldsmith::Check::new(&subject.path).cache(self.looking.cache());
+        let check = goldsmith::Check::new(&subject.path)
+            .progress(&listener)
+            .cancel(watch.cancel())
+            .cache(self.looking.cache());
         let check = check.repair(self.repair.map(|it| match it {
             Repair::Leaks => goldsmith::Repair::Leaks,
             Repair::All => goldsmith::Repair::All,
@@ -92,6 +105,7 @@ impl Check {
                 "This image format does not support checks",
             ));
         };
+        watch.finish();
         let mut out = anstream::stdout().lock();
         let checked = if self.dry_run {
             human::repairs(&mut out, &report, self.quiet)?;

@@ -12,6 +12,7 @@ use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{Opening, asks_for_help, pairs};
 use crate::output::human;
+use crate::progress::Showing;
 use crate::sandbox;
 
 /// Make a new image without anything in it
@@ -53,6 +54,9 @@ pub(crate) struct Create {
     /// Do not open the image that -b names; the size must be given then
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
+
+    #[command(flatten)]
+    showing: Showing,
 
     /// Say nothing but errors
     #[arg(short = 'q', long)]
@@ -133,7 +137,10 @@ impl Create {
         if let Some(seconds) = self.timestamp {
             create = create.timestamp(seconds);
         }
-        let created = create.run()?;
+        let watch = self.showing.watch(self.quiet, 1);
+        let listener = |progress| watch.show(progress);
+        let created = create.progress(&listener).cancel(watch.cancel()).run()?;
+        watch.finish();
         if !self.quiet {
             let mut out = stdout().lock();
             let asked = size.unwrap_or(created.virtual_size);

@@ -9,6 +9,7 @@ use goldsmith::{NewSize, Preallocation};
 
 use crate::exit::Failure;
 use crate::options::{Editing, described};
+use crate::progress::Showing;
 
 /// Make the disk in an image longer or shorter
 ///
@@ -36,6 +37,9 @@ pub(crate) struct Resize {
     /// What becomes of the bytes that are added: off, metadata, falloc or full
     #[arg(long, value_name = "MODE", default_value = "off", value_parser = preallocation)]
     preallocation: Preallocation,
+
+    #[command(flatten)]
+    showing: Showing,
 
     #[command(flatten)]
     editing: Editing,
@@ -69,10 +73,15 @@ impl Resize {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         self.editing.must_write()?;
         let subject = self.editing.subject(&self.image)?;
+        let watch = self.showing.watch(self.editing.is_quiet(), 1);
+        let listener = |progress| watch.show(progress);
         let resize = goldsmith::Resize::new(&subject.path, self.size)
+            .progress(&listener)
+            .cancel(watch.cancel())
             .shrink(self.shrink)
             .preallocation(self.preallocation);
         let edited = described!(resize, subject).run()?;
+        watch.finish();
         self.editing.say("Image resized.", &edited)?;
         Ok(ExitCode::SUCCESS)
     }

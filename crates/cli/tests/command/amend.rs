@@ -26,6 +26,7 @@ fn options_change_as_with_qemu_img() {
         "amend -q -o compat=1.1,lazy_refcounts=on disk.qcow2",
         "amend -o size=5M disk.qcow2",
         "amend -o refcount_bits=64 disk.qcow2",
+        "amend -p -o lazy_refcounts=off disk.qcow2",
     ] {
         twins.both(line);
         twins.same("disk.qcow2", "qcow2");

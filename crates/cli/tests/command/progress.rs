@@ -68,6 +68,65 @@ fn percents_of_several_phases_reach_a_hundred_once() {
     assert!(said.ends_with("holds this disk\n"), "{said:?}");
 }
 
+/// Where qemu-img has none.
+#[test]
+fn progress_is_shown_of_whatever_takes_long() {
+    let folder = Folder::new();
+    folder.goldsmith_ok("create -f qcow2 -o preallocation=metadata,cluster_size=4k disk.qcow2 64M");
+    for (line, phase) in [
+        (
+            "create -f raw -o preallocation=full made.raw 9M",
+            "allocate",
+        ),
+        (
+            "create -f qcow2 -o preallocation=full made.qcow2 9M",
+            "allocate",
+        ),
+        (
+            "resize -f raw --preallocation full made.raw 18M",
+            "allocate",
+        ),
+        (
+            "resize -f qcow2 --preallocation full made.qcow2 18M",
+            "allocate",
+        ),
+        ("resize -f qcow2 --shrink made.qcow2 9M", "allocate"),
+        ("check -f qcow2 disk.qcow2", "check"),
+        ("check -f qcow2 -r all disk.qcow2", "check"),
+        ("check -f raw made.raw", ""),
+    ] {
+        let (command, rest) = line.split_once(' ').unwrap();
+        let said = folder.goldsmith(&format!("{command} --progress=json {rest}"));
+        let told = said.stdout.lines().filter(|line| line.starts_with('{'));
+        let told: Vec<Value> = told
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        if phase.is_empty() {
+            assert_eq!(said.status, 63, "{line}");
+            continue;
+        }
+        assert_eq!((said.status, &*said.stderr), (0, ""), "{line}: {said:?}");
+        assert!(
+            told.iter().all(|it| it["phase"] == phase),
+            "{line}: {told:?}"
+        );
+        let (first, last) = (&told[0], &told[told.len() - 1]);
+        assert_eq!(first["done"], 0, "{line}");
+        assert_eq!(last["done"], last["total"], "{line}");
+        // Not known where nothing is added.
+        assert_eq!(last["total"] == 0, line.contains("--shrink"), "{line}");
+        assert_eq!(
+            folder.goldsmith(&format!("{command} -q -p {rest}")).stdout,
+            "",
+            "{line}"
+        );
+    }
+    let said = folder.goldsmith_ok("check -p -f qcow2 disk.qcow2");
+    assert!(said.contains("    (100.00/100%)\r\n"), "{said:?}");
+    let both = folder.goldsmith("check -p --output=json -f qcow2 disk.qcow2");
+    assert_eq!((both.status, &*both.stdout), (1, ""), "{both:?}");
+}
+
 fn signal(name: &str, child: &Child) {
     let pid = child.id().to_string();
     let done = Command::new("kill").args([name, &pid]).status().unwrap();

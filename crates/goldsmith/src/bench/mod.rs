@@ -12,6 +12,7 @@ use goldsmith_block::{Error, GuestRange, Placement, Result};
 
 use crate::edit::Subject;
 use crate::{Cancel, Opener};
+use crate::work::shown_by;
 use crew::{Crew, Way};
 use place::Places;
 
@@ -70,6 +71,8 @@ pub struct Writing {
 
 impl<'a> Bench<'a> {
     /// Most requests that can be under way at once.
+shown_by!(Bench: path, opener, format, load);
+
     pub const DEPTH: usize = 1024;
 
     /// 75000 reads of 4096 bytes of the image at `path`, 64 of them at once.
@@ -215,6 +218,7 @@ impl<'a> Bench<'a> {
             sink.commit()?;
             return Ok(time + start.elapsed());
         }
+            cancel: None,
         drop(sink);
         if layer.info().encrypted {
             self.load.must_be_sectors()?;

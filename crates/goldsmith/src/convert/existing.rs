@@ -28,6 +28,7 @@ impl Convert<'_> {
             format: Some(self.format()?.name().to_owned()),
             cache: self.cache,
             dry_run: false,
+            cancel: None,
         }
         .open()?;
         let editor = open.editor()?;

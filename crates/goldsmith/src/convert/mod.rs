@@ -14,7 +14,7 @@ use crate::proof::Proof;
 use crate::resume::Resume;
 use crate::salvage::Loss;
 use crate::secret::Secrets;
-use crate::work::work_methods;
+use crate::work::{shown_by, work_methods};
 use crate::{Cloud, Opener};
 
 mod dry_run;
@@ -81,7 +81,7 @@ pub struct Convert<'a> {
 }
 
 /// An image to be read.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Source {
     path: PathBuf,
     opener: Opener,
@@ -117,6 +117,8 @@ pub struct Converted {
 impl<'a> Convert<'a> {
     /// The image at `source` into a RAW image at `target`, the source's format to be guessed.
     pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+shown_by!(Convert: sources, target, target_format, options, compress, existing, dry_run, proof);
+
         Self {
             sources: vec![Source {
                 path: source.as_ref().to_owned(),

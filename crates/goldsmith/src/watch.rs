@@ -1,0 +1,253 @@
+//! Work that one thread does on one file: somebody looks on, and may stop it.
+
+use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use goldsmith_block::{
+    Error, ErrorKind, HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing,
+};
+use goldsmith_engine::{Cancel, Phase, Progress};
+
+/// How often who looks on is told.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Who looks on, if anybody does.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Watch<'a>(pub(crate) Option<&'a (dyn Fn(Progress) + Sync)>);
+
+impl fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "tells somebody",
+            None => "tells nobody",
+        })
+    }
+}
+
+/// What has gone through some files so far, and what keeps more from doing so.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    read: AtomicU64,
+    written: AtomicU64,
+    cancel: Option<Cancel>,
+}
+
+impl Watch<'_> {
+    /// Does `work` on files with this `tap`, of which about `total` bytes have to be read in a
+    /// [check](Phase::Check), and written otherwise.
+    pub(crate) fn over<T>(
+        &self,
+        tap: &Tap,
+        phase: Phase,
+        total: u64,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let Some(tell) = self.0 else {
+            return work();
+        };
+        let count = match phase {
+            Phase::Check => &tap.read,
+            _ => &tap.written,
+        };
+        let tell = |done: u64| {
+            let mut progress = Progress::start(phase, total);
+            progress.done = done.min(total);
+            tell(progress);
+        };
+        let before = count.load(Ordering::Relaxed);
+        tell(0);
+        let done = std::thread::scope(|scope| {
+            let (end, ended) = channel::<()>();
+            let looking = move || {
+                while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                    tell(count.load(Ordering::Relaxed) - before);
+                }
+            };
+            // Without it the work is done as well.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, looking);
+            let done = work();
+            drop(end);
+            done
+        })?;
+        tell(total);
+        Ok(done)
+    }
+}
+
+impl Tap {
+    pub(crate) fn new(cancel: Option<&Cancel>) -> Arc<Self> {
+        Arc::new(Self {
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            cancel: cancel.cloned(),
+        })
+    }
+
+    /// `storage` with this tap on it.
+    pub(crate) fn on(self: &Arc<Self>, storage: Arc<dyn StorageMut>) -> Arc<dyn StorageMut> {
+        let tap = Arc::clone(self);
+        Arc::new(Tapped { storage, tap })
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.cancel {
+            Some(cancel) if cancel.is_cancelled() => {
+                Err(Error::new(ErrorKind::Cancelled, "stopped on request"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file that counts what goes through it.
+///
+/// Only reading and writing can be stopped. What ends a change (the length, a flush) is left alone.
+#[derive(Debug)]
+struct Tapped {
+    storage: Arc<dyn StorageMut>,
+    tap: Arc<Tap>,
+}
+
+impl Storage for Tapped {
+    fn name(&self) -> &str {
+        self.storage.name()
+    }
+
+    fn id(&self) -> StorageId {
+        self.storage.id()
+    }
+
+    fn len(&self) -> u64 {
+        self.storage.len()
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.storage.file()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.tap.check()?;
+        self.storage.read_at(offset, buf)?;
+        self.tap.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
+        self.storage.span_at(offset, limit)
+    }
+}
+
+impl StorageMut for Tapped {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.tap.check()?;
+        self.storage.write_at(offset, data)?;
+        let len = data.len() as u64;
+        self.tap.written.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.storage.set_len(len)
+    }
+
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
+        self.storage.zero(range, zeroing)?;
+        self.tap.written.fetch_add(range.len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
+        self.storage.best_transfer(source)
+    }
+
+    fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, transfer: Transfer) -> bool {
+        self.storage.transfer(source, from, to, transfer)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.storage.flush()
+    }
+
+    fn fixed_len(&self) -> Option<u64> {
+        self.storage.fixed_len()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.storage.is_blank()
+    }
+}
+
+/// The methods of every builder whose work one thread does; `watch` is a field of it, and `cancel`.
+macro_rules! watch_methods {
+    ($what:literal, $($cancel:ident).+) => {
+        #[doc = concat!("Sets whom to tell from time to time, from another thread, ", $what)]
+        #[must_use]
+        pub fn progress(mut self, listener: &'a (dyn Fn(crate::Progress) + Sync)) -> Self {
+            self.watch = crate::watch::Watch(Some(listener));
+            self
+        }
+
+        crate::watch::cancel_method!($($cancel).+);
+    };
+}
+pub(crate) use watch_methods;
+
+/// The method by which such work is stopped.
+macro_rules! cancel_method {
+    ($($cancel:ident).+) => {
+        /// Sets the flag that stops the work: before anything is changed that anybody sees, unless all
+        /// but giving space back is done.
+        #[must_use]
+        pub fn cancel(mut self, cancel: &crate::Cancel) -> Self {
+            self.$($cancel).+ = Some(cancel.clone());
+            self
+        }
+    };
+}
+pub(crate) use cancel_method;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use goldsmith_storage::MemoryStorage;
+
+    use super::*;
+
+    /// From nothing to all, and never more than all.
+    #[test]
+    fn listener_hears_of_the_start_and_of_the_end() {
+        let tap = Tap::new(None);
+        let file = tap.on(Arc::new(MemoryStorage::new("file")));
+        let told = Mutex::new(Vec::new());
+        let listener = |progress: Progress| {
+            told.lock().unwrap().push((progress.done, progress.total));
+        };
+        let work = || file.write_at(0, &[7; 150]);
+        let watch = Watch(Some(&listener));
+        watch.over(&tap, Phase::Allocate, 100, work).unwrap();
+        let told = told.into_inner().unwrap();
+        assert_eq!(
+            (told.first(), told.last()),
+            (Some(&(0, 100)), Some(&(100, 100)))
+        );
+    }
+
+    #[test]
+    fn raised_flag_stops_reading_and_writing_but_no_flush() {
+        let cancel = Cancel::new();
+        let tap = Tap::new(Some(&cancel));
+        let file = tap.on(Arc::new(MemoryStorage::holding("file", vec![1; 10])));
+        file.read_at(0, &mut [0]).unwrap();
+        cancel.cancel();
+        let stopped = |done: Result<()>| done.unwrap_err().kind() == ErrorKind::Cancelled;
+        assert!(stopped(file.read_at(0, &mut [0])));
+        assert!(stopped(file.write_at(0, &[0])));
+        file.set_len(5).unwrap();
+        file.flush().unwrap();
+    }
+}
