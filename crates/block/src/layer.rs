@@ -126,6 +126,8 @@ pub struct LayerInfo {
     pub bitmaps: Vec<BitmapInfo>,
     /// Whether guest data is encrypted.
     pub encrypted: bool,
+    /// Whether it cannot be read, because nobody gave its passphrase.
+    pub locked: bool,
     /// Whether the image was not closed properly; its guest data is readable all the same.
     pub dirty: bool,
     /// The identity of the image, where its format keeps one.

@@ -11,10 +11,11 @@ use goldsmith_storage::FileStorage;
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::found::may_write;
+use crate::open::must_be_unlocked;
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
-
 use crate::work::shown_by;
+
 /// A commit, to be described and then [`run`](Self::run).
 ///
 /// ```
@@ -45,9 +46,9 @@ pub struct Commit<'a> {
     carry: Carry<'a>,
 }
 
-impl<'a> Commit<'a> {
 shown_by!(Commit: subject, base, keep);
 
+impl<'a> Commit<'a> {
     /// Puts what the image at `path` holds into its backing file, and empties it.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
@@ -108,6 +109,7 @@ shown_by!(Commit: subject, base, keep);
         };
         let opener = self.subject.opener.clone().force_share(true);
         let (chain, paths) = opener.open_with_paths(path, format.as_deref())?;
+        must_be_unlocked(&chain)?;
         let depth = self.depth(&chain)?;
         let mut read = chain.layers().to_vec();
         read.remove(depth);

@@ -220,13 +220,15 @@ impl Opener {
     ///
     /// # Errors
     /// `Io` if a file cannot be opened, or somebody else is [writing](Self::force_share) to it;
-    /// `Denied` if the image is not what was [expected](Self::expect), or needs a file that the policy
-    /// forbids or whose format nobody states; `Limit` if the chain is too deep; `Corrupt` if it runs
+    /// `Denied` if the image is not what was [expected](Self::expect), needs a file that the policy
+    /// forbids or whose format nobody states, or is encrypted and nobody gave the
+    /// [passphrase](Self::secret); `Limit` if the chain is too deep; `Corrupt` if it runs
     /// in a circle; `Usage` for an unknown format; and those of
     /// [`Format::open`](goldsmith_block::Format::open).
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
-        self.open_with_paths(path.as_ref(), format)
-            .map(|(chain, _)| chain)
+        let (chain, _) = self.open_with_paths(path.as_ref(), format)?;
+        must_be_unlocked(&chain)?;
+        Ok(chain)
     }
 
     /// As [`open`](Self::open), for whoever asks where the disk's bytes are ([`map`](crate::map())) and
@@ -675,4 +677,16 @@ fn changed_since(
 
 fn denied(text: String) -> Error {
     Error::new(ErrorKind::Denied, text)
+}
+
+/// Fails if guest data of `chain` cannot be read, whether or not it holds any: nobody gave a passphrase.
+pub(crate) fn must_be_unlocked(chain: &Chain) -> Result<()> {
+    let mut layers = chain.layers().iter();
+    match layers.find(|layer| layer.info().locked) {
+        None => Ok(()),
+        Some(layer) => {
+            let text = "guest data is encrypted, and no passphrase was given";
+            Err(denied(text.into()).in_file(layer.storage().name()))
+        }
+    }
 }

@@ -10,6 +10,7 @@ use goldsmith_block::{
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::filename::ImageName;
+use crate::open::must_be_unlocked;
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 
@@ -117,6 +118,10 @@ shown_by!(Rebase: subject, backing, unseen);
                 ..self.carry
             };
             let sink = editor.into_sink(before.virtual_size())?;
+            must_be_unlocked(&before)?;
+            if let Some(behind) = &behind {
+                must_be_unlocked(behind)?;
+            }
             edited.copied = carry.run(&before, sink, &after)?;
             editor = open.editor()?;
         } else {

@@ -58,7 +58,9 @@ pub(crate) fn open_beside(
         return Err(Error::usage(text));
     }
     let opener = opener.for_another_image();
-    let chain = opener.open(beside(target, &path), format.or(stated.as_deref()))?;
+    // It need not be read, so it may be encrypted.
+    let format = format.or(stated.as_deref());
+    let (chain, _) = opener.open_with_paths(&beside(target, &path), format)?;
     Ok((path, chain))
 }
 

@@ -83,6 +83,10 @@ impl Crypt {
         matches!(self, Self::Plain)
     }
 
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+
     /// Fills `buf` with the guest bytes at `guest`, which stand at `host` of `data`.
     pub(crate) fn read(
         &self,

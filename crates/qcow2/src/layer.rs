@@ -149,6 +149,7 @@ impl Qcow2Layer {
                 snapshots: snapshots.infos.clone(),
                 dirty: geometry.dirty,
                 encrypted: geometry.encryption != Encryption::None,
+                locked: crypt.is_locked(),
                 bitmaps: bitmaps.iter().map(Bitmap::info).collect(),
                 details: details(&geometry, data_file.as_deref(), &bitmaps, luks.as_ref()),
                 facts: vec![("keeps-bitmaps", Detail::Flag(geometry.version >= 3))],
@@ -435,7 +436,6 @@ impl Layer for Qcow2Layer {
         bitmap.dirty(&*self.storage, &self.geometry, budget)
     }
 
-    fn symptoms(&self) -> Result<Vec<Symptom>> {
     fn tables_len(&self) -> u64 {
         let geometry = &self.geometry;
         let clusters = self.storage.len() >> geometry.cluster_bits;
@@ -444,6 +444,7 @@ impl Layer for Qcow2Layer {
         self.tables.count() * geometry.cluster_size() + refcounts
     }
 
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
         symptoms(&*self.storage)
     }
 

@@ -114,3 +114,40 @@ fn image_with_a_data_file_is_edited_as_with_qemu_img() {
         }
     }
 }
+
+/// Also where nothing is stored that would have to be decrypted.
+#[test]
+fn encrypted_disk_is_not_read_without_its_passphrase() {
+    let twins = Twins::new(|folder| {
+        folder.write("disk.raw", &disk("1M:-"));
+        let options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+        folder.qemu_img_ok(&format!(
+            "create {SECRETS} -q -f qcow2 -o {options} empty 1M"
+        ));
+        folder.qemu_img_ok("create -q -f qcow2 -b empty -F qcow2 over");
+        folder.qemu_img_ok("create -q -f qcow2 -b disk.raw -F raw plain");
+    });
+    let why = "and no passphrase was given";
+    for line in [
+        "convert -O raw empty out",
+        "convert -O raw over out",
+        "convert -n -O qcow2 disk.raw empty",
+        "dd if=empty of=out",
+        "compare empty disk.raw",
+        "compare disk.raw over",
+        "map empty",
+        "map over",
+        "measure -O raw empty",
+        "bench -c 1 empty",
+        "commit over",
+        "rebase -b  over",
+        "rebase -b empty -F qcow2 plain",
+    ] {
+        twins.neither(line, why);
+    }
+    let checksum = twins.ours.goldsmith("checksum empty");
+    assert_eq!(checksum.status, 1, "{checksum:?}");
+    // Whoever only names it does not read it.
+    twins.both("create -q -f qcow2 -b empty -F qcow2 another");
+    twins.ours.goldsmith_ok("info --backing-chain over");
+}
