@@ -17,7 +17,7 @@ use crate::sandbox;
 /// Measure how fast an image takes requests like a guest's
 ///
 /// A thread for each request that is under way reads, or with -w writes, through all layers of the
-/// image; all goes through the page cache.
+/// image, and through the page cache unless -t says otherwise.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -53,8 +53,8 @@ pub(crate) struct Bench {
     #[arg(short = 'q', long)]
     quiet: bool,
 
-    /// How writes are cached: with writethrough and directsync each is stored safely before it is
-    /// done; the other modes make no difference
+    /// How requests go through the page cache: with none and directsync past it, if the file system can
+    /// do that; with writethrough and directsync each write is stored safely before it is done
     #[arg(
         short = 't',
         long,
@@ -131,6 +131,7 @@ impl Bench {
         // At most 2^31 - 1.
         let mut bench = Benchmark::new(&source.path)
             .opener(source.opener(self.opening.opener()))
+            .direct(matches!(self.cache, Cache::None | Cache::Directsync))
             .count(count)
             .depth(depth)
             .request_len(buffer_size as usize)

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use goldsmith_block::{Error, GuestRange, Placement, Result};
+use goldsmith_block::{Error, GuestRange, Placement, Result, Storage};
+use goldsmith_storage::{Cache, is_direct};
 
 use crate::edit::Subject;
-use crate::{Cancel, Opener};
 use crate::work::shown_by;
+use crate::{Cancel, Opener};
 use crew::{Crew, Way};
 use place::Places;
 
@@ -39,6 +40,7 @@ pub struct Bench<'a> {
     opener: Opener,
     format: Option<String>,
     load: Load,
+    direct: bool,
     on_start: Option<&'a (dyn Fn() + Sync)>,
     cancel: Option<&'a Cancel>,
 }
@@ -69,10 +71,10 @@ pub struct Writing {
     pub sync_each: bool,
 }
 
+shown_by!(Bench: path, opener, format, load, direct);
+
 impl<'a> Bench<'a> {
     /// Most requests that can be under way at once.
-shown_by!(Bench: path, opener, format, load);
-
     pub const DEPTH: usize = 1024;
 
     /// 75000 reads of 4096 bytes of the image at `path`, 64 of them at once.
@@ -89,6 +91,7 @@ shown_by!(Bench: path, opener, format, load);
                 offset: 0,
                 writing: None,
             },
+            direct: false,
             on_start: None,
             cancel: None,
         }
@@ -150,6 +153,13 @@ shown_by!(Bench: path, opener, format, load);
         self
     }
 
+    /// Sets whether requests go past the system's cache. Default: no.
+    #[must_use]
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
     /// Sets what is called when the image is open, right before the first request.
     #[must_use]
     pub fn on_start(mut self, call: &'a (dyn Fn() + Sync)) -> Self {
@@ -173,8 +183,8 @@ shown_by!(Bench: path, opener, format, load);
     ///
     /// # Errors
     /// `Usage` if a request goes past the end of the disk, or writes less than whole sectors of an
-    /// encrypted one; `Cancelled`; those of opening the image, of reading, and of
-    /// [`Editor`](goldsmith_block::Editor).
+    /// encrypted one; `Unsupported` if a file's cache cannot be [passed](Self::direct); `Cancelled`;
+    /// those of opening the image, of reading, and of [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Duration> {
         let Load { depth, len, .. } = self.load;
         if !(1..=Self::DEPTH).contains(&depth) || len == 0 {
@@ -190,7 +200,11 @@ shown_by!(Bench: path, opener, format, load);
     }
 
     fn read(&self) -> Result<Duration> {
-        let chain = self.opener.open(&self.path, self.format.as_deref())?;
+        let opener = self.opener.clone().cache(self.cache());
+        let chain = opener.open(&self.path, self.format.as_deref())?;
+        for layer in chain.layers() {
+            self.must_pass_cache(&**layer.data_storage())?;
+        }
         self.time(chain.virtual_size(), Way::Read(&chain))
     }
 
@@ -199,14 +213,18 @@ shown_by!(Bench: path, opener, format, load);
             path: self.path.clone(),
             opener: self.opener.clone(),
             format: self.format.clone(),
-            cache: crate::Cache::default(),
+            cache: self.cache(),
             dry_run: false,
+            cancel: None,
         };
         let mut open = subject.open()?;
         let editor = open.editor()?;
         let layer = editor.layer();
         let size = layer.info().virtual_size;
         let storages = open.storages();
+        for storage in &storages {
+            self.must_pass_cache(&**storage)?;
+        }
         let sink = editor.into_sink(size)?;
         if sink.profile().placement == Placement::Identity {
             let way = Way::InPlace {
@@ -218,7 +236,6 @@ shown_by!(Bench: path, opener, format, load);
             sink.commit()?;
             return Ok(time + start.elapsed());
         }
-            cancel: None,
         drop(sink);
         if layer.info().encrypted {
             self.load.must_be_sectors()?;
@@ -228,6 +245,23 @@ shown_by!(Bench: path, opener, format, load);
             storages,
         };
         self.time(size, way)
+    }
+
+    fn cache(&self) -> Cache {
+        match self.direct {
+            true => Cache::None,
+            false => Cache::default(),
+        }
+    }
+
+    /// Fails if requests to `storage` shall not go through the cache and do.
+    fn must_pass_cache(&self, storage: &dyn Storage) -> Result<()> {
+        if !self.direct || is_direct(storage) {
+            return Ok(());
+        }
+        // [qemu] The same words.
+        let text = "filesystem does not support O_DIRECT";
+        Err(Error::unsupported(text).in_file(storage.name()))
     }
 
     fn time(&self, size: u64, way: Way<'_>) -> Result<Duration> {
