@@ -109,9 +109,18 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
             text = format!("Command not found: {word}\n{text}");
         }
         let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let text = text.replace("For more information, try '--help'.", &more_help());
         let _ = write!(std::io::stderr(), "qemu-img: {text}");
     } else {
         let _ = error.print();
     }
     ExitCode::from(u8::from(error.use_stderr()))
+}
+
+/// Where more is said of the words, in those of `qemu-img`. [qemu]
+fn more_help() -> String {
+    let first = std::env::args().nth(1);
+    let subcommand = first.filter(|word| crate::definition().find_subcommand(word).is_some());
+    let of = subcommand.map_or(String::new(), |name| name + " ");
+    format!("Try 'qemu-img {of}--help' for more info")
 }

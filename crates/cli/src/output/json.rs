@@ -196,6 +196,9 @@ pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Resu
         facts.insert(key.to_owned(), value);
     };
     say("image-end-offset", json!(checked.end));
+    if checked.compressed > 0 {
+        say("compressed-clusters", json!(checked.compressed));
+    }
     if checked.units > 0 {
         say("total-clusters", json!(checked.units));
     }
@@ -212,16 +215,13 @@ pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Resu
     if checked.leaks > 0 {
         say("leaks", json!(checked.leaks));
     }
-    if checked.fragmented > 0 {
-        say("fragmented-clusters", json!(checked.fragmented));
-    }
     if checked.allocated > 0 {
         say("allocated-clusters", json!(checked.allocated));
     }
     say("filename", json!(image.to_string_lossy()));
     say("format", json!(format));
-    if checked.compressed > 0 {
-        say("compressed-clusters", json!(checked.compressed));
+    if checked.fragmented > 0 {
+        say("fragmented-clusters", json!(checked.fragmented));
     }
     if !checked.flaws.is_empty() {
         let flaws = checked.flaws.iter().map(|flaw| match flaw {
