@@ -102,7 +102,7 @@ impl Proving {
 }
 
 fn json(done: &Converted) -> Value {
-    json!({
+    let mut told = json!({
         "virtual-size": done.virtual_size,
         "file-length": done.file_len,
         "data": done.data,
@@ -110,7 +110,11 @@ fn json(done: &Converted) -> Value {
         "file-digests": by_name(&done.file_digests),
         "verified": done.verified,
         "warnings": done.warnings,
-    })
+    });
+    if let Some(written) = done.written {
+        told["written"] = written.into();
+    }
+    told
 }
 
 /// Digests for a program, each by the name of its algorithm.

@@ -23,20 +23,27 @@ impl Carry<'_> {
     /// This is where the engine writes to a file that it reads: the sink's is in both disks. Each
     /// unit is read before it is written, and by the same worker.
     pub(crate) fn run(&self, source: &Chain, sink: Box<dyn Sink>, behind: &Chain) -> Result<u64> {
-        let bytes = Arc::new(AtomicU64::new(0));
-        let sink = Tally {
-            profile: sink.profile().clone(),
-            sink: (!self.dry_run).then_some(sink),
-            bytes: Arc::clone(&bytes),
-        };
+        let (sink, bytes) = tally(sink, self.dry_run);
         let job = Job {
             behind: Behind::Disk(behind),
             rate: self.job.rate.filter(|_| !self.dry_run),
             ..self.job
         };
-        goldsmith_engine::convert(source, Box::new(sink), &job)?;
+        goldsmith_engine::convert(source, sink, &job)?;
         Ok(bytes.load(Ordering::Relaxed))
     }
+}
+
+/// `sink`, or one that takes what it would take if it is a `dry_run`; and the bytes of guest data that
+/// it was given so far.
+pub(crate) fn tally(sink: Box<dyn Sink>, dry_run: bool) -> (Box<dyn Sink>, Arc<AtomicU64>) {
+    let bytes = Arc::new(AtomicU64::new(0));
+    let tally = Tally {
+        profile: sink.profile().clone(),
+        sink: (!dry_run).then_some(sink),
+        bytes: Arc::clone(&bytes),
+    };
+    (Box::new(tally), bytes)
 }
 
 /// A sink that counts what another one takes, or would take.
@@ -71,7 +78,7 @@ impl Sink for Tally {
     }
 
     fn write(&self, slot: Slot, data: &[u8]) -> Result<()> {
-        self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(slot.range.len(), Ordering::Relaxed);
         match &self.sink {
             Some(sink) => sink.write(slot, data),
             None => Ok(()),

@@ -60,16 +60,6 @@ impl Made<'_> {
         let behind = self.behind.into_iter().flat_map(Chain::layers);
         Ok(Chain::new(layer, behind.map(Arc::clone)))
     }
-
-    /// The bytes of the file.
-    fn file(&self) -> Result<Chain> {
-        // A device may be longer than what was written to it.
-        let bytes = HostRange::new(0, self.file_len);
-        let file = Window::new(Arc::clone(&self.storage), bytes)?;
-        let raw = registry::format_named("raw")?;
-        let layer = raw.open(Arc::new(file), &Budget::new(self.limits))?;
-        Ok(Chain::new(layer, []))
-    }
 }
 
 impl Proof {
@@ -94,10 +84,9 @@ impl Proof {
         job: &Job<'_>,
     ) -> Result<Vec<Digest>> {
         if self.verify {
-            let read = reading(self.algorithms(), Phase::Verify, job);
-            verify(&made.disk()?, source, digests, &read)?;
+            self.of_disk(&made.disk()?, source, digests, job)?;
         }
-        self.of_file(made, job)
+        self.of_made(made, job)
     }
 
     /// As [`of`](Self::of) of a target that was written in several goes, so that nobody saw all of its
@@ -120,16 +109,50 @@ impl Proof {
             }
             digests = checksum(&disk, &reading(self.algorithms(), Phase::Verify, job))?;
         }
-        Ok((digests, self.of_file(made, job)?))
+        Ok((digests, self.of_made(made, job)?))
     }
 
-    /// The digests of the file.
-    fn of_file(&self, made: &Made<'_>, job: &Job<'_>) -> Result<Vec<Digest>> {
+    /// Proves that `disk`, as it is read back, is what was written from `source`, which had these
+    /// `digests` on the way.
+    ///
+    /// # Errors
+    /// `Io` if it is another one; those of reading it.
+    pub(crate) fn of_disk(
+        &self,
+        disk: &Chain,
+        source: &Chain,
+        digests: &[Digest],
+        job: &Job<'_>,
+    ) -> Result<()> {
+        let read = reading(self.algorithms(), Phase::Verify, job);
+        verify(disk, source, digests, &read)
+    }
+
+    fn of_made(&self, made: &Made<'_>, job: &Job<'_>) -> Result<Vec<Digest>> {
+        let storage = Arc::clone(&made.storage);
+        self.of_file(storage, made.file_len, made.limits, job)
+    }
+
+    /// The digests of the first `file_len` bytes of a file; a device may be longer than what was written
+    /// to it.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub(crate) fn of_file(
+        &self,
+        file: Arc<dyn Storage>,
+        file_len: u64,
+        limits: &Limits,
+        job: &Job<'_>,
+    ) -> Result<Vec<Digest>> {
         if self.file_digests.is_empty() {
             return Ok(Vec::new());
         }
+        let bytes = Window::new(file, HostRange::new(0, file_len))?;
+        let raw = registry::format_named("raw")?;
+        let layer = raw.open(Arc::new(bytes), &Budget::new(limits))?;
         let read = reading(&self.file_digests, Phase::Checksum, job);
-        checksum(&made.file()?, &read)
+        checksum(&Chain::new(layer, []), &read)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::filename::ImageName;
 use crate::open::must_be_unlocked;
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
-
 use crate::work::shown_by;
+
 /// A rebase, to be described and then [`run`](Self::run).
 ///
 /// ```
@@ -41,18 +41,20 @@ pub struct Rebase<'a> {
     subject: Subject,
     backing: Option<(String, Option<String>)>,
     unseen: bool,
+    compress: bool,
     carry: Carry<'a>,
 }
 
+shown_by!(Rebase: subject, backing, unseen, compress);
+
 impl<'a> Rebase<'a> {
     /// Makes the image at `path` need no other one.
-shown_by!(Rebase: subject, backing, unseen);
-
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             subject: Subject::new(path),
             backing: None,
             unseen: false,
+            compress: false,
             carry: Carry::default(),
         }
     }
@@ -76,6 +78,13 @@ shown_by!(Rebase: subject, backing, unseen);
         self
     }
 
+    /// Sets whether what is copied is packed, where the format can. Default: no.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
     /// Does it. On success the image is durable; otherwise the guest sees what it saw before.
     ///
     /// Snapshots in the image are not looked at: where they hold nothing themselves they show the new
@@ -84,8 +93,8 @@ shown_by!(Rebase: subject, backing, unseen);
     /// # Errors
     /// Those of opening the image and everything behind it, now and then; `Usage` if the image would
     /// come to stand behind itself, or nobody says the format of the new backing file;
-    /// `Unsupported` if the format has no backing files; `Cancelled`; and those of
-    /// [`Editor`](goldsmith_block::Editor).
+    /// `Unsupported` if the format has no backing files, or nothing is packed in it that shall be;
+    /// `Cancelled`; and those of [`Editor`](goldsmith_block::Editor).
     ///
     /// # Cost
     /// Where the image holds the data itself, or both chains lead to the same file, nothing is read.
@@ -109,6 +118,10 @@ shown_by!(Rebase: subject, backing, unseen);
                 Some(_) => layer,
                 None => Arc::new(Alone(layer)),
             };
+            must_be_unlocked(&before)?;
+            if let Some(behind) = &behind {
+                must_be_unlocked(behind)?;
+            }
             let behind = behind.as_ref().map_or(&[][..], |chain| chain.layers());
             let after = Chain::new(Arc::clone(&top), behind.iter().cloned());
             let before = Chain::new(top, before.layers()[1..].iter().cloned());
@@ -117,11 +130,10 @@ shown_by!(Rebase: subject, backing, unseen);
                 dry_run: self.subject.dry_run,
                 ..self.carry
             };
-            let sink = editor.into_sink(before.virtual_size())?;
-            must_be_unlocked(&before)?;
-            if let Some(behind) = &behind {
-                must_be_unlocked(behind)?;
-            }
+            let sink = match self.compress {
+                true => editor.into_packing_sink(before.virtual_size())?,
+                false => editor.into_sink(before.virtual_size())?,
+            };
             edited.copied = carry.run(&before, sink, &after)?;
             editor = open.editor()?;
         } else {

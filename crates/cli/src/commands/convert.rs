@@ -151,7 +151,8 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     reflink: Reflink,
 
-    /// Write nothing: read the source, and say how long the target would be
+    /// Write nothing: read the source, and say how long the target would be, or with -n how much would
+    /// be written to it
     #[arg(long)]
     dry_run: bool,
 
@@ -336,11 +337,11 @@ impl Convert {
         if !self.quiet {
             if self.dry_run && !self.proving.is_for_programs(&self.showing) {
                 let name = human::shown(&target.path.to_string_lossy());
-                writeln!(
-                    stdout(),
-                    "{name}: make the file {} bytes long",
-                    done.file_len
-                )?;
+                let what = match done.written {
+                    Some(bytes) => format!("{bytes} bytes of guest data to be written"),
+                    None => format!("make the file {} bytes long", done.file_len),
+                };
+                writeln!(stdout(), "{name}: {what}")?;
             }
             self.proving.say(&done, &self.showing)?;
             exit::warn_of_losses(&done.losses, done.lost);

@@ -39,7 +39,7 @@ pub(crate) struct Rebase {
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
 
-    /// Compress what is copied: not done yet, and refused
+    /// Compress what is copied into the image (qcow2)
     #[arg(short = 'c', long)]
     compress: bool,
 
@@ -61,16 +61,13 @@ pub(crate) struct Rebase {
 
 impl Rebase {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        if self.compress {
-            let text = "what is copied cannot be compressed yet; leave out -c";
-            return Err(Failure::with_status(1, text));
-        }
         let mut subject = self.editing.subject(&self.image)?;
         subject.opener = subject.opener.cache(self.reading.cache());
         let watch = self.showing.watch(self.editing.is_quiet(), 1);
         let listener = |progress| watch.show(progress);
         let mut rebase = goldsmith::Rebase::new(&subject.path)
             .unseen(self.backing_unsafe)
+            .compress(self.compress)
             .cache(self.writing.cache())
             .progress(&listener)
             .cancel(watch.cancel());

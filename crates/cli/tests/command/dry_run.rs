@@ -52,6 +52,7 @@ fn what_would_be_refused_is_refused_and_nothing_is_touched() {
     let folder = Folder::new();
     folder.write("disk.raw", &disk("1M:A 3M:-"));
     folder.write("odd.raw", &disk("1M:A 100:b"));
+    folder.write("small.raw", &disk("1M:A"));
     folder.goldsmith_ok("convert -O qcow2 disk.raw whole.qcow2");
     let whole = std::fs::read(folder.path("whole.qcow2")).unwrap();
     std::fs::write(folder.path("cut.qcow2"), &whole[..whole.len() - 70_000]).unwrap();
@@ -62,7 +63,14 @@ fn what_would_be_refused_is_refused_and_nothing_is_touched() {
         ("-f raw -O raw disk.raw disk.raw", "would be overwritten"),
         ("-f raw -O raw --verify disk.raw out", "--verify"),
         ("-f raw -O raw --resume j disk.raw out", "--resume"),
-        ("-n -f raw -O qcow2 disk.raw whole.qcow2", "-n"),
+        (
+            "-n -f raw -O raw disk.raw small.raw",
+            "is smaller than input file",
+        ),
+        (
+            "-n -f raw -O qcow2 --verify disk.raw whole.qcow2",
+            "--verify",
+        ),
     ] {
         let done = folder.goldsmith(&format!("convert --dry-run {line}"));
         assert_eq!(done.status, 1, "{line}: {done:?}");

@@ -217,9 +217,10 @@ fn what_cannot_be_written_into_is_refused_untouched() {
             "-n full.raw full.raw",
             "the target is also a file of the source",
         ),
+        // It writes all that comes before, too.
         (
             "-n -c -O qcow2 disk.raw empty.qcow2",
-            "cannot be compressed",
+            "is compressed as a whole or not at all",
         ),
     ] {
         let done = twins.ours.goldsmith(&format!("convert {line}"));
@@ -249,4 +250,147 @@ fn source_that_fails_leaves_an_incomplete_target_and_says_so() {
     // Nothing is, if nothing was begun.
     let done = folder.goldsmith("convert -n -f qcow2 missing.qcow2 target.raw");
     assert!(!done.stderr.contains("incomplete"), "{done:?}");
+}
+
+/// QEMU compresses nothing over what is there.
+#[test]
+fn clusters_are_compressed_over_whatever_the_target_holds() {
+    let twins = images();
+    let folder = &twins.ours;
+    folder.write(
+        "even.raw",
+        &disk("256k:A 1M:- 64k:0 200k:b 16k:C 40k:- 448k:D"),
+    );
+    for (name, options) in [
+        ("single.qcow2", "-o refcount_bits=1"),
+        ("double.qcow2", "-o refcount_bits=2,cluster_size=512"),
+        ("zstd.qcow2", "-o compression_type=zstd,cluster_size=2M"),
+    ] {
+        folder.qemu_img_ok(&format!("create -q -f qcow2 {options} {name} 3M"));
+    }
+    // Once over what it is given here, and once over what the first time has left.
+    for target in [
+        "full.qcow2",
+        "old.qcow2",
+        "tiny.qcow2",
+        "sub.qcow2",
+        "snapshot.qcow2",
+        "overlay.qcow2",
+        "empty.qcow2",
+        "single.qcow2",
+        "double.qcow2",
+    ] {
+        for source in ["even.raw", "full.raw", "even.raw"] {
+            folder.goldsmith_ok(&format!("convert -n -c -f raw -O qcow2 {source} {target}"));
+            let length = std::fs::metadata(folder.path(source)).unwrap().len();
+            folder.qemu_img_ok(&format!("check -f qcow2 {target}"));
+            let dd = format!(
+                "dd -f qcow2 -O raw bs=512 count={} if={target}",
+                length / 512
+            );
+            folder.qemu_img_ok(&format!("{dd} of=content.out"));
+            let read = |name: &str| std::fs::read(folder.path(name)).unwrap();
+            assert!(read("content.out") == read(source), "{source} {target}");
+            let map = folder.qemu_img_ok(&format!("map --output=json -f qcow2 {target}"));
+            assert!(map.contains("\"compressed\": true"), "{target}: {map}");
+        }
+    }
+    folder.qemu_img_ok("convert -f qcow2 -O raw -l one snapshot.qcow2 kept");
+    twins
+        .theirs
+        .qemu_img_ok("convert -f qcow2 -O raw -l one snapshot.qcow2 kept");
+    let [ours, theirs] = [&twins.ours, &twins.theirs].map(|it| std::fs::read(it.path("kept")));
+    assert!(
+        ours.unwrap() == theirs.unwrap(),
+        "the snapshot is what it was"
+    );
+    folder.goldsmith_ok("convert -n -c -f raw -O qcow2 full.raw zstd.qcow2");
+}
+
+#[test]
+fn image_without_compressed_clusters_gets_none() {
+    let twins = images();
+    twins.ours.write("even.raw", &disk("64k:A"));
+    twins.theirs.write("even.raw", &disk("64k:A"));
+    for (line, why) in [
+        ("-O qcow2 even.raw outside.qcow2", "in a data file"),
+        (
+            "-O raw even.raw full.raw",
+            "Compression not supported for this file format",
+        ),
+        (
+            "-O vpc even.raw fixed.vhd",
+            "Compression not supported for this file format",
+        ),
+        (
+            "-O vpc even.raw dynamic.vhd",
+            "Compression not supported for this file format",
+        ),
+    ] {
+        twins.neither(&format!("convert -n -c -f raw {line}"), why);
+    }
+}
+
+#[test]
+fn what_was_written_is_read_back_if_wanted() {
+    let twins = images();
+    let folder = &twins.ours;
+    for (target, format) in [
+        ("full.raw", "raw"),
+        ("full.qcow2", "qcow2"),
+        ("overlay.qcow2", "qcow2"),
+        ("outside.qcow2", "qcow2"),
+        ("dynamic.vhd", "vpc"),
+    ] {
+        for source in ["disk.raw", "odd.raw"] {
+            let line = format!("convert -n -f raw -O {format} --verify {source} {target}");
+            let said = folder.goldsmith_ok(&format!("{line} --digest sha256 --file-digest sha256"));
+            let lines: Vec<_> = said.lines().collect();
+            let [disk, file, verified] = lines[..] else {
+                panic!("{said}")
+            };
+            let sum = |name: &str| {
+                let done = folder.run(std::process::Command::new("sha256sum").arg(name));
+                done.stdout.split(' ').next().unwrap().to_owned()
+            };
+            assert_eq!(file, format!("file sha256: {}", sum(target)));
+            if source == "disk.raw" {
+                assert_eq!(disk, format!("disk sha256: {}", sum(source)));
+            }
+            assert_eq!(
+                verified,
+                "verified: the target was read back and holds this disk"
+            );
+        }
+    }
+    // Whoever said so was wrong.
+    let folder = &images().ours;
+    let line = "convert -n --target-is-zero -f raw -O raw --verify disk.raw full.raw";
+    let done = folder.goldsmith(line);
+    assert_eq!((done.status, &*done.stdout), (1, ""), "{done:?}");
+    assert!(
+        done.stderr
+            .contains("what is read back from it is not what was written"),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn rehearsal_tells_how_much_would_be_written_and_writes_nothing() {
+    let twins = images();
+    for (line, bytes) in [
+        ("-O raw disk.raw full.raw", 467_456),
+        ("-O qcow2 disk.raw full.qcow2", 467_456),
+        ("-O qcow2 --target-is-zero disk.raw full.qcow2", 467_456),
+        (
+            "-O qcow2 -B full.raw -F raw disk.raw overlay.qcow2",
+            467_456,
+        ),
+        ("-O qcow2 -B full.raw -F raw full.raw overlay.qcow2", 0),
+        ("-O vpc disk.raw dynamic.vhd", 467_456),
+    ] {
+        let said = twins.rehearsed(&format!("convert -n -f raw {line}"));
+        let told = format!("{bytes} bytes of guest data to be written\n");
+        assert!(said.ends_with(&told), "{line}: {said}");
+    }
 }

@@ -84,6 +84,7 @@ convert -O qcow2 -o refcount_bits=3 golden.raw out |
 convert -O raw -c golden.raw out | Compression not supported for this file format
 convert -O vpc -c golden.raw out | Compression not supported for this file format
 convert -O vpc -o subformat=nosuch golden.raw out | Parameter 'subformat' does not accept value 'nosuch'
+convert --bitmaps -O qcow2 golden.raw out | Source lacks bitmap support
 convert -l nothing disk.qcow2 out | Can't find snapshot
 convert -l one golden.raw out |
 convert -S nosuch golden.raw out | nosuch

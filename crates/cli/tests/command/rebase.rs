@@ -142,3 +142,42 @@ fn rehearsal_counts_what_would_be_written() {
         "{said}"
     );
 }
+
+#[test]
+fn what_is_copied_is_compressed_if_wanted() {
+    for line in [
+        "rebase -c -b  top",
+        "rebase -f qcow2 -c -b other -F raw top",
+        "rebase --compress -b short -F raw middle",
+        "rebase -u -c -b  top",
+    ] {
+        let twins = chain();
+        let image = line.rsplit(' ').next().unwrap();
+        twins.both(line);
+        twins.same(image, "qcow2");
+        let compressed = |folder: &crate::Folder| {
+            let check = format!("check --output=json -f qcow2 {image}");
+            let check = folder.qemu_img_ok(&check);
+            let check: serde_json::Value = serde_json::from_str(&check).unwrap();
+            check["compressed-clusters"].as_u64().unwrap_or(0)
+        };
+        // QEMU also copies what is the same.
+        let [ours, theirs] = [&twins.ours, &twins.theirs].map(compressed);
+        assert!(
+            ours <= theirs && (ours == 0) == (theirs == 0),
+            "{line}: {ours} {theirs}"
+        );
+    }
+    let twins = Twins::new(|folder| {
+        folder.write("base", &disk("1M:B"));
+        folder.write("other", &disk("1M:o"));
+        let options = "-o data_file=data -b base -F raw";
+        folder.qemu_img_ok(&format!("create -q -f qcow2 {options} split"));
+    });
+    twins.neither("rebase -c -b other -F raw split", "in a data file");
+    let said = chain().rehearsed("rebase -c -f qcow2 -b short -F raw middle");
+    assert!(
+        said.ends_with(" bytes of guest data to be written\n"),
+        "{said}"
+    );
+}

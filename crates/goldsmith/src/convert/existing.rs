@@ -1,14 +1,19 @@
 //! A conversion into an image that stands already, which is written in place.
 
-use goldsmith_block::{Chain, Editor, Error, Result, SECTOR, Storage, align_up};
-use goldsmith_engine::{Behind, Outcome};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use goldsmith_block::{Chain, Editor, Error, GuestRange, Result, SECTOR, Sink, Storage, align_up};
+use goldsmith_engine::{Behind, Digest, Outcome};
 use goldsmith_storage::FileStorage;
 
+use crate::carry::tally;
 use crate::convert::refused::cannot_resume;
 use crate::convert::{Convert, Converted};
 use crate::edit::{Open, Subject};
 use crate::open::told;
 use crate::resize::keep_unit;
+use crate::splice::Splice;
 use crate::target::refuse_source;
 use crate::{Bitmaps, Opener};
 
@@ -19,6 +24,7 @@ impl Convert<'_> {
         let in_file = |error: Error| error.in_file(path.to_string_lossy());
         self.refuse_creation().map_err(in_file)?;
         let disks = self.disks()?;
+        self.must_keep_bitmaps(disks[0].top())?;
         let (source, losses) = self.whole(&disks)?;
         // Before it is locked, which does not keep those out who have it open in this process.
         refuse_source(path, Some(FileStorage::open(path)?.id()), &disks)?;
@@ -27,7 +33,7 @@ impl Convert<'_> {
             opener: opener.clone(),
             format: Some(self.format()?.name().to_owned()),
             cache: self.cache,
-            dry_run: false,
+            dry_run: self.dry_run,
             cancel: None,
         }
         .open()?;
@@ -49,26 +55,40 @@ impl Convert<'_> {
             false => Some(open.chain(&*editor)?.0),
         };
         self.opener_of_source().all_open(&[])?;
-        let written = self.write_over(&mut open, editor, shown.as_ref(), &source);
+        let (sink, bytes) = self
+            .over(&mut open, editor, shown.as_ref(), need)
+            .map_err(in_file)?;
+        let behind = match &shown {
+            None => Behind::Zeros,
+            Some(shown) if self.is_based() => Behind::Disk(shown),
+            Some(shown) => Behind::Unread(shown),
+        };
+        let written = goldsmith_engine::convert(&source, sink, &self.job(behind));
         let written = written.and_then(|outcome| {
             self.give_bitmaps(&mut open, &disks)?;
             Ok(outcome)
         });
-        let outcome = written.map_err(|error| {
-            let path = path.display();
-            told(&error, |why| {
-                format!("{why}; '{path}' was written in place and is incomplete")
-            })
+        let outcome = written.map_err(|error| match self.dry_run {
+            true => error,
+            false => {
+                let path = path.display();
+                told(&error, |why| {
+                    format!("{why}; '{path}' was written in place and is incomplete")
+                })
+            }
         });
         let outcome = outcome.map_err(in_file)?;
+        let file_digests = self.prove_over(&mut open, shown.as_ref(), &source, &outcome);
+        let file_digests = file_digests.map_err(in_file)?;
         let (losses, lost) = losses.all();
         Ok(Converted {
             virtual_size: size,
             file_len: open.read().len(),
             data: outcome.data,
             digests: outcome.digests,
-            file_digests: Vec::new(),
-            verified: false,
+            written: Some(bytes.load(Ordering::Relaxed)),
+            file_digests,
+            verified: self.proof.verify,
             lost,
             losses,
             warnings: self.warnings(&disks, &source, need),
@@ -90,16 +110,6 @@ impl Convert<'_> {
         if self.keep_chain {
             return Err(Error::unsupported("an image that stands gets one disk"));
         }
-        if self.compress {
-            return Err(Error::unsupported(
-                "what is written into an image that stands cannot be compressed",
-            ));
-        }
-        if self.proof.verify || !self.proof.file_digests.is_empty() {
-            return Err(Error::unsupported(
-                "an image that stood already is not read back",
-            ));
-        }
         if self.target_is_zero && self.is_based() {
             return Err(Error::usage(IS_BACKED));
         }
@@ -111,18 +121,17 @@ impl Convert<'_> {
         self.options.iter().any(|(key, _)| key == "backing_file")
     }
 
-    /// Puts `source` over the front of the disk of `editor`, which `shown` is; without that it is
-    /// zeros.
-    fn write_over(
+    /// What writes over the front of the disk of `editor`, which `shown` is, as far as a source of `need`
+    /// bytes reaches; and how much guest data it was given.
+    fn over(
         &self,
         open: &mut Open,
         mut editor: Box<dyn Editor>,
         shown: Option<&Chain>,
-        source: &Chain,
-    ) -> Result<Outcome> {
+        need: u64,
+    ) -> Result<(Box<dyn Sink>, Arc<AtomicU64>)> {
         let size = editor.layer().info().virtual_size;
-        // [qemu] Nothing is written behind the last sector of the source.
-        let len = align_up(source.virtual_size(), SECTOR).map_or(size, |len| len.min(size));
+        let len = reach(need, size);
         if let Some(shown) = shown
             && shown.layers().len() > 1
             && len < size
@@ -132,12 +141,36 @@ impl Convert<'_> {
             sink.commit()?;
             editor = open.editor()?;
         }
-        let behind = match shown {
-            None => Behind::Zeros,
-            Some(shown) if self.is_based() => Behind::Disk(shown),
-            Some(shown) => Behind::Unread(shown),
+        let sink = match self.compress {
+            true => editor.into_packing_sink(len)?,
+            false => editor.into_sink(len)?,
         };
-        goldsmith_engine::convert(source, editor.into_sink(len)?, &self.job(behind))
+        Ok(tally(sink, self.dry_run))
+    }
+
+    /// Proves what is to be proved of the image in `open` now that `source` is in it; gives the digests of
+    /// the file.
+    fn prove_over(
+        &self,
+        open: &mut Open,
+        shown: Option<&Chain>,
+        source: &Chain,
+        outcome: &Outcome,
+    ) -> Result<Vec<Digest>> {
+        let job = self.job(Behind::Nothing);
+        if self.proof.verify {
+            let top = open.editor()?.layer();
+            // What stands behind it is open, and nothing else can be by now.
+            let behind = shown.map_or(&[][..], |shown| &shown.layers()[1..]);
+            let disk = Chain::new(top, behind.iter().cloned());
+            let len = reach(source.virtual_size(), disk.virtual_size());
+            let front = Splice::cut(&disk, GuestRange::new(0, len))?;
+            let front = Chain::new(Arc::new(front), []);
+            self.proof.of_disk(&front, source, &outcome.digests, &job)?;
+        }
+        let (file, limits) = (open.read(), &self.opener_of_source().limits);
+        let file_len = file.len();
+        self.proof.of_file(file, file_len, limits, &job)
     }
 
     fn give_bitmaps(&self, open: &mut Open, disks: &[Chain]) -> Result<()> {
@@ -148,6 +181,12 @@ impl Convert<'_> {
         let budget = open.budget.afresh();
         self.bitmaps.copy(top, &mut *open.editor()?, &budget)
     }
+}
+
+/// Where the last sector of a source of `need` bytes ends on a disk of `size`. [qemu] Nothing is written
+/// behind it.
+fn reach(need: u64, size: u64) -> u64 {
+    align_up(need, SECTOR).map_or(size, |len| len.min(size))
 }
 
 const IS_BACKED: &str = "Cannot use --target-is-zero when the destination image has a backing file";

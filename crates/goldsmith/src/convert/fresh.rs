@@ -38,6 +38,7 @@ impl Convert<'_> {
             return Ok(done);
         }
         let disks = self.disks()?;
+        self.must_keep_bitmaps(disks[0].top())?;
         let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
@@ -177,6 +178,7 @@ impl Convert<'_> {
             virtual_size,
             file_len: outcome.committed.file_len,
             data: outcome.data,
+            written: None,
             digests: outcome.digests,
             file_digests: Vec::new(),
             verified: false,

@@ -98,6 +98,9 @@ pub struct Converted {
     pub file_len: u64,
     /// Bytes that had to be read from the source's data.
     pub data: u64,
+    /// Bytes of guest data that were written into an [image that stands](Convert::into_existing); zeros
+    /// that only had to be noted are none.
+    pub written: Option<u64>,
     /// Digests of the disk: those that were asked for, in that order, or the one that the target
     /// was verified by.
     pub digests: Vec<Digest>,
@@ -114,11 +117,11 @@ pub struct Converted {
     pub warnings: Vec<String>,
 }
 
+shown_by!(Convert: sources, target, target_format, options, compress, existing, dry_run, proof);
+
 impl<'a> Convert<'a> {
     /// The image at `source` into a RAW image at `target`, the source's format to be guessed.
     pub fn new(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
-shown_by!(Convert: sources, target, target_format, options, compress, existing, dry_run, proof);
-
         Self {
             sources: vec![Source {
                 path: source.as_ref().to_owned(),
@@ -259,8 +262,8 @@ shown_by!(Convert: sources, target, target_format, options, compress, existing, 
     /// the target is compared with the source, and only what differs is written.
     ///
     /// That is not done in one step: whoever opens the target meanwhile finds a mixture, and so does
-    /// everybody after the work was stopped or failed, which the error says. It is not
-    /// [read back](Self::verify) either.
+    /// everybody after the work was stopped or failed, which the error says. So it is if what is
+    /// [read back](Self::verify) turns out to be something else: what stood there is gone then, too.
     ///
     /// ```
     /// use goldsmith::{Convert, Create, Opener};
@@ -340,8 +343,9 @@ shown_by!(Convert: sources, target, target_format, options, compress, existing, 
     }
 
     /// Sets whether the target is read back before it takes its name: opened anew, and held against
-    /// the source by the digests that were asked for, or by [the default one](Algorithm::default).
-    /// What is read back may come from the system's cache. Default: no.
+    /// the source by the digests that were asked for, or by [the default one](Algorithm::default). (An
+    /// [image that stands](Self::into_existing) has its name already; as far as the source reaches it is
+    /// read back in the same way.) What is read back may come from the system's cache. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.proof.verify = verify;
@@ -349,8 +353,8 @@ shown_by!(Convert: sources, target, target_format, options, compress, existing, 
     }
 
     /// Sets whether to write nothing: the source is read as for the target, which tells what ails it,
-    /// what would be refused, the [digests](Self::digest), and how long the target would be. Default:
-    /// no.
+    /// what would be refused, the [digests](Self::digest), and how long the target would be, or how much
+    /// would be [written](Converted::written) to one that stands. Default: no.
     ///
     /// ```
     /// use goldsmith::Convert;

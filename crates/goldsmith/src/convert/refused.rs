@@ -1,6 +1,6 @@
 //! What does not go together.
 
-use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
+use goldsmith_block::{Chain, CreateSpec, Detail, Error, Layer, Options, Result};
 
 use crate::bitmap::Bitmaps;
 use crate::convert::Convert;
@@ -11,7 +11,6 @@ impl Convert<'_> {
     pub(super) fn must_be_rehearsable(&self) -> Result<()> {
         let proof = &self.proof;
         let wanted = [
-            (self.existing.is_some(), "an image that stands (-n)"),
             (self.bitmaps != Bitmaps::None, "bitmaps"),
             (self.resume.is_some(), "a journal (--resume)"),
             (proof.verify, "a look back (--verify)"),
@@ -33,6 +32,19 @@ impl Convert<'_> {
             (self.salvage, "a conversion that salvages"),
         ];
         refuse_first(&wanted, cannot_resume)
+    }
+
+    /// Fails if bitmaps are wanted of a `source` that cannot have any.
+    pub(super) fn must_keep_bitmaps(&self, source: &dyn Layer) -> Result<()> {
+        let keeps = source
+            .info()
+            .facts
+            .contains(&("keeps-bitmaps", Detail::Flag(true)));
+        match self.bitmaps == Bitmaps::None || keeps {
+            true => Ok(()),
+            // [qemu] The same words.
+            false => Err(Error::usage("Source lacks bitmap support")),
+        }
     }
 
     /// Refuses whatever would change images that are to be kept as they are.
