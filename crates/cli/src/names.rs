@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use goldsmith::ImageName;
+use serde_json::Value;
 
 use crate::called;
 use crate::exit::Failure;
@@ -33,6 +34,45 @@ pub(crate) fn by_options(option: &str, text: &Path) -> Result<ImageName, Failure
     let pairs: Option<Vec<_>> = pairs.collect();
     let pairs = pairs.ok_or_else(|| refuse("it takes pairs such as driver=vpc"))?;
     ImageName::from_options(pairs).map_err(|error| refuse(&error.report()))
+}
+
+/// What QEMU calls the image at `path` that was typed as `text`, if that says more than its format and
+/// its file: by the options that make a difference, in this order. [qemu]
+pub(crate) fn told(text: &Path, by_options: bool, path: &Path, format: &str) -> Option<String> {
+    let text = text.to_str()?;
+    let mut given: Vec<(String, Value)> = Vec::new();
+    if by_options {
+        let pairs = split_options(text);
+        let pairs = pairs.iter().filter_map(|pair| pair.split_once('='));
+        given.extend(pairs.map(|(key, value)| (key.into(), value.into())));
+    } else {
+        let Value::Object(object) = serde_json::from_str(text.strip_prefix("json:")?).ok()? else {
+            return None;
+        };
+        for (key, value) in object {
+            match value {
+                Value::Object(inner) if key == "encrypt" => {
+                    given.extend(
+                        inner
+                            .into_iter()
+                            .map(|(of, it)| (format!("{key}.{of}"), it)),
+                    );
+                }
+                value => given.push((key, value)),
+            }
+        }
+    }
+    let options = ["encrypt.key-secret", "offset", "driver", "size"];
+    let mut told: Vec<String> = Vec::new();
+    for option in options {
+        let value = given.iter().rfind(|(key, _)| key == option);
+        let value = value.map(|(_, value)| value.clone());
+        let value = value.or((option == "driver").then(|| format.into()));
+        told.extend(value.map(|value| format!("\"{option}\": {value}")));
+    }
+    let path = Value::from(path.to_str()?);
+    let file = format!("\"file\": {{\"driver\": \"file\", \"filename\": {path}}}");
+    (told.len() > 1).then(|| format!("json:{{{}, {file}}}", told.join(", ")))
 }
 
 /// The image that `text` means, of which nothing but its path may be said: a new one.

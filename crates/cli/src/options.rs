@@ -264,6 +264,16 @@ impl Source {
         }
     }
 
+    /// Whether the image is not all of its file.
+    pub(crate) fn is_part(&self) -> bool {
+        self.part.is_some()
+    }
+
+    /// Where in its file the image begins, in bytes.
+    pub(crate) fn begins_at(&self) -> u64 {
+        self.part.map_or(0, |part| part.offset)
+    }
+
     /// `opener` for this image.
     pub(crate) fn opener(&self, opener: Opener) -> Opener {
         let mut opener = opener.force_share(self.force_share);

@@ -8,6 +8,7 @@ use clap::Args;
 use goldsmith::ImageInfo;
 
 use crate::exit::{self, Failure};
+use crate::names;
 use crate::options::{Opening, OutputFormat, Spelling};
 use crate::output::{human, json};
 use crate::sandbox;
@@ -58,19 +59,27 @@ impl Info {
         sandbox::narrow(&self.opening.reach_of(&source.path))?;
         let opener = source.opener(self.opening.look());
         let format = source.format.as_deref();
+        let whole = std::fs::metadata(&source.path).map(|file| file.len());
         let mut infos = match self.backing_chain {
             true => ImageInfo::read_chain(&opener, &source.path, format)?,
             false => vec![ImageInfo::read(&opener, &source.path, format)?],
         };
         if let Some(top) = infos.first_mut() {
             top.layer.format = asked_for(format, top.layer.format);
+            if let (true, Ok(len)) = (source.is_part(), whole) {
+                top.file_len = len;
+            }
         }
+        let by_options = self.spelling.is_by_options();
+        let format = infos.first().map_or("", |top| top.layer.format);
+        let name = names::told(&self.image, by_options, &source.path, format);
+        let name = name.as_deref();
         let mut out = stdout().lock();
         match self.output {
-            OutputFormat::Json if self.backing_chain => json::chain_info(&mut out, &infos)?,
+            OutputFormat::Json if self.backing_chain => json::chain_info(&mut out, &infos, name)?,
             OutputFormat::Json => {
                 for info in &infos {
-                    json::info(&mut out, info)?;
+                    json::info(&mut out, info, name)?;
                 }
             }
             OutputFormat::Human => {
@@ -78,7 +87,7 @@ impl Info {
                     if nth > 0 {
                         writeln!(out)?;
                     }
-                    human::info(&mut out, info)?;
+                    human::info(&mut out, info, name.filter(|_| nth == 0))?;
                     exit::warn(&info.layer.warnings);
                 }
             }

@@ -74,10 +74,16 @@ impl Map {
         let end = start.saturating_add(most).min(size).max(start);
         let range = GuestRange::new(start, end);
         opener.all_open(&[])?;
+        // [qemu] Of a disk that is a part of a file the places in the file; of an image in there those
+        // in the image.
+        let begin = match chain.top().info().format {
+            "raw" => source.begins_at(),
+            _ => 0,
+        };
         let mut out = std::io::BufWriter::new(stdout().lock());
         match self.output {
-            Output::Human => human::map(&mut out, &chain, range)?,
-            Output::Json => json::map(&mut out, &chain, range)?,
+            Output::Human => human::map(&mut out, &chain, range, begin)?,
+            Output::Json => json::map(&mut out, &chain, range, begin)?,
             Output::Svg => svg::map(&mut out, &chain, range)?,
         }
         Ok(ExitCode::SUCCESS)

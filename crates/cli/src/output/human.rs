@@ -14,10 +14,13 @@ use crate::local_time;
 use crate::output::beyond;
 use crate::output::style::{BAD, DOUBTFUL, GOOD};
 
-/// The facts about an image, as `qemu-img info` lays them out.
-pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
+/// The facts about an image, as `qemu-img info` lays them out; called by its path if it has no `name`.
+pub(crate) fn info(out: &mut impl Write, info: &ImageInfo, name: Option<&str>) -> Result<()> {
     let layer = &info.layer;
-    writeln!(out, "image: {}", info.path.display())?;
+    match name {
+        Some(name) => writeln!(out, "image: {}", shown(name))?,
+        None => writeln!(out, "image: {}", info.path.display())?,
+    }
     writeln!(out, "file format: {}", layer.format)?;
     let size = layer.virtual_size;
     writeln!(out, "virtual size: {} ({size} bytes)", rounded(size))?;
@@ -139,6 +142,7 @@ pub(crate) fn map(
     out: &mut impl Write,
     chain: &Chain,
     range: GuestRange,
+    begin: u64,
 ) -> std::result::Result<(), Failure> {
     writeln!(
         out,
@@ -156,6 +160,7 @@ pub(crate) fn map(
                         show; use --output=json";
             return Err(Failure::with_status(1, text));
         };
+        let offset = offset + begin;
         let file = chain.layers()[entry.depth].data_storage().name();
         let (start, len) = (hex(entry.range.start), hex(entry.range.len()));
         writeln!(

@@ -13,16 +13,30 @@ use crate::exit::Failure;
 use crate::output::beyond;
 
 /// The facts about an image, as `qemu-img info --output=json` gives them.
-pub(crate) fn info(out: &mut impl Write, info: &ImageInfo) -> Result<(), Failure> {
-    pretty(out, &image(info))
+pub(crate) fn info(
+    out: &mut impl Write,
+    info: &ImageInfo,
+    name: Option<&str>,
+) -> Result<(), Failure> {
+    pretty(out, &image(info, name))
 }
 
 /// The facts about an image and all behind it, as `qemu-img info --backing-chain` gives them.
-pub(crate) fn chain_info(out: &mut impl Write, infos: &[ImageInfo]) -> Result<(), Failure> {
-    pretty(out, &infos.iter().map(image).collect::<Vec<_>>())
+pub(crate) fn chain_info(
+    out: &mut impl Write,
+    infos: &[ImageInfo],
+    name: Option<&str>,
+) -> Result<(), Failure> {
+    let names = std::iter::once(name).chain(std::iter::repeat(None));
+    let images = infos
+        .iter()
+        .zip(names)
+        .map(|(info, name)| image(info, name));
+    pretty(out, &images.collect::<Vec<_>>())
 }
 
-fn image(info: &ImageInfo) -> Map<String, Value> {
+/// The facts about an image, which is called by its path if it has no `name`.
+fn image(info: &ImageInfo, name: Option<&str>) -> Map<String, Value> {
     let filename = info.path.to_string_lossy();
     let layer = &info.layer;
     let mut facts = Map::new();
@@ -55,7 +69,7 @@ fn image(info: &ImageInfo) -> Map<String, Value> {
         say("snapshots", layer.snapshots.iter().map(snapshot).collect());
     }
     say("virtual-size", json!(layer.virtual_size));
-    say("filename", json!(filename));
+    say("filename", json!(name.unwrap_or(&filename)));
     if let Some(unit) = layer.unit {
         say("cluster-size", json!(unit));
     }
@@ -132,10 +146,17 @@ fn record(fields: &[(&'static str, Detail)]) -> Value {
 }
 
 /// The runs of a part of a disk, as `qemu-img map --output=json` gives them: one object to a line.
-pub(crate) fn map(out: &mut impl Write, chain: &Chain, range: GuestRange) -> Result<(), Failure> {
+pub(crate) fn map(
+    out: &mut impl Write,
+    chain: &Chain,
+    range: GuestRange,
+    begin: u64,
+) -> Result<(), Failure> {
     let mut separator = "[";
     for entry in goldsmith::map_range(chain, range) {
-        run(out, separator, &entry?)?;
+        let mut entry = entry?;
+        entry.offset = entry.offset.map(|offset| offset + begin);
+        run(out, separator, &entry)?;
         separator = ",\n";
     }
     if separator == "[" {

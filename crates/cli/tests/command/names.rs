@@ -196,3 +196,48 @@ fn parts_that_an_image_names_go_through_the_policy() {
         assert!(std::fs::read(folder.path("sub/both")).unwrap() == before);
     }
 }
+
+/// What an outsider is told of an image that is more than a format and a file.
+#[test]
+fn image_with_options_is_called_by_them_as_by_qemu_img() {
+    let twins = images();
+    let folder = &twins.ours;
+    let secret = "--object secret,id=s,data=sesame";
+    let options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    folder.qemu_img_ok(&format!("create -q {secret} -f qcow2 -o {options} top 1M"));
+    for name in [
+        PART,
+        QCOW2,
+        r#"json:{"driver":"raw","size":65536,"file.driver":"file","file.filename":"disk.raw"}"#,
+        "--image-opts driver=raw,offset=512,size=1k,file.driver=file,file.filename=disk.raw",
+        "--image-opts driver=raw,offset=64k,file.filename=disk.raw",
+        "--image-opts driver=raw,file.filename=disk.raw",
+        "--object secret,id=s,data=sesame --image-opts \
+         driver=qcow2,file.filename=top,encrypt.key-secret=s",
+        "--object secret,id=s,data=sesame \
+         json:{\"driver\":\"qcow2\",\"encrypt\":{\"key-secret\":\"s\"},\"file.filename\":\"top\"}",
+    ] {
+        let line = format!("info --output=json {name}");
+        let told = [folder.goldsmith_ok(&line), folder.qemu_img_ok(&line)].map(|json| {
+            let info: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let file = &info["children"][0]["info"];
+            let len = file["virtual-size"].as_u64().unwrap().next_multiple_of(512);
+            (info["filename"].clone(), file["filename"].clone(), len)
+        });
+        assert_eq!(told[0], told[1], "{name}");
+        let line = format!("info {name}");
+        let image = |said: String| said.lines().next().unwrap().to_owned();
+        let told = [folder.goldsmith_ok(&line), folder.qemu_img_ok(&line)].map(image);
+        assert_eq!(told[0], told[1], "{name}");
+        if name.contains("raw") {
+            for map in ["map", "map --output=json"] {
+                let line = format!("{map} {name}");
+                assert_eq!(
+                    folder.goldsmith_ok(&line),
+                    folder.qemu_img_ok(&line),
+                    "{line}"
+                );
+            }
+        }
+    }
+}
