@@ -11,7 +11,7 @@ use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::qemu;
 
-use super::{amend, checked, editor, resize, snapshot, states, write_over};
+use super::{amend, checked, editor, pack_over, resize, snapshot, states, write_over};
 use crate::bench::{Bench, budget};
 use crate::check::{check, patch};
 use crate::damage::Places;
@@ -240,6 +240,56 @@ fn disk_that_is_written_over_survives_every_cut() {
             );
         });
         assert!(whole);
+    }
+}
+
+/// What is packed always gets a new place, so there is no mixture either.
+#[test]
+fn disk_that_is_compressed_over_is_the_old_or_the_new_one_after_every_cut() {
+    for options in [
+        "cluster_size=4k",
+        "cluster_size=1k,compat=0.10",
+        "cluster_size=16k,extended_l2=on",
+        "cluster_size=4k,refcount_bits=1",
+        "cluster_size=4k,refcount_bits=2,compression_type=zstd",
+    ] {
+        let bench = Bench::new();
+        let path = bench.image("image", options, "96k", &["write -P 7 3k 60k"]);
+        if !options.contains("refcount_bits=1") {
+            qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+        }
+        qemu::io_ok(&path, "qcow2", &["write -P 8 16k 32k"]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The second time over clusters that are packed.
+        for byte in [5, 6] {
+            let crash = Arc::new(CrashStorage::new("image", bytes));
+            let editor = editor(Arc::clone(&crash) as _);
+            let before = states(&*editor.layer());
+            let parts = [(0, 32 << 10, byte), (48 << 10, 96 << 10, byte)];
+            pack_over(editor, 96 << 10, &parts);
+            let mut after = before.clone();
+            for (start, end, byte) in parts {
+                after[0][start as usize..end as usize].fill(byte);
+            }
+            let mut seen = [false; 2];
+            let mut last = Vec::new();
+            crash.each_state(|cut, state: Arc<MemoryStorage>| {
+                let layer = QCOW2.open(Arc::clone(&state) as _, &budget()).unwrap();
+                let found = states(&*layer);
+                assert!(found == before || found == after, "{options}, {cut}");
+                seen[usize::from(found == after)] = true;
+                let checked = checked(&state);
+                let flaws = &checked.flaws;
+                assert!(
+                    checked.corruptions + checked.errors == 0,
+                    "{cut}: {flaws:?}"
+                );
+                last = state.to_vec();
+            });
+            assert_eq!(seen, [true; 2]);
+            qemu::check_bytes(&last);
+            bytes = last;
+        }
     }
 }
 

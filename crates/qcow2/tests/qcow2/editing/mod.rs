@@ -14,8 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Checked, Demand, Edit, Editor, Format, GuestRange, Layer, Options, Preallocation, StorageMut,
+    Checked, Demand, Edit, Editor, Format, GuestRange, Layer, Options, Packing, Preallocation,
+    StorageMut,
 };
+use goldsmith_codec::Packer;
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::{FileStorage, MemoryStorage};
 use goldsmith_testkit::image;
@@ -92,6 +94,30 @@ pub(crate) fn write_over(editor: Box<dyn Editor>, size: u64, parts: &[(u64, u64,
         for slot in slots.drain(..) {
             let data = vec![byte; slot.range.len() as usize];
             sink.write(slot, &data).unwrap();
+        }
+    }
+    sink.commit().unwrap();
+}
+
+/// As [`write_over`], with packed clusters.
+pub(crate) fn pack_over(editor: Box<dyn Editor>, size: u64, parts: &[(u64, u64, u8)]) {
+    let sink = editor.into_packing_sink(size).unwrap();
+    let Packing { codec, unit } = sink.profile().packing.unwrap();
+    let mut packer = Packer::new(codec);
+    for &(start, end, byte) in parts {
+        for at in (start..end).step_by(unit as usize) {
+            let mut packed = Vec::new();
+            let len = packer.pack(&vec![byte; unit as usize], &mut packed);
+            let demand = Demand {
+                range: GuestRange::new(at, at + unit),
+                packed: len.unwrap().map(|len| len as u64),
+            };
+            let mut slots = Vec::new();
+            sink.reserve(&[demand], &mut slots).unwrap();
+            let slot = slots.pop().unwrap();
+            assert!(slots.is_empty());
+            assert_eq!(slot.packed, Some(packed.len() as u64));
+            sink.write(slot, &packed).unwrap();
         }
     }
     sink.commit().unwrap();
