@@ -38,7 +38,6 @@ impl Convert<'_> {
             return Ok(done);
         }
         let disks = self.disks()?;
-        self.must_keep_bitmaps(disks[0].top())?;
         let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();
@@ -104,6 +103,7 @@ impl Convert<'_> {
             format,
             mut spec,
         } = prepared;
+        self.must_keep_bitmaps(disks[0].top())?;
         let name = self.target.to_string_lossy();
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
         let target = target::create(&self.target, self.cache, read())?;
