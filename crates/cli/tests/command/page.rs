@@ -17,6 +17,9 @@ struct Row {
 
 type Sections = BTreeMap<String, Vec<Row>>;
 
+/// The section about the keys of `-o`.
+const CREATION: &str = "creation options";
+
 fn page() -> Sections {
     let path = format!("{}/../../docs/qemu-img.md", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
@@ -127,8 +130,9 @@ fn page_has_a_row_for_every_option_of_qemu_img_and_no_others() {
             }
         }
     }
-    for name in page.keys().filter(|name| *name != "all subcommands") {
-        if !subcommands.contains(name) {
+    for name in page.keys() {
+        let is_of_all = matches!(&**name, "all subcommands" | CREATION);
+        if !is_of_all && !subcommands.contains(name) {
             wrong.push(format!("{name}: no subcommand of qemu-img"));
         }
     }
@@ -162,7 +166,7 @@ fn every_row_says_same_or_better_and_how_or_refused_and_why() {
 fn what_is_the_same_or_better_is_known_to_goldsmith() {
     let folder = Folder::new();
     let mut missing = Vec::new();
-    for (name, rows) in page() {
+    for (name, rows) in page().into_iter().filter(|(name, _)| name != CREATION) {
         let line = match &*name {
             "all subcommands" => "--help".to_owned(),
             name => format!("{name} --help"),
@@ -183,4 +187,36 @@ fn what_is_the_same_or_better_is_known_to_goldsmith() {
         }
     }
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
+#[test]
+fn what_is_no_creation_option_here_is_on_the_page() {
+    let folder = Folder::new();
+    let keys = |help: &str| -> BTreeSet<String> {
+        let lines = help.lines().filter_map(|line| line.trim().split_once("=<"));
+        lines.map(|(key, _)| key.to_owned()).collect()
+    };
+    let mut missing = BTreeSet::new();
+    for format in ["raw", "qcow2", "vpc"] {
+        // With a file name it tells what files have, too.
+        let line = format!("create -f {format} -o help file");
+        let theirs = keys(&folder.qemu_img_ok(&line));
+        let ours = keys(&folder.goldsmith(&line).stdout);
+        assert!(theirs.contains("size") && !ours.is_empty());
+        for key in theirs.difference(&ours) {
+            let made = folder.goldsmith(&format!("create -f {format} -o {key}=1M file 1M"));
+            if key == "size" {
+                // An operand of its own says that, and -o does as well.
+                assert!(made.stderr.contains("must be specified only once"));
+                continue;
+            }
+            let begins = format!("goldsmith: Invalid parameter '{key}'");
+            assert!(made.stderr.starts_with(&begins), "{}", made.stderr);
+            missing.insert(key.clone());
+        }
+    }
+    let rows = page().remove(CREATION).unwrap();
+    assert!(rows.iter().all(|row| row.verdict == "refused"));
+    let told: BTreeSet<_> = rows.into_iter().flat_map(|row| row.options).collect();
+    assert_eq!(told, missing);
 }
