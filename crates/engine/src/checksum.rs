@@ -58,7 +58,7 @@ pub fn checksum(disk: &Chain, job: &ChecksumJob<'_>) -> Result<Vec<Digest>> {
         claims.stop();
         digests.stop();
     };
-    crew::run(Job::thread_count(job.threads), stop, |_| {
+    crew::run(Job::thread_count(job.threads), stop, || {
         let mut buf = Buffer::new(step as usize);
         while let Some(claim) = claims.next()? {
             // At most a step.

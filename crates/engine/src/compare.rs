@@ -80,7 +80,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
     crew::run(
         Job::thread_count(job.threads),
         || claims.stop(),
-        |_| {
+        || {
             let mut buffers = [Buffer::new(step as usize), Buffer::new(step as usize)];
             while let Some(claim) = claims.next()? {
                 let data = pair.compare(&claim, &mut buffers)?;

@@ -177,7 +177,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
             bucket.stop();
         }
     };
-    crew::run(threads, stop, |_| {
+    crew::run(threads, stop, || {
         let mut worker = Worker::new(&shared, step as usize);
         while let Some(claim) = claims.next()? {
             worker.run(&claim)?;

@@ -12,7 +12,7 @@ pub fn cores() -> NonZeroUsize {
     *CORES.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// Runs `work` on `threads` threads at once, each told its number, and returns when all are back.
+/// Runs `work` on `threads` threads at once, and returns when all are back.
 ///
 /// When one fails or panics, `stop` is called at once, so that the others return too; the first
 /// failure in time is the result.
@@ -22,7 +22,7 @@ pub fn cores() -> NonZeroUsize {
 pub(crate) fn run<E: Send + From<Error>>(
     threads: usize,
     stop: impl Fn() + Sync,
-    work: impl Fn(usize) -> Result<(), E> + Sync,
+    work: impl Fn() -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
@@ -32,9 +32,9 @@ pub(crate) fn run<E: Send + From<Error>>(
     let first = Mutex::new(None);
     // `broadcast` starts every worker right away; a parallel iterator would start them one by one
     // as others fall idle.
-    pool.broadcast(|thread| {
+    pool.broadcast(|_| {
         let _stop = StopOnPanic(&stop);
-        if let Err(error) = work(thread.index()) {
+        if let Err(error) = work() {
             first
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

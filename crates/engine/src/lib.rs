@@ -18,9 +18,9 @@
 //! Bytes that nobody has to see do not come here. Where the file system can do it the target shares
 //! them with the source. A worker that is alone has the kernel copy those that stand in a row and
 //! fill large units of the target, when the first bytes of a unit show that it is no zeros: one copy
-//! instead of two (and all workers do, where a server copies). Of several workers some read while another writes, which takes less time (and
-//! more of the processor): a file takes one write after the other, and what the kernel copies is
-//! read inside of that.
+//! instead of two (and all workers do, where a server copies). Of several workers some read while
+//! another writes, which takes less time (and more of the processor): a file takes one write after
+//! the other, and what the kernel copies is read inside of that.
 //!
 //! A source that passes by once, in an order of its own, is not asked for ranges: it is
 //! [poured](Pour) into a sink that takes it so.
