@@ -4,7 +4,7 @@
 mod support;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -220,18 +220,26 @@ impl StorageMut for Promising {
     }
 }
 
+/// The disk at `raw` as an image of `shape` in `storage`.
+fn filled(storage: Promising, shape: Shape, raw: &Path, job: &Job<'_>) -> Arc<Promising> {
+    let (name, options, _) = shape;
+    let format = goldsmith::format_named(name).unwrap();
+    let source = support::open(raw, "raw");
+    let spec = image::spec(format, source.virtual_size(), options, false).unwrap();
+    let storage = Arc::new(storage);
+    let sink = format.create(storage.clone(), &spec).unwrap();
+    goldsmith_engine::convert(&source, sink, job).unwrap();
+    storage
+}
+
 #[test]
 fn refused_transfers_are_made_good_by_reading_and_writing() {
     let folder = Folder::new();
     let disk = disk();
     let raw = folder.write("disk.raw", &disk);
-    for (name, options, _) in SHAPES {
-        let format = goldsmith::format_named(name).unwrap();
-        let spec = image::spec(format, disk.len(), options, false).unwrap();
-        let storage = Arc::new(Promising::new(Transfer::Share, false));
-        let sink = format.create(storage.clone(), &spec).unwrap();
-        let source = support::open(&raw, "raw");
-        goldsmith_engine::convert(&source, sink, &Job::default()).unwrap();
+    for shape @ (name, options, _) in SHAPES {
+        let storage = Promising::new(Transfer::Share, false);
+        let storage = filled(storage, shape, &raw, &Job::default());
         let what = format!("{name} {options:?}");
         assert!(qemu::read(name, &storage.bytes()) == disk.bytes(), "{what}");
     }
@@ -243,19 +251,13 @@ fn several_workers_leave_copying_to_servers_but_not_to_the_kernel() {
     let folder = Folder::new();
     let disk = disk();
     let raw = folder.write("disk.raw", &disk);
-    for (name, options, _) in SHAPES {
-        let format = goldsmith::format_named(name).unwrap();
-        let spec = image::spec(format, disk.len(), options, false).unwrap();
+    for shape @ (name, options, _) in SHAPES {
         let convert = |way, threads| {
-            let storage = Arc::new(Promising::new(way, true));
-            let sink = format.create(storage.clone(), &spec).unwrap();
-            let source = support::open(&raw, "raw");
             let job = Job {
                 threads: NonZeroUsize::new(threads),
                 ..Job::default()
             };
-            goldsmith_engine::convert(&source, sink, &job).unwrap();
-            storage
+            filled(Promising::new(way, true), shape, &raw, &job)
         };
         let what = format!("{name} {options:?}");
         let read = convert(Transfer::Copy, 2);
