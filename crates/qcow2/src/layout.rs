@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::{BE, U64};
 
 use crate::error::Qcow2Error;
-use crate::mapping::{packed_end, packed_entry};
+use crate::mapping::packed_entry;
 use crate::ondisk;
 use crate::plan::{Plan, Preallocation};
 use crate::refcount::{Allocator, Tail};
@@ -255,16 +255,7 @@ impl Layout {
             self.packed_at = first << bits;
         }
         let host = HostRange::new(self.packed_at, len);
-        let limit = packed_end(bits);
-        if host.offset >= limit {
-            return Err(Qcow2Error::HostLimit {
-                what: "a compressed cluster",
-                offset: host.offset,
-                limit,
-            }
-            .into());
-        }
-        self.l2[at] = packed_entry(host, bits).into();
+        self.l2[at] = packed_entry(host, bits)?.into();
         self.packed_at = host.end();
         Ok(Slot {
             range,

@@ -193,15 +193,26 @@ pub(crate) fn packed_place(entry: u64, cluster_bits: u32) -> HostRange {
 
 /// The L2 entry of a compressed cluster of `len` bytes at `host`.
 ///
-/// `len` is at least 1 and at most the cluster size, `host` below [`packed_end`].
-pub(crate) fn packed_entry(host: HostRange, cluster_bits: u32) -> u64 {
+/// `len` is at least 1 and at most the cluster size.
+///
+/// # Errors
+/// `HostLimit` if it does not start below [`packed_end`].
+pub(crate) fn packed_entry(host: HostRange, cluster_bits: u32) -> Result<u64, Qcow2Error> {
+    let limit = packed_end(cluster_bits);
+    if host.offset >= limit {
+        return Err(Qcow2Error::HostLimit {
+            what: "a compressed cluster",
+            offset: host.offset,
+            limit,
+        });
+    }
     let sector = |byte: u64| byte / ondisk::PACKED_SECTOR;
     let further = sector(host.end() - 1) - sector(host.offset);
-    COMPRESSED | further << packed_offset_bits(cluster_bits) | host.offset
+    Ok(COMPRESSED | further << packed_offset_bits(cluster_bits) | host.offset)
 }
 
 /// First byte offset at which no compressed cluster can start.
-pub(crate) fn packed_end(cluster_bits: u32) -> u64 {
+fn packed_end(cluster_bits: u32) -> u64 {
     ondisk::OFFSET_END.min(1 << packed_offset_bits(cluster_bits))
 }
 
@@ -393,7 +404,7 @@ mod tests {
         ) {
             let offset = offset % (packed_end(cluster_bits) - 1) + 1;
             let len = len % ((1 << cluster_bits) - 1) + 1;
-            let entry = packed_entry(HostRange::new(offset, len), cluster_bits);
+            let entry = packed_entry(HostRange::new(offset, len), cluster_bits).unwrap();
             match cluster(entry, &geometry(2, cluster_bits)) {
                 Ok(Mapping::Compressed { host }) => {
                     prop_assert_eq!(host.offset, offset);

@@ -13,7 +13,7 @@ use super::tables::{L1, used};
 use crate::error::Qcow2Error;
 use crate::layer::Qcow2Layer;
 use crate::layout::clear_rest;
-use crate::mapping::{packed_end, packed_entry};
+use crate::mapping::packed_entry;
 use crate::ondisk::{COMPRESSED, COPIED, ZERO};
 
 /// Writes over the front of the disk of an image.
@@ -211,18 +211,10 @@ impl State {
         let old = self.entry(cluster)?[0];
         self.draft.sub(used(old, &geometry))?;
         let host = HostRange::new(self.take_bytes(len)?, len);
-        let limit = packed_end(geometry.cluster_bits);
-        if host.offset >= limit {
-            return Err(Qcow2Error::HostLimit {
-                what: "a compressed cluster",
-                offset: host.offset,
-                limit,
-            }
-            .into());
-        }
+        let packed = packed_entry(host, geometry.cluster_bits)?;
         self.packed_at = host.end();
         let entry = self.entry(cluster)?;
-        entry[0] = packed_entry(host, geometry.cluster_bits);
+        entry[0] = packed;
         if let [_, bitmap] = entry {
             *bitmap = 0;
         }
