@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{BitmapChange, Budget, Edit, Editor, Error, GuestRange, Layer, Result};
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
-use crate::open::told;
+use crate::told::told;
 use crate::watch::cancel_method;
 
 /// Changes of one bitmap, to be described and then [`run`](Self::run).

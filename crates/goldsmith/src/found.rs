@@ -14,7 +14,7 @@ use goldsmith_storage::FileStorage;
 
 use crate::References;
 use crate::filename::Part;
-use crate::open::why;
+use crate::told::why;
 
 /// Modes in which everybody may read and write.
 const ALL_READ: u32 = 0o004;
@@ -221,6 +221,6 @@ fn absolute(directory: &Path) -> Result<PathBuf> {
     std::path::absolute(directory).map_err(|error| Error::new(ErrorKind::Io, error))
 }
 
-fn denied(text: String) -> Error {
+pub(crate) fn denied(text: String) -> Error {
     Error::new(ErrorKind::Denied, text)
 }

@@ -112,8 +112,8 @@ mod secret;
 mod snapshot;
 mod splice;
 mod target;
+mod told;
 mod watch;
-mod when_open;
 mod work;
 
 pub use amend::Amend;

@@ -11,10 +11,10 @@ use crate::carry::tally;
 use crate::convert::refused::cannot_resume;
 use crate::convert::{Convert, Converted};
 use crate::edit::{Open, Subject};
-use crate::open::told;
 use crate::resize::keep_unit;
 use crate::splice::Splice;
 use crate::target::refuse_source;
+use crate::told::told;
 use crate::{Bitmaps, Opener};
 
 impl Convert<'_> {

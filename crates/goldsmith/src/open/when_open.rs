@@ -10,7 +10,7 @@ use crate::Opener;
 
 /// Whom to tell of it.
 #[derive(Clone, Default)]
-pub(crate) struct WhenOpen(Option<Arc<Listener>>);
+pub(super) struct WhenOpen(Option<Arc<Listener>>);
 
 type Listener = dyn Fn(&[PathBuf]) -> Result<()> + Send + Sync;
 

@@ -1,0 +1,147 @@
+//! What an image names as standing behind it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use goldsmith_block::{BackingReference, Budget, Error, ErrorKind, Layer, Result, Storage};
+
+use crate::filename::ImageName;
+use crate::found::{Found, denied};
+use crate::told::told;
+use crate::{Opener, References};
+
+impl Opener {
+    /// Opens what `reference`, found in the image at the path `from`, means: the first of its names
+    /// that leads to an image with the right identity.
+    pub(super) fn open_reference(
+        &self,
+        from: (&Path, &dyn Storage),
+        reference: &BackingReference,
+        budget: &Budget,
+        depth: usize,
+    ) -> Result<(PathBuf, Arc<dyn Layer>)> {
+        let mut failures = Vec::new();
+        for name in std::iter::once(&reference.name).chain(&reference.other_names) {
+            match self.open_name(from, name, reference, budget, depth) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => failures.push((name, error)),
+            }
+        }
+        Err(self.best_told(failures))
+    }
+
+    /// The one of `failures`, each with the name that led to it, that helps the user most: one that
+    /// says what is wrong with a file that was found rather than one about a file that is not there.
+    fn best_told(&self, mut failures: Vec<(&String, Error)>) -> Error {
+        let rank = |error: &Error| match error.kind() {
+            ErrorKind::Io => 0,
+            ErrorKind::Unsupported | ErrorKind::Denied => 1,
+            _ => 2,
+        };
+        let best = failures.iter().map(|(_, error)| rank(error)).max();
+        let at = failures
+            .iter()
+            .position(|(_, error)| Some(rank(error)) == best);
+        // A reference has one name at least, and each gave an error.
+        let (_, error) = failures.remove(at.unwrap_or(0));
+        if failures.is_empty() || self.references == References::Deny {
+            return error;
+        }
+        let others: Vec<_> = failures
+            .iter()
+            .map(|(name, _)| format!("'{name}'"))
+            .collect();
+        let others = others.join(", ");
+        told(&error, |why| {
+            format!("{why}; nor did its other names in the image lead to it: {others}")
+        })
+    }
+
+    fn open_name(
+        &self,
+        from: (&Path, &dyn Storage),
+        name: &str,
+        reference: &BackingReference,
+        budget: &Budget,
+        depth: usize,
+    ) -> Result<(PathBuf, Arc<dyn Layer>)> {
+        let ImageName {
+            path: name,
+            format: stated,
+            part,
+            options,
+        } = ImageName::parse(name)?;
+        // Always text, because it was.
+        let name = name.to_string_lossy();
+        if let Some((key, _)) = options.first() {
+            return Err(Error::unsupported(format!(
+                "the name of the backing file '{name}' has the option '{key}'"
+            )));
+        }
+        if let (Some(stated), Some(format)) = (&stated, &reference.format)
+            && stated != format
+        {
+            return Err(Error::unsupported(format!(
+                "the image says that its backing file '{name}' is {format}, and in its name that \
+                 it is {stated}"
+            )));
+        }
+        let found = Found::by_image(self.references, from, &name, "backing file")?.only(part);
+        // Guessing would let whoever fills a RAW backing file turn it into something else.
+        let format = reference
+            .format
+            .as_deref()
+            .or(stated.as_deref())
+            .or(self.backing_format.as_deref());
+        let format = format.ok_or_else(|| {
+            denied(format!(
+                "the image names its backing file '{name}' without saying its format; say it with \
+                 the backing format option (--backing-format)"
+            ))
+        })?;
+        let layer = self.open_layer(&found, Some(format), budget, depth)?;
+        let path = found.path();
+        let layer = self
+            .with_data(path, layer)
+            .map_err(|error| error.in_file(path.to_string_lossy()))?;
+        let found = layer.info().uuid;
+        if let Some(wanted) = reference.uuid
+            && found != Some(wanted)
+        {
+            let found = found.map_or("none".into(), |uuid| uuid.to_string());
+            return Err(Error::corrupt(format!(
+                "the image is based on the one with the identity {wanted}, and that of '{}' is \
+                 {found}",
+                path.display()
+            )));
+        }
+        Ok((path.to_owned(), layer))
+    }
+}
+
+/// What to say if the file that `storage` is in is not as the image at `from` last saw it.
+///
+/// A word of warning only: XenServer's tools never compare the times, and a copied file rarely
+/// keeps its own; Hyper-V refuses. The identity has to match in any case.
+pub(super) fn changed_since(
+    from: &Path,
+    reference: &BackingReference,
+    storage: &dyn Storage,
+) -> Option<String> {
+    let known = UNIX_EPOCH + Duration::from_secs(reference.modified?);
+    let found = storage.file()?.metadata().and_then(|it| it.modified());
+    let found = found.ok()?;
+    let apart = found
+        .duration_since(known)
+        .unwrap_or_else(|error| error.duration());
+    // File systems that keep two seconds of precision are about.
+    let apart = Some(apart.as_secs()).filter(|seconds| *seconds > 2)?;
+    let order = if found > known { "later" } else { "earlier" };
+    Some(format!(
+        "{}: its backing file '{}' was last changed {apart} seconds {order} than the image says; if \
+         it was written to since, what shows through is wrong",
+        from.display(),
+        storage.name()
+    ))
+}

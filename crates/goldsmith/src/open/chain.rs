@@ -1,0 +1,135 @@
+//! An image with everything behind it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Chain, Error, ErrorKind, Layer, Result};
+
+use crate::Opener;
+use crate::found::{Found, denied};
+use crate::open::backing::changed_since;
+
+impl Opener {
+    /// Opens the image at `path` with everything behind it, as the disk that a guest sees.
+    ///
+    /// `format` is the format's name; `None` guesses it, see [`probe`](crate::probe).
+    ///
+    /// # Errors
+    /// `Io` if a file cannot be opened, or somebody else is [writing](Self::force_share) to it;
+    /// `Denied` if the image is not what was [expected](Self::expect), needs a file that the policy
+    /// forbids or whose format nobody states, or is encrypted and nobody gave the
+    /// [passphrase](Self::secret); `Limit` if the chain is too deep; `Corrupt` if it runs
+    /// in a circle; `Usage` for an unknown format; and those of
+    /// [`Format::open`](goldsmith_block::Format::open).
+    pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
+        let (chain, _) = self.open_with_paths(path.as_ref(), format)?;
+        must_be_unlocked(&chain)?;
+        Ok(chain)
+    }
+
+    /// As [`open`](Self::open), for whoever asks where the disk's bytes are ([`map`](crate::map())) and
+    /// not for the bytes, which may be an error: what is packed as a whole need not be stored then.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn survey(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
+        let surveyor = Self {
+            extents_only: true,
+            ..self.clone()
+        };
+        surveyor.open(path, format)
+    }
+
+    /// As [`open`](Self::open), with the path of each layer.
+    pub(crate) fn open_with_paths(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
+        let budget = Budget::new(&self.limits);
+        let found = Found::by_user(path).only(self.part);
+        let mut top = self.open_layer(&found, format, &budget, 0)?;
+        let in_top = |error: Error| error.in_file(path.to_string_lossy());
+        top = self.with_data(path, top).map_err(in_top)?;
+        if let Some(name) = &self.snapshot {
+            top = name.open(&*top, &budget).map_err(in_top)?;
+        }
+        self.open_behind(path, top, &budget)
+    }
+
+    /// The layers of the image at `path`, and the path of each: to be asked about themselves, not for
+    /// guest data that stands in a file of its own.
+    pub(crate) fn open_heads(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
+        let heads_only = Self {
+            heads_only: true,
+            ..self.clone()
+        };
+        heads_only.open_with_paths(path, format)
+    }
+
+    /// Opens everything behind `top`, the image at `path`; gives the path of each layer, too.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn open_behind(
+        &self,
+        path: &Path,
+        top: Arc<dyn Layer>,
+        budget: &Budget,
+    ) -> Result<(Chain, Vec<PathBuf>)> {
+        let mut paths = vec![path.to_owned()];
+        let mut warnings = Vec::new();
+        let mut behind: Vec<Arc<dyn Layer>> = Vec::new();
+        loop {
+            let last = behind.last().unwrap_or(&top);
+            let path = &paths[behind.len()];
+            let Some(reference) = last.info().backing.clone() else {
+                break;
+            };
+            let (next_path, layer) = self
+                .open_reference(
+                    (path, &**last.storage()),
+                    &reference,
+                    budget,
+                    behind.len() + 1,
+                )
+                .map_err(|error| error.in_file(path.to_string_lossy()))?;
+            warnings.extend(changed_since(path, &reference, &**layer.storage()));
+            let id = layer.storage().id();
+            if std::iter::once(&top)
+                .chain(&behind)
+                .any(|seen| seen.storage().id() == id)
+            {
+                return Err(Error::corrupt(format!(
+                    "the backing file '{}' is already part of the chain",
+                    next_path.display()
+                ))
+                .in_file(path.to_string_lossy()));
+            }
+            behind.push(layer);
+            if behind.len() + 1 > self.limits.chain_depth {
+                let limit = self.limits.chain_depth;
+                let text = format!("the chain of backing files is longer than {limit} images");
+                return Err(Error::new(ErrorKind::Limit, text));
+            }
+            paths.push(next_path);
+        }
+        Ok((Chain::new(top, behind).warn(warnings), paths))
+    }
+}
+
+/// Fails if guest data of `chain` cannot be read, whether or not it holds any: nobody gave a passphrase.
+pub(crate) fn must_be_unlocked(chain: &Chain) -> Result<()> {
+    let mut layers = chain.layers().iter();
+    match layers.find(|layer| layer.info().locked) {
+        None => Ok(()),
+        Some(layer) => {
+            let text = "guest data is encrypted, and no passphrase was given";
+            Err(denied(text.into()).in_file(layer.storage().name()))
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The file that an image is in, and which format it has.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use goldsmith_block::{Format, Layer, Result, Storage};
+use goldsmith_storage::{FileStorage, Use};
+
+use crate::found::{Found, denied};
+use crate::{Opener, marks, registry};
+
+impl Opener {
+    /// The file at `path`, if it is of a format that [unpacks](Format::unpacks) and nothing is wanted of
+    /// it but its disk.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) that do not come of the image.
+    pub(crate) fn open_packed(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+    ) -> Result<Option<Arc<dyn Storage>>> {
+        let unpacks = |format: &dyn Format| format.unpacks();
+        let stated = format.map(registry::format_named).transpose()?;
+        if self.snapshot.is_some() || !self.options.is_empty() || !stated.is_none_or(unpacks) {
+            return Ok(None);
+        }
+        let (storage, format) = self.open_file(&Found::by_user(path).only(self.part), format, 0)?;
+        Ok(unpacks(format).then_some(storage))
+    }
+
+    /// Opens the file `found`, and tells its format.
+    pub(super) fn open_file(
+        &self,
+        found: &Found,
+        format: Option<&str>,
+        depth: usize,
+    ) -> Result<(Arc<dyn Storage>, &'static dyn Format)> {
+        let mut format = format.map(registry::format_named).transpose()?;
+        let mut storage: Arc<dyn Storage> = Arc::new(self.read_found(found)?);
+        self.lock(&*storage)?;
+        if let Some(part) = found.part() {
+            storage = Arc::new(part.of(storage)?);
+        }
+        if depth == 0 {
+            format = self.expected_format(format, &*storage)?.or(format);
+        }
+        let format = match format {
+            Some(format) => format,
+            None => registry::probe(&*storage)?,
+        };
+        Ok((storage, format))
+    }
+
+    /// The file `found`, to be read.
+    pub(crate) fn read_found(&self, found: &Found) -> Result<FileStorage> {
+        Ok(found.open()?.cached(self.cache))
+    }
+
+    /// Tells other processes that `storage` is read, and must not be written meanwhile.
+    pub(crate) fn lock(&self, storage: &dyn Storage) -> Result<()> {
+        match self.force_share {
+            true => Ok(()),
+            false => goldsmith_storage::lock(storage, Use::Read),
+        }
+    }
+
+    /// As [`lock`](Self::lock), for all files of these layers.
+    pub(crate) fn lock_layers<'a>(
+        &self,
+        layers: impl IntoIterator<Item = &'a Arc<dyn Layer>>,
+    ) -> Result<()> {
+        layers.into_iter().try_for_each(|layer| {
+            self.lock(&**layer.storage())?;
+            self.lock(&**layer.data_storage())
+        })
+    }
+
+    /// The format that the topmost image was expected to have, if any was; `storage` is its file, and
+    /// `stated` the format in which it is to be opened.
+    ///
+    /// # Errors
+    /// `Denied` if it is of another format, or of several, or is to be opened in another.
+    pub(crate) fn expected_format(
+        &self,
+        stated: Option<&'static dyn Format>,
+        storage: &dyn Storage,
+    ) -> Result<Option<&'static dyn Format>> {
+        let Some(expected) = &self.expected else {
+            return Ok(None);
+        };
+        let format = registry::format_named(expected)?;
+        let expected = format.name();
+        let mut found = marks::of_file(storage)?;
+        if found.is_empty() {
+            found.push("raw");
+        }
+        let text = if found != [expected] {
+            let found = found.join(" and ");
+            format!("the file was expected to be {expected}, and it is {found}")
+        } else if let Some(stated) = stated.filter(|stated| stated.name() != expected) {
+            let stated = stated.name();
+            format!("the file was expected to be {expected}, and it was to be opened as {stated}")
+        } else {
+            return Ok(Some(format));
+        };
+        Err(denied(text).in_file(storage.name()))
+    }
+}
