@@ -1,7 +1,5 @@
 //! `-t` and `-T`: what is stored when, and what stays in memory.
 
-use std::process::Command;
-
 use goldsmith_testkit::pattern::disk;
 
 use crate::Folder;
@@ -17,27 +15,15 @@ fn images() -> Twins {
     })
 }
 
-/// The calls of these kinds that goldsmith makes.
-fn calls(folder: &Folder, kinds: &str, line: &str) -> Vec<String> {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "calls.out", "-e"]);
-    strace.arg(format!("trace={kinds}"));
-    strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
-    let done = folder.run(strace.args(line.split(' ')));
-    assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
-    let calls = std::fs::read_to_string(folder.path("calls.out")).unwrap();
-    calls.lines().map(str::to_owned).collect()
-}
-
 /// How often goldsmith waits until something is stored.
 fn stored(folder: &Folder, line: &str) -> usize {
-    let calls = calls(folder, "fsync,fdatasync,syncfs,sync", line);
+    let calls = folder.calls("fsync,fdatasync,syncfs,sync", line);
     calls.iter().filter(|call| call.contains("sync(")).count()
 }
 
 /// How many files goldsmith wants to read or write past the cache.
 fn direct(folder: &Folder, line: &str) -> usize {
-    let calls = calls(folder, "fcntl", line);
+    let calls = folder.calls("fcntl", line);
     let wants = |call: &&String| call.contains("F_SETFL") && call.contains("O_DIRECT");
     calls.iter().filter(wants).count()
 }
@@ -73,26 +59,21 @@ fn unsafe_waits_for_no_disk_and_every_other_mode_does() {
 fn new_image_is_stored_with_its_name() {
     let twins = images();
     let folder = &twins.ours;
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-y", "-o", "calls.out", "-e"]);
-    strace.arg("trace=fsync,fdatasync,linkat,rename,renameat,renameat2");
-    strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
-    let done = folder.run(strace.args(["convert", "-f", "raw", "base.raw", "out.raw"]));
-    assert_eq!(done.status, 0, "{done:?}");
-    let calls = std::fs::read_to_string(folder.path("calls.out")).unwrap();
+    let kinds = "fsync,fdatasync,linkat,rename,renameat,renameat2";
+    let calls = folder.calls(kinds, "convert -f raw base.raw out.raw");
     let renamed = calls
-        .lines()
-        .position(|line| line.contains("linkat") || line.contains("rename"))
+        .iter()
+        .position(|call| call.contains("linkat") || call.contains("rename"))
         .unwrap();
-    let syncs = |line: &&str| line.contains("sync(");
-    let before: Vec<_> = calls.lines().take(renamed).filter(syncs).collect();
-    let after: Vec<_> = calls.lines().skip(renamed).filter(syncs).collect();
-    assert!(!before.is_empty(), "{calls}");
+    let syncs = |call: &&String| call.contains("sync(");
+    let before: Vec<_> = calls[..renamed].iter().filter(syncs).collect();
+    let after: Vec<_> = calls[renamed..].iter().filter(syncs).collect();
+    assert!(!before.is_empty(), "{calls:?}");
     let directory = folder.path("");
     let directory = directory.to_str().unwrap().trim_end_matches('/');
     assert!(
         after.len() == 1 && after[0].contains(&format!("<{directory}>")),
-        "{calls}"
+        "{calls:?}"
     );
 }
 

@@ -131,6 +131,19 @@ impl Folder {
         assert_eq!(done.status, 0, "qemu-io {commands:?}: {done:?}");
     }
 
+    /// The calls of these kinds that goldsmith makes, with the paths of open files; it must do as it is
+    /// told and say nothing on standard error.
+    fn calls(&self, kinds: &str, line: &str) -> Vec<String> {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-y", "-o", "calls.out", "-e"]);
+        strace.arg(format!("trace={kinds}"));
+        strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
+        let done = self.run(strace.args(line.split(' ')));
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
+        let calls = std::fs::read_to_string(self.path("calls.out")).unwrap();
+        calls.lines().map(str::to_owned).collect()
+    }
+
     fn run(&self, command: &mut Command) -> Done {
         command
             .current_dir(self.0.path())

@@ -104,3 +104,33 @@ fn container_that_turns_out_to_take_more_than_one_pass_is_unpacked_locked_in() {
         assert!(!folder.path("none.raw").exists());
     }
 }
+
+/// What was looked at is what is read, whoever may put another file there meanwhile.
+#[test]
+fn source_of_a_format_that_nobody_states_is_opened_and_looked_at_once() {
+    let folder = prepared();
+    folder.goldsmith_ok("convert -f raw -O qcow2 disk.raw disk.qcow2");
+    for (line, source) in [
+        ("-O qcow2", "disk.tgz"),
+        ("-O qcow2 -c", "disk.tgz"),
+        ("-O raw", "disk.qcow2"),
+        ("-O raw", "0.vhd"),
+    ] {
+        let line = format!("convert --references same-directory {line} {source} target");
+        let calls = folder.calls("openat,pread64", &line);
+        // The sandbox looks up where the file stands, no more.
+        let opened = |call: &&String| {
+            call.contains("openat(") && call.contains(source) && !call.contains("O_PATH")
+        };
+        // No format of these sources reads as much from the beginning.
+        let probed = |call: &&String| {
+            call.contains(&format!("{source}>")) && call.contains(", 4096, 0) = 4096")
+        };
+        let count = |which: &dyn Fn(&&String) -> bool| calls.iter().filter(which).count();
+        assert_eq!(
+            (count(&opened), count(&probed)),
+            (1, 1),
+            "{line}: {calls:#?}"
+        );
+    }
+}

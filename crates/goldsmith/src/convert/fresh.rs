@@ -34,10 +34,11 @@ impl Convert<'_> {
         let format = self.format()?;
         let options = self.options(format)?;
         self.refuse_mixes(&options)?;
-        if let Some(done) = self.pass_once(format, &options)? {
+        let files = self.files()?;
+        if let Some(done) = self.pass_once(&files, format, &options)? {
             return Ok(done);
         }
-        let disks = self.disks()?;
+        let disks = self.disks_in(files)?;
         let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
         let (reference, behind) = self.behind(&options)?.unzip();

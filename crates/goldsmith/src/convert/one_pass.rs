@@ -1,17 +1,21 @@
 //! A conversion whose source passes by once: what must be read from its beginning to its end, and so
 //! would have to be stored to be read in any other order.
 
+use std::sync::Arc;
+
 use goldsmith_block::{Budget, Chain, CreateSpec, Error, ErrorKind, Format, Options, Result};
 use goldsmith_engine::{Behind, Outcome, Pour};
 use goldsmith_storage::{FileStorage, Target};
 
 use crate::bitmap::Bitmaps;
 use crate::convert::{Convert, Converted, WHOLE};
+use crate::open::ImageFile;
 use crate::ovf::Container;
 use crate::target;
 
 impl Convert<'_> {
-    /// Does it in one pass; `None` if it is to be done otherwise, and nothing has been done.
+    /// Does it in one pass over `files`, those of all sources; `None` if it is to be done otherwise, and
+    /// nothing has been done.
     ///
     /// That is so unless
     /// - the one source is a container of VHDs, and all of its disk is wanted, without anything that
@@ -28,10 +32,11 @@ impl Convert<'_> {
     /// Those of [`run`](Self::run).
     pub(super) fn pass_once(
         &self,
+        files: &[ImageFile],
         format: &'static dyn Format,
         options: &Options,
     ) -> Result<Option<Converted>> {
-        let Some(container) = self.container(format, options)? else {
+        let Some(container) = self.container(files, format, options) else {
             return Ok(None);
         };
         // What is wrong with the source is told before what is wrong with a target for it, so both
@@ -77,15 +82,17 @@ impl Convert<'_> {
         Ok(Some(converted))
     }
 
-    /// The source, if it may be read in one pass.
+    /// The source, the one of `files`, if it may be read in one pass.
     fn container(
         &self,
-        format: &'static dyn Format,
+        files: &[ImageFile],
+        format: &dyn Format,
         options: &Options,
-    ) -> Result<Option<Container>> {
-        let [source] = &self.sources[..] else {
-            return Ok(None);
+    ) -> Option<Container> {
+        let [file] = files else {
+            return None;
         };
+        let opener = self.opener_of_source();
         let needs_more = self.part != WHOLE
             || self.salvage
             || self.dry_run
@@ -94,13 +101,12 @@ impl Convert<'_> {
             || self.proof.is_wanted()
             || self.resume.is_some()
             || options.text("backing_file").is_some()
-            || options.text("data_file").is_some();
-        if needs_more || format.unpacks() {
-            return Ok(None);
+            || options.text("data_file").is_some()
+            || !opener.wants_disk_alone();
+        if needs_more || format.unpacks() || !file.format.unpacks() {
+            return None;
         }
-        let opener = &source.opener;
-        let storage = opener.open_packed(&source.path, source.format.as_deref())?;
-        Ok(storage.map(|storage| Container::new(storage, &opener.limits)))
+        Some(Container::new(Arc::clone(&file.storage), &opener.limits))
     }
 
     /// The target for a disk of `size` bytes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use goldsmith_block::{Chain, Error, Format, GuestRange, Result};
 
 use crate::convert::{Convert, Source};
+use crate::open::ImageFile;
 use crate::salvage::{Losses, Salvage};
 use crate::splice::Splice;
 
@@ -16,8 +17,24 @@ impl Convert<'_> {
 
     /// The disks of all sources.
     pub(crate) fn disks(&self) -> Result<Vec<Chain>> {
-        let open = |source: &Source| source.opener.open(&source.path, source.format.as_deref());
+        self.disks_in(self.files()?)
+    }
+
+    /// The files of all sources: what they are is found out once, and what was looked at is read.
+    pub(super) fn files(&self) -> Result<Vec<ImageFile>> {
+        let open = |source: &Source| {
+            source
+                .opener
+                .open_top(&source.path, source.format.as_deref())
+        };
         self.sources.iter().map(open).collect()
+    }
+
+    /// The disks in `files`, those of all sources.
+    pub(super) fn disks_in(&self, files: Vec<ImageFile>) -> Result<Vec<Chain>> {
+        let sources = self.sources.iter().zip(files);
+        let disks = sources.map(|(source, file)| source.opener.open_from(&source.path, file));
+        disks.collect()
     }
 
     /// The disk that `disks`, those of all sources, make, and what it turns out to have lost.

@@ -100,10 +100,11 @@ impl Opener {
                  the backing format option (--backing-format)"
             ))
         })?;
-        let layer = self.open_layer(&found, Some(format), budget, depth)?;
         let path = found.path();
+        let file = self.open_file(&found, Some(format), depth)?;
         let layer = self
-            .with_data(path, layer)
+            .open_image(file, budget, depth)
+            .and_then(|layer| self.with_data(path, layer))
             .map_err(|error| error.in_file(path.to_string_lossy()))?;
         let found = layer.info().uuid;
         if let Some(wanted) = reference.uuid

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use goldsmith_block::{Budget, Chain, Error, ErrorKind, Layer, Result};
 
 use crate::Opener;
-use crate::found::{Found, denied};
+use crate::found::denied;
+use crate::open::ImageFile;
 use crate::open::backing::changed_since;
 
 impl Opener {
@@ -22,7 +23,16 @@ impl Opener {
     /// in a circle; `Usage` for an unknown format; and those of
     /// [`Format::open`](goldsmith_block::Format::open).
     pub fn open(&self, path: impl AsRef<Path>, format: Option<&str>) -> Result<Chain> {
-        let (chain, _) = self.open_with_paths(path.as_ref(), format)?;
+        let path = path.as_ref();
+        self.open_from(path, self.open_top(path, format)?)
+    }
+
+    /// As [`open`](Self::open), from the `file` at `path` on, which is open already.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn open_from(&self, path: &Path, file: ImageFile) -> Result<Chain> {
+        let (chain, _) = self.chain_from(path, file)?;
         must_be_unlocked(&chain)?;
         Ok(chain)
     }
@@ -46,10 +56,14 @@ impl Opener {
         path: &Path,
         format: Option<&str>,
     ) -> Result<(Chain, Vec<PathBuf>)> {
+        self.chain_from(path, self.open_top(path, format)?)
+    }
+
+    /// As [`open_with_paths`](Self::open_with_paths), from the `file` at `path` on.
+    fn chain_from(&self, path: &Path, file: ImageFile) -> Result<(Chain, Vec<PathBuf>)> {
         let budget = Budget::new(&self.limits);
-        let found = Found::by_user(path).only(self.part);
-        let mut top = self.open_layer(&found, format, &budget, 0)?;
         let in_top = |error: Error| error.in_file(path.to_string_lossy());
+        let mut top = self.open_image(file, &budget, 0).map_err(in_top)?;
         top = self.with_data(path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
             top = name.open(&*top, &budget).map_err(in_top)?;

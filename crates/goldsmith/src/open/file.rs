@@ -9,24 +9,19 @@ use goldsmith_storage::{FileStorage, Use};
 use crate::found::{Found, denied};
 use crate::{Opener, marks, registry};
 
+/// A file that is open, and the format of the image in it.
+pub(crate) struct ImageFile {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) format: &'static dyn Format,
+}
+
 impl Opener {
-    /// The file at `path`, if it is of a format that [unpacks](Format::unpacks) and nothing is wanted of
-    /// it but its disk.
+    /// Opens the file at `path`, that of the topmost image, and tells its format.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) that do not come of the image.
-    pub(crate) fn open_packed(
-        &self,
-        path: &Path,
-        format: Option<&str>,
-    ) -> Result<Option<Arc<dyn Storage>>> {
-        let unpacks = |format: &dyn Format| format.unpacks();
-        let stated = format.map(registry::format_named).transpose()?;
-        if self.snapshot.is_some() || !self.options.is_empty() || !stated.is_none_or(unpacks) {
-            return Ok(None);
-        }
-        let (storage, format) = self.open_file(&Found::by_user(path).only(self.part), format, 0)?;
-        Ok(unpacks(format).then_some(storage))
+    pub(crate) fn open_top(&self, path: &Path, format: Option<&str>) -> Result<ImageFile> {
+        self.open_file(&Found::by_user(path).only(self.part), format, 0)
     }
 
     /// Opens the file `found`, and tells its format.
@@ -35,7 +30,7 @@ impl Opener {
         found: &Found,
         format: Option<&str>,
         depth: usize,
-    ) -> Result<(Arc<dyn Storage>, &'static dyn Format)> {
+    ) -> Result<ImageFile> {
         let mut format = format.map(registry::format_named).transpose()?;
         let mut storage: Arc<dyn Storage> = Arc::new(self.read_found(found)?);
         self.lock(&*storage)?;
@@ -49,7 +44,7 @@ impl Opener {
             Some(format) => format,
             None => registry::probe(&*storage)?,
         };
-        Ok((storage, format))
+        Ok(ImageFile { storage, format })
     }
 
     /// The file `found`, to be read.

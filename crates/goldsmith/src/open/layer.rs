@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Error, Format, Layer, Result, Storage};
+use goldsmith_block::{Budget, Error, Layer, Result, Storage};
 
 use crate::Opener;
 use crate::filename::ImageName;
 use crate::found::Found;
+use crate::open::ImageFile;
 
 impl Opener {
     /// Opens the image at `path` alone, whatever it names.
@@ -20,16 +21,17 @@ impl Opener {
         path: impl AsRef<Path>,
         format: Option<&str>,
     ) -> Result<Arc<dyn Layer>> {
+        let path = path.as_ref();
         let budget = Budget::new(&self.limits);
-        let found = Found::by_user(path.as_ref()).only(self.part);
-        self.open_layer(&found, format, &budget, 0)
+        self.open_image(self.open_top(path, format)?, &budget, 0)
+            .map_err(|error| error.in_file(path.to_string_lossy()))
     }
 
     /// As [`open_alone`](Self::open_alone), where nothing else is going to be opened and the image is
     /// only asked what it is.
     pub(crate) fn inspect(&self, path: &Path, format: Option<&str>) -> Result<Arc<dyn Layer>> {
         let budget = Budget::new(&self.limits);
-        let (storage, format) = self.open_file(&Found::by_user(path).only(self.part), format, 0)?;
+        let ImageFile { storage, format } = self.open_top(path, format)?;
         if !format.unpacks() {
             self.all_open(&[])?;
         }
@@ -42,26 +44,14 @@ impl Opener {
         Ok(layer)
     }
 
-    /// Opens the image `found` with the options that are meant for the one at `depth`.
-    pub(super) fn open_layer(
+    /// Opens the image in `file` with the options that are meant for the one at `depth`.
+    pub(super) fn open_image(
         &self,
-        found: &Found,
-        format: Option<&str>,
+        file: ImageFile,
         budget: &Budget,
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
-        let (storage, format) = self.open_file(found, format, depth)?;
-        self.open_format(storage, format, budget, depth)
-            .map_err(|error| error.in_file(found.path().to_string_lossy()))
-    }
-
-    fn open_format(
-        &self,
-        storage: Arc<dyn Storage>,
-        format: &dyn Format,
-        budget: &Budget,
-        depth: usize,
-    ) -> Result<Arc<dyn Layer>> {
+        let ImageFile { storage, format } = file;
         let options = self.options_for(format, depth)?;
         match (self.heads_only, self.extents_only) {
             (true, _) => format.inspect(storage, budget, &options),

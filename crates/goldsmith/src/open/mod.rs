@@ -22,6 +22,7 @@ mod layer;
 mod when_open;
 
 pub(crate) use chain::must_be_unlocked;
+pub(crate) use file::ImageFile;
 pub(crate) use layer::refuse_itself;
 
 /// Which of the files that an image names may be opened.
@@ -178,6 +179,11 @@ impl Opener {
     pub fn snapshot(mut self, name: SnapshotName) -> Self {
         self.snapshot = Some(name);
         self
+    }
+
+    /// Whether nothing is wanted of the topmost image but the disk that its file stands for.
+    pub(crate) fn wants_disk_alone(&self) -> bool {
+        self.snapshot.is_none() && self.options.is_empty()
     }
 
     /// What decides which disk an image shows, but for the files themselves; to be compared.
