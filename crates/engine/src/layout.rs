@@ -94,24 +94,22 @@ impl Layout {
             // The range starts at a multiple of the unit, so only the end of the disk cuts one.
             let end = align_up(piece.range.end, source.unit);
             let run = GuestRange::new(start, end.map_or(range.end, |end| end.min(range.end)));
-            match self.runs.last_mut() {
-                Some(last) if start < last.range.end.saturating_add(sparse) => {
-                    last.range.end = run.end;
-                    last.pieces.end = index + 1;
-                    last.origin = last.origin.filter(|_| flat);
-                }
-                _ => {
-                    let host = match flat {
-                        true => Some(start),
-                        false => piece.host.filter(|_| piece.range == run),
-                    };
-                    let depth = piece.depth;
-                    self.runs.push(Run {
-                        range: run,
-                        pieces: index..index + 1,
-                        origin: host.map(|host| Origin { depth, host }),
-                    });
-                }
+            if let Some(last) = self.runs.last_mut()
+                && join(&mut last.range, run, sparse)
+            {
+                last.pieces.end = index + 1;
+                last.origin = last.origin.filter(|_| flat);
+            } else {
+                let host = match flat {
+                    true => Some(start),
+                    false => piece.host.filter(|_| piece.range == run),
+                };
+                let depth = piece.depth;
+                self.runs.push(Run {
+                    range: run,
+                    pieces: index..index + 1,
+                    origin: host.map(|host| Origin { depth, host }),
+                });
             }
         }
         for run in &mut self.runs {
@@ -122,4 +120,14 @@ impl Layout {
                 .filter(|origin| inside && source.is_copied(origin.depth));
         }
     }
+}
+
+/// Makes `run` reach to the end of `next`, the one behind it, if fewer than `sparse` bytes, which are one
+/// at least, lie between them: so few zeros are stored with what is around them. Says whether it does.
+pub(crate) fn join(run: &mut GuestRange, next: GuestRange, sparse: u64) -> bool {
+    let joins = next.start < run.end.saturating_add(sparse);
+    if joins {
+        run.end = next.end;
+    }
+    joins
 }

@@ -6,6 +6,7 @@ use goldsmith_block::{
 
 use crate::cancel::Cancel;
 use crate::convert::{Job, Outcome};
+use crate::layout::join;
 use crate::progress::{Meter, Phase};
 use crate::rate::Bucket;
 
@@ -71,18 +72,15 @@ impl<'a> Pour<'a> {
         let mut start = at;
         while start < end {
             let stop = end.min(align_down(start, grain) + grain);
+            let range = GuestRange::new(start, stop);
             // Both inside of what was given.
-            if !is_zero(&bytes[(start - at) as usize..(stop - at) as usize]) {
-                match &mut run {
-                    Some(run) if start == run.end || start - run.end < self.sparse => {
-                        run.end = stop;
-                    }
-                    _ => {
-                        if let Some(run) = run.replace(GuestRange::new(start, stop)) {
-                            self.write(run, at, bytes)?;
-                        }
-                    }
-                }
+            let empty = is_zero(&bytes[(start - at) as usize..(stop - at) as usize]);
+            let joins = |run: &mut GuestRange| join(run, range, self.sparse);
+            if !empty
+                && !run.as_mut().is_some_and(joins)
+                && let Some(run) = run.replace(range)
+            {
+                self.write(run, at, bytes)?;
             }
             start = stop;
         }

@@ -10,7 +10,7 @@ use crate::claim::{Claim, Origin};
 use crate::cover::Cover;
 use crate::digest::{Digests, Piece};
 use crate::glimpse::Glimpses;
-use crate::layout::{Layout, Run};
+use crate::layout::{Layout, Run, join};
 use crate::packed::Packed;
 use crate::progress::Meter;
 use crate::rate::Bucket;
@@ -201,17 +201,12 @@ impl<'a> Worker<'a> {
                 if empty {
                     continue;
                 }
-                match self.demands[first..].last_mut() {
-                    Some(last)
-                        if range.start == last.range.end
-                            || range.start - last.range.end < sparse =>
-                    {
-                        last.range.end = range.end;
-                    }
-                    _ => self.demands.push(Demand {
+                let last = self.demands[first..].last_mut();
+                if !last.is_some_and(|last| join(&mut last.range, range, sparse)) {
+                    self.demands.push(Demand {
                         range,
                         packed: None,
-                    }),
+                    });
                 }
             }
         }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use goldsmith_block::{Format, Layer, Options};
+use goldsmith_block::{Format, HostRange, Layer, Options, Sink};
 use goldsmith_engine::{Job, convert};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::image::spec;
-use goldsmith_testkit::qemu;
+use goldsmith_testkit::model::ModelLayer;
+use goldsmith_testkit::trace::{Call, TraceStorage};
+use goldsmith_testkit::{pattern, qemu};
 
 use super::*;
 use crate::ovf::{OVF, skim};
@@ -28,7 +30,7 @@ enum Verdict {
     Refused(ErrorKind, String),
 }
 
-fn target(format: &str, size: u64) -> (Arc<MemoryStorage>, Box<dyn goldsmith_block::Sink>) {
+fn target(format: &str, size: u64) -> (Arc<MemoryStorage>, Box<dyn Sink>) {
     let storage = Arc::new(MemoryStorage::new("target"));
     let format = format_named(format).unwrap();
     let spec = spec(format, size, &[], false).unwrap();
@@ -186,6 +188,41 @@ fn whatever_is_wrong_is_refused_in_the_same_words_whichever_way_it_is_read() {
         let found = seen.get(case).copied().unwrap_or(0);
         assert!(found >= least, "{case}: {found} of {seen:?}");
     }
+}
+
+/// Few zeros are stored with what is around them, in whichever way the disk comes.
+#[test]
+fn poured_disk_is_written_in_the_runs_in_which_a_converted_one_is() {
+    let disk = pattern::disk("16k:A 12k:0 16k:b 16k:0 16k:C 512:0 7680:D 40k:0");
+    let job = Job {
+        sparse: 16 << 10,
+        ..job()
+    };
+    let written = |write: &dyn Fn(Box<dyn Sink>)| {
+        let storage = Arc::new(TraceStorage::new(Arc::new(MemoryStorage::new("target"))));
+        let raw = format_named("raw").unwrap();
+        let spec = spec(raw, disk.len(), &[], false).unwrap();
+        write(raw.create(Arc::clone(&storage) as _, &spec).unwrap());
+        let mut calls = storage.calls();
+        calls.retain(|call| matches!(call, Call::Write(_)));
+        calls
+    };
+    let poured = written(&|sink| {
+        let pour = Pour::new(sink, &job, &Budget::new(&Limits::default()));
+        let mut pour = pour.unwrap().unwrap();
+        pour.put(0, disk.bytes()).unwrap();
+        pour.finish().unwrap();
+    });
+    let converted = written(&|sink| {
+        let source = Chain::new(Arc::new(ModelLayer::new(disk.clone())), []);
+        convert(&source, sink, &job).unwrap();
+    });
+    let runs = [
+        HostRange::new(0, 44 << 10),
+        HostRange::new(60 << 10, 24 << 10),
+    ];
+    assert_eq!(poured, runs.map(Call::Write));
+    assert_eq!(converted, poured);
 }
 
 /// Whichever call fails, of the container's or the target's file, somebody hears of it.
