@@ -199,7 +199,7 @@ impl Convert<'_> {
     ) -> Result<Outcome> {
         match self.keep_chain {
             true => {
-                self.check_kept(source, spec)?;
+                self.must_keep_images(source, spec)?;
                 ovf::write_chain(source, spec.timestamp, job, out)
             }
             false => ovf::write(source, spec, job, out),

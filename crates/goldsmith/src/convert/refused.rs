@@ -47,22 +47,23 @@ impl Convert<'_> {
         }
     }
 
-    /// Refuses whatever would change images that are to be kept as they are.
-    pub(super) fn check_kept(&self, source: &Chain, spec: &CreateSpec) -> Result<()> {
-        let what = if spec.virtual_size != source.virtual_size() {
-            let (has, takes) = (source.virtual_size(), spec.virtual_size);
-            format!("another size ({takes} bytes, and it has {has}; see goldsmith resize)")
-        } else if !self.options.is_empty() {
-            "creation options (-o)".into()
-        } else if matches!(self.identity, Identity::Given(_)) {
-            "another identity (--uuid)".into()
-        } else if !self.proof.algorithms().is_empty() {
-            "a digest of its disk on the way".into()
-        } else {
-            return Ok(());
-        };
-        let text = format!("a chain that is kept (--keep-chain) is copied, and cannot get {what}");
-        Err(Error::usage(text).in_file(self.sources[0].path.to_string_lossy()))
+    /// Fails if something is wanted that would change images which are to be kept as they are.
+    pub(super) fn must_keep_images(&self, source: &Chain, spec: &CreateSpec) -> Result<()> {
+        let (has, takes) = (source.virtual_size(), spec.virtual_size);
+        let size = format!("another size ({takes} bytes, and it has {has}; see goldsmith resize)");
+        let given = matches!(self.identity, Identity::Given(_));
+        let digests = !self.proof.algorithms().is_empty();
+        let wanted = [
+            (takes != has, &*size),
+            (!self.options.is_empty(), "creation options (-o)"),
+            (given, "another identity (--uuid)"),
+            (digests, "a digest of its disk on the way"),
+        ];
+        refuse_first(&wanted, |what| {
+            let text =
+                format!("a chain that is kept (--keep-chain) is copied, and cannot get {what}");
+            Error::usage(text).in_file(self.sources[0].path.to_string_lossy())
+        })
     }
 
     /// Fails if what is asked for does not go together.
