@@ -216,7 +216,7 @@ fn verify(disk: &Chain, source: &Chain, digests: &[Digest], job: &ChecksumJob<'_
 #[cfg(test)]
 mod tests {
     use goldsmith_storage::MemoryStorage;
-    use goldsmith_testkit::fault::FaultStorage;
+    use goldsmith_testkit::fault::{Fault, FaultStorage, Op};
     use goldsmith_testkit::model::{ModelDisk, ModelLayer};
     use goldsmith_testkit::pattern;
     use uuid::Uuid;
@@ -232,7 +232,7 @@ mod tests {
         nth: u64,
     ) -> Option<(bool, bool, String)> {
         let memory = Arc::new(MemoryStorage::new("target"));
-        let storage = Arc::new(FaultStorage::spoiling(memory, nth));
+        let storage = Arc::new(FaultStorage::new(memory, Op::Write, nth).doing(Fault::Spoil));
         let source = Chain::new(Arc::new(ModelLayer::new(disk.clone())), []);
         let spec = CreateSpec {
             virtual_size: disk.len(),

@@ -25,7 +25,7 @@ pub enum Op {
     Flush,
 }
 
-/// What a call does that fails.
+/// What a call does that does not go well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -36,14 +36,16 @@ pub enum Fault {
     All,
     /// Nothing, and so do all of its kind that come later: the disk is full, or dead.
     ForGood,
+    /// A write stores all but the byte in its middle, which it changes, and says that all went well.
+    Spoil,
 }
 
 impl Fault {
-    /// Each of them.
+    /// Each that is a failure.
     pub const EACH: [Self; 4] = [Self::Nothing, Self::Half, Self::All, Self::ForGood];
 }
 
-/// Passes everything on to another storage, but lets one call fail with `Io`, or spoils a write.
+/// Passes everything on to another storage, but lets one call fail with `Io`, or spoil what it writes.
 #[derive(Debug)]
 pub struct FaultStorage<S: ?Sized> {
     op: Op,
@@ -51,8 +53,6 @@ pub struct FaultStorage<S: ?Sized> {
     fault: Fault,
     /// Reads past this fail, though `len` says that there are bytes: somebody cut the file.
     cut: AtomicU64,
-    /// The fault is no failure, but a write that changes a byte.
-    spoils: bool,
     calls: AtomicU64,
     inner: Arc<S>,
 }
@@ -65,24 +65,15 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
             nth,
             fault: Fault::Nothing,
             cut: AtomicU64::new(u64::MAX),
-            spoils: false,
             calls: AtomicU64::new(0),
             inner,
         }
     }
 
-    /// Changes the byte in the middle of what the `nth` write (from 0) stores, and says that all went
-    /// well.
-    pub fn spoiling(inner: Arc<S>, nth: u64) -> Self {
-        Self {
-            spoils: true,
-            ..Self::new(inner, Op::Write, nth)
-        }
-    }
-
-    /// Sets what the failing call does. Default: nothing.
+    /// Sets what that call does. Default: nothing. Only writes can be told to spoil something.
     #[must_use]
     pub fn doing(self, fault: Fault) -> Self {
+        assert!(fault != Fault::Spoil || self.op == Op::Write);
         Self { fault, ..self }
     }
 
@@ -131,6 +122,7 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
             Fault::Nothing | Fault::ForGood => {}
             Fault::Half => half()?,
             Fault::All => all()?,
+            Fault::Spoil => unreachable!("writes alone are spoiled"),
         }
         Err(error)
     }
@@ -176,9 +168,10 @@ impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
 
 impl<S: StorageMut + ?Sized> StorageMut for FaultStorage<S> {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if self.spoils {
-            let (mut data, middle) = (data.to_vec(), data.len() / 2);
-            if self.enter(Op::Write).is_some() && middle < data.len() {
+        if self.fault == Fault::Spoil {
+            let mut data = data.to_vec();
+            if self.enter(Op::Write).is_some() && !data.is_empty() {
+                let middle = data.len() / 2;
                 data[middle] ^= 0x20;
             }
             return self.inner.write_at(offset, &data);
@@ -234,7 +227,7 @@ mod tests {
     #[test]
     fn only_the_told_write_is_spoiled_and_nobody_is_told() {
         let memory = Arc::new(MemoryStorage::new("m"));
-        let storage = FaultStorage::spoiling(memory, 1);
+        let storage = FaultStorage::new(memory, Op::Write, 1).doing(Fault::Spoil);
         for nth in 0..3 {
             storage.write_at(3 * nth, b"ABC").unwrap();
             assert_eq!(storage.fired(), nth >= 1);
