@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Demand, Edit, Editor, ErrorKind, ExtentKind, Format, GuestRange, HostRange, Layer,
-    Limits, Options, Preallocation, Repair, Result, Storage, StorageId, StorageMut, ZeroPolicy,
-    Zeroing,
+    Budget, Demand, Edit, Editor, ErrorKind, ExtentKind, Format, GuestRange, Layer, Limits,
+    Options, Preallocation, Repair, Result, ZeroPolicy,
 };
 use goldsmith_raw::{RAW, RawError};
 use goldsmith_storage::{FileStorage, MemoryStorage, Target};
@@ -247,62 +246,6 @@ fn image_that_is_cut_while_it_is_read_is_an_error() {
     assert_eq!(hole.kind(), ErrorKind::Io);
 }
 
-/// A block device: full of old bytes, and as long as it is.
-#[derive(Debug)]
-struct Device(MemoryStorage);
-
-impl Device {
-    fn new(len: usize) -> Self {
-        Self(MemoryStorage::holding("/dev/disk", vec![0xdb; len]))
-    }
-}
-
-impl Storage for Device {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.0.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0.read_at(offset, buf)
-    }
-}
-
-impl StorageMut for Device {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        assert!(offset + data.len() as u64 <= self.len());
-        self.0.write_at(offset, data)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        assert!(len <= self.len());
-        Ok(())
-    }
-
-    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
-        self.0.zero(range, zeroing)
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        Some(self.len())
-    }
-
-    fn is_blank(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn zeros_are_written_where_nobody_knows_what_was_there() {
     let disk = mixed();
@@ -311,13 +254,14 @@ fn zeros_are_written_where_nobody_knows_what_was_there() {
         ("falloc", ZeroPolicy::Implied),
         ("full", ZeroPolicy::Implied),
     ] {
-        let device = Arc::new(Device::new(disk.bytes().len() + 5000));
+        let old = vec![0xdb; disk.bytes().len() + 5000];
+        let device = Arc::new(DeviceStorage::holding(old));
         let options = [("preallocation", preallocation)];
         let spec = image::spec(&RAW, disk.len(), &options, false).unwrap();
         let sink = RAW.create(device.clone(), &spec).unwrap();
         assert_eq!(sink.profile().zeroes, zeroes);
         image::drive(sink, &disk).unwrap();
-        let bytes = device.0.to_vec();
+        let bytes = device.to_vec();
         let (image, behind) = bytes.split_at(disk.bytes().len());
         assert!(image == disk.bytes(), "{preallocation}");
         assert_eq!(behind, [0xdb; 5000], "what is behind the disk is not ours");

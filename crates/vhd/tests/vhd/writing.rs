@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, CreateSpec, ErrorKind, Format, HostRange, Limits, Result, Storage, StorageId,
-    StorageMut, ZeroPolicy, Zeroing,
+    Budget, CreateSpec, ErrorKind, Format, HostRange, Limits, Storage, ZeroPolicy,
 };
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::device::DeviceStorage;
 use goldsmith_testkit::sparse::SparseStorage;
 use goldsmith_testkit::trace::{Call, TraceStorage};
 use goldsmith_testkit::{image, pattern};
@@ -122,55 +122,15 @@ fn batmap_of_a_fixed_image_is_refused() {
     );
 }
 
-/// A device: its length stays.
-#[derive(Debug)]
-struct Device(MemoryStorage);
-
-impl Storage for Device {
-    fn name(&self) -> &str {
-        "device"
-    }
-    fn id(&self) -> StorageId {
-        self.0.id()
-    }
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0.read_at(offset, buf)
-    }
-}
-
-impl StorageMut for Device {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.0.write_at(offset, data)
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
-        self.0.zero(range, zeroing)
-    }
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-    fn fixed_len(&self) -> Option<u64> {
-        Some(self.0.len())
-    }
-    fn is_blank(&self) -> bool {
-        false
-    }
-}
-
 #[test]
 fn device_is_refused_and_keeps_its_bytes() {
-    let device = Arc::new(Device(MemoryStorage::holding("device", vec![7; 8192])));
+    let device = Arc::new(DeviceStorage::holding(vec![7; 8192]));
     for subformat in ["dynamic", "fixed"] {
         let spec = spec(4096, &[("subformat", subformat)]);
         let error = VHD.create(device.clone(), &spec).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.report().contains("a device of 8192 bytes"));
-        assert_eq!(device.0.to_vec(), vec![7; 8192]);
+        assert_eq!(device.to_vec(), vec![7; 8192]);
     }
 }
 
