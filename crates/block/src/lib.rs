@@ -26,6 +26,7 @@ mod layer;
 mod limits;
 mod measure;
 mod options;
+mod pass_on;
 mod sink;
 mod storage;
 mod suggest;

@@ -1,15 +1,12 @@
 //! Work that one thread does on one file: somebody looks on, and may stop it.
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use goldsmith_block::{
-    Error, ErrorKind, HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing,
-};
+use goldsmith_block::{Error, ErrorKind, HostRange, Result, Storage, StorageMut, Zeroing, pass_on};
 use goldsmith_engine::{Cancel, Phase, Progress};
 
 /// How often who looks on is told.
@@ -113,21 +110,7 @@ struct Tapped {
 }
 
 impl Storage for Tapped {
-    fn name(&self) -> &str {
-        self.storage.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.storage.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.storage.len()
-    }
-
-    fn file(&self) -> Option<&File> {
-        self.storage.file()
-    }
+    pass_on!(storage: name, id, len, file, span_at);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.tap.check()?;
@@ -135,13 +118,11 @@ impl Storage for Tapped {
         self.tap.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
         Ok(())
     }
-
-    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
-        self.storage.span_at(offset, limit)
-    }
 }
 
 impl StorageMut for Tapped {
+    pass_on!(storage: set_len, best_transfer, transfer, flush, fixed_len, is_blank);
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.tap.check()?;
         self.storage.write_at(offset, data)?;
@@ -150,34 +131,10 @@ impl StorageMut for Tapped {
         Ok(())
     }
 
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.storage.set_len(len)
-    }
-
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
         self.storage.zero(range, zeroing)?;
         self.tap.written.fetch_add(range.len, Ordering::Relaxed);
         Ok(())
-    }
-
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        self.storage.best_transfer(source)
-    }
-
-    fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, transfer: Transfer) -> bool {
-        self.storage.transfer(source, from, to, transfer)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.storage.flush()
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        self.storage.fixed_len()
-    }
-
-    fn is_blank(&self) -> bool {
-        self.storage.is_blank()
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use goldsmith_block::{HostRange, Storage, StorageId, StorageMut, Transfer, Zeroing};
+use goldsmith_block::{HostRange, Storage, StorageMut, Transfer, pass_on};
 use goldsmith_engine::Job;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::model::ModelDisk;
@@ -164,35 +164,11 @@ impl Promising {
 }
 
 impl Storage for Promising {
-    fn name(&self) -> &str {
-        self.storage.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.storage.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.storage.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> goldsmith::Result<()> {
-        self.storage.read_at(offset, buf)
-    }
+    pass_on!(storage: name, id, len, read_at);
 }
 
 impl StorageMut for Promising {
-    fn write_at(&self, offset: u64, data: &[u8]) -> goldsmith::Result<()> {
-        self.storage.write_at(offset, data)
-    }
-
-    fn set_len(&self, len: u64) -> goldsmith::Result<()> {
-        self.storage.set_len(len)
-    }
-
-    fn zero(&self, range: HostRange, zeroing: Zeroing) -> goldsmith::Result<()> {
-        self.storage.zero(range, zeroing)
-    }
+    pass_on!(storage: write_at, set_len, zero, flush, fixed_len, is_blank);
 
     fn best_transfer(&self, _source: &dyn Storage) -> Option<Transfer> {
         Some(self.way)
@@ -205,18 +181,6 @@ impl StorageMut for Promising {
         source.read_at(from.offset, &mut bytes).unwrap();
         self.storage.write_at(to, &bytes).unwrap();
         self.kept
-    }
-
-    fn flush(&self) -> goldsmith::Result<()> {
-        self.storage.flush()
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        self.storage.fixed_len()
-    }
-
-    fn is_blank(&self) -> bool {
-        self.storage.is_blank()
     }
 }
 

@@ -1,12 +1,9 @@
 //! Going on with a file that an earlier process has left half written.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use goldsmith_block::{
-    Error, HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing,
-};
+use goldsmith_block::{Error, HostRange, Result, Storage, StorageMut, Transfer, Zeroing, pass_on};
 
 /// A new file of which a part is written already, and stored.
 ///
@@ -74,13 +71,7 @@ impl Unfinished {
 }
 
 impl Storage for Unfinished {
-    fn name(&self) -> &str {
-        self.storage.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.storage.id()
-    }
+    pass_on!(storage: name, id, file, read_at, span_at);
 
     fn len(&self) -> u64 {
         match self.is_retracing() {
@@ -88,21 +79,11 @@ impl Storage for Unfinished {
             false => self.storage.len(),
         }
     }
-
-    fn file(&self) -> Option<&File> {
-        self.storage.file()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.storage.read_at(offset, buf)
-    }
-
-    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
-        self.storage.span_at(offset, limit)
-    }
 }
 
 impl StorageMut for Unfinished {
+    pass_on!(storage: best_transfer, fixed_len);
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         if !self.is_retracing() {
             return self.storage.write_at(offset, data);
@@ -129,10 +110,6 @@ impl StorageMut for Unfinished {
         }
     }
 
-    fn best_transfer(&self, source: &dyn Storage) -> Option<Transfer> {
-        self.storage.best_transfer(source)
-    }
-
     fn transfer(&self, source: &dyn Storage, from: HostRange, to: u64, transfer: Transfer) -> bool {
         !self.is_retracing() && self.storage.transfer(source, from, to, transfer)
     }
@@ -142,10 +119,6 @@ impl StorageMut for Unfinished {
             true => Ok(()),
             false => self.storage.flush(),
         }
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        self.storage.fixed_len()
     }
 
     fn is_blank(&self) -> bool {

@@ -1,8 +1,6 @@
 //! A storage of fixed length that was used before: a block device.
 
-use goldsmith_block::{
-    Error, ErrorKind, HostRange, Result, Storage, StorageId, StorageMut, Zeroing,
-};
+use goldsmith_block::{Error, ErrorKind, HostRange, Result, Storage, StorageMut, Zeroing, pass_on};
 use goldsmith_storage::MemoryStorage;
 
 /// A block device in memory, full of old bytes.
@@ -27,20 +25,10 @@ impl DeviceStorage {
 }
 
 impl Storage for DeviceStorage {
-    fn name(&self) -> &str {
-        self.memory.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.memory.id()
-    }
+    pass_on!(memory: name, id, read_at);
 
     fn len(&self) -> u64 {
         self.len
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.memory.read_at(offset, buf)
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use goldsmith_block::{
-    Error, ErrorKind, HostRange, Result, Span, Storage, StorageId, StorageMut, Zeroing,
-    end_of_storage,
+    Error, ErrorKind, HostRange, Result, Span, Storage, StorageMut, Zeroing, end_of_storage,
+    pass_on,
 };
 
 /// Which calls a [`FaultStorage`] counts.
@@ -134,17 +134,7 @@ fn nothing() -> Result<()> {
 }
 
 impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.inner.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
+    pass_on!(inner: name, id, len);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if let Some((_, error)) = self.enter(Op::Read) {
@@ -167,6 +157,8 @@ impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
 }
 
 impl<S: StorageMut + ?Sized> StorageMut for FaultStorage<S> {
+    pass_on!(inner: fixed_len, is_blank);
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         if self.fault == Fault::Spoil {
             let mut data = data.to_vec();
@@ -192,14 +184,6 @@ impl<S: StorageMut + ?Sized> StorageMut for FaultStorage<S> {
 
     fn flush(&self) -> Result<()> {
         self.call(Op::Flush, nothing, || self.inner.flush())
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        self.inner.fixed_len()
-    }
-
-    fn is_blank(&self) -> bool {
-        self.inner.is_blank()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use goldsmith_block::{
-    Extent, HostRange, Layer, LayerInfo, Result, Span, Storage, StorageId, StorageMut, Zeroing,
+    Extent, HostRange, Layer, LayerInfo, Result, Span, Storage, StorageMut, Zeroing, pass_on,
 };
 
 /// One call of a [`TraceStorage`].
@@ -71,17 +71,7 @@ impl<S: Storage + ?Sized> TraceStorage<S> {
 }
 
 impl<S: Storage + ?Sized> Storage for TraceStorage<S> {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.inner.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
+    pass_on!(inner: name, id, len);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.note(Call::Read(HostRange::new(offset, buf.len() as u64)));
@@ -95,6 +85,8 @@ impl<S: Storage + ?Sized> Storage for TraceStorage<S> {
 }
 
 impl<S: StorageMut + ?Sized> StorageMut for TraceStorage<S> {
+    pass_on!(inner: fixed_len, is_blank);
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.note(Call::Write(HostRange::new(offset, data.len() as u64)));
         self.inner.write_at(offset, data)
@@ -113,14 +105,6 @@ impl<S: StorageMut + ?Sized> StorageMut for TraceStorage<S> {
     fn flush(&self) -> Result<()> {
         self.note(Call::Flush);
         self.inner.flush()
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        self.inner.fixed_len()
-    }
-
-    fn is_blank(&self) -> bool {
-        self.inner.is_blank()
     }
 }
 

@@ -15,7 +15,7 @@ mod plan;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goldsmith_block::{HostRange, Result, Span, Storage, StorageId, StorageMut, Zeroing};
+use goldsmith_block::{HostRange, Result, Storage, StorageMut, Zeroing, pass_on};
 use goldsmith_storage::MemoryStorage;
 
 use event::Event;
@@ -178,25 +178,7 @@ impl Log {
 }
 
 impl Storage for CrashStorage {
-    fn name(&self) -> &str {
-        self.now.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.now.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.now.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.now.read_at(offset, buf)
-    }
-
-    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
-        self.now.span_at(offset, limit)
-    }
+    pass_on!(now: name, id, len, read_at, span_at);
 }
 
 impl StorageMut for CrashStorage {
