@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    Chain, CreateSpec, Demand, Error, ErrorKind, Format, GuestRange, HostRange, Placement, Result,
-    Sink, Storage, StorageId, StorageMut, Zeroing, is_zero,
+    Chain, CreateSpec, Demand, Error, ErrorKind, Format, GuestRange, Placement, Result, Sink,
+    Storage, StorageMut, is_zero, pass_on,
 };
 use goldsmith_engine::{Job, cores, data_ranges};
+use goldsmith_storage::VoidStorage;
 use goldsmith_vhd::VHD;
 
 use super::gzip::Bytes;
@@ -46,7 +47,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// Those of the source; `Usage` if a VHD cannot hold it; `Cancelled`.
     pub(super) fn new(source: &'a Chain, spec: &CreateSpec, job: &Job<'_>) -> Result<Self> {
-        let tables = Arc::new(Tables::default());
+        let tables = Arc::new(Tables::new());
         let sink = VHD.create(Arc::clone(&tables) as _, spec)?;
         let disk = GuestRange::new(0, sink.profile().virtual_size);
         let block_size = spec.options.size("block_size");
@@ -210,13 +211,13 @@ fn holds_anything(source: &Chain, range: GuestRange, buf: &mut [u8]) -> Result<b
 /// A file of which only what was written is kept, which is little: everything but guest data.
 #[derive(Debug)]
 struct Tables {
-    id: StorageId,
-    state: Mutex<State>,
+    /// The same without any bytes.
+    void: VoidStorage,
+    written: Mutex<Written>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    len: u64,
+struct Written {
     /// By byte offset; they do not overlap.
     pieces: BTreeMap<u64, Arc<[u8]>>,
     /// The longest of them, in bytes.
@@ -225,40 +226,28 @@ struct State {
     last: Option<Arc<[u8]>>,
 }
 
-impl Default for Tables {
-    fn default() -> Self {
+impl Tables {
+    fn new() -> Self {
         Self {
-            id: StorageId::unique(),
-            state: Mutex::default(),
+            void: VoidStorage::new("VHD", 0),
+            written: Mutex::default(),
         }
     }
-}
 
-impl Tables {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Storage for Tables {
-    fn name(&self) -> &str {
-        "VHD"
-    }
-
-    fn id(&self) -> StorageId {
-        self.id
-    }
-
-    fn len(&self) -> u64 {
-        self.state().len
-    }
+    pass_on!(void: name, id, len);
 
     /// Zeros where nothing was written; also behind the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let state = self.state();
+        let written = self.written();
         let end = offset + buf.len() as u64;
-        let first = offset.saturating_sub(state.longest);
-        for (at, piece) in state.pieces.range(first..end) {
+        let first = offset.saturating_sub(written.longest);
+        for (at, piece) in written.pieces.range(first..end) {
             let start = offset.max(*at);
             let stop = end.min(at + piece.len() as u64);
             if start < stop {
@@ -271,39 +260,18 @@ impl Storage for Tables {
 }
 
 impl StorageMut for Tables {
+    // To zero changes nothing: nothing was written there.
+    pass_on!(void: set_len, zero, flush, fixed_len, is_blank);
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut state = self.state();
-        let piece = match &state.last {
+        let mut written = self.written();
+        let piece = match &written.last {
             Some(last) if **last == *data => Arc::clone(last),
             _ => Arc::from(data),
         };
-        state.last = Some(Arc::clone(&piece));
-        state.pieces.insert(offset, piece);
-        let len = data.len() as u64;
-        state.longest = state.longest.max(len);
-        state.len = state.len.max(offset + len);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.state().len = len;
-        Ok(())
-    }
-
-    /// Nothing was written there.
-    fn zero(&self, _range: HostRange, _zeroing: Zeroing) -> Result<()> {
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn fixed_len(&self) -> Option<u64> {
-        None
-    }
-
-    fn is_blank(&self) -> bool {
-        true
+        written.last = Some(Arc::clone(&piece));
+        written.pieces.insert(offset, piece);
+        written.longest = written.longest.max(data.len() as u64);
+        self.void.write_at(offset, data)
     }
 }
