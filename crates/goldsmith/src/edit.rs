@@ -90,7 +90,7 @@ impl Subject {
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
         if depth == 0 {
-            stated = self.opener.expected_format(stated, &*storage)?.or(stated);
+            stated = self.opener.expected_format(stated, &*storage)?;
         }
         let format = match stated {
             Some(format) => format,

@@ -38,7 +38,7 @@ impl Opener {
             storage = Arc::new(part.of(storage)?);
         }
         if depth == 0 {
-            format = self.expected_format(format, &*storage)?.or(format);
+            format = self.expected_format(format, &*storage)?;
         }
         let format = match format {
             Some(format) => format,
@@ -71,18 +71,18 @@ impl Opener {
         })
     }
 
-    /// The format that the topmost image was expected to have, if any was; `storage` is its file, and
-    /// `stated` the format in which it is to be opened.
+    /// The format of the topmost image, as far as it is known: the one that it was expected to have, or
+    /// else the one that was `stated`. Its file is `storage`.
     ///
     /// # Errors
-    /// `Denied` if it is of another format, or of several, or is to be opened in another.
+    /// `Denied` if it is not of the format that was expected, or of others, too, or another was stated.
     pub(crate) fn expected_format(
         &self,
         stated: Option<&'static dyn Format>,
         storage: &dyn Storage,
     ) -> Result<Option<&'static dyn Format>> {
         let Some(expected) = &self.expected else {
-            return Ok(None);
+            return Ok(stated);
         };
         let format = registry::format_named(expected)?;
         let expected = format.name();
