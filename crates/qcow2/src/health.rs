@@ -40,7 +40,6 @@ fn end(storage: &dyn Storage, geometry: &Geometry, table: HostRange) -> Result<O
         let Some((index, offset)) = last_entry(storage, table.offset, before)? else {
             return Ok(None);
         };
-        let block = HostRange::new(offset, geometry.cluster_size());
         if offset & REFCOUNT_RESERVED != 0
             || !offset.is_multiple_of(geometry.cluster_size())
             || offset >= OFFSET_END
@@ -49,6 +48,7 @@ fn end(storage: &dyn Storage, geometry: &Geometry, table: HostRange) -> Result<O
                 format!("refcount table entry {index} is {offset:#x}, where no block can be");
             return Ok(Some(Ailment::Corrupt.sign(text)));
         }
+        let block = HostRange::new(offset, geometry.cluster_size());
         if offset >= file_len {
             let text = format!(
                 "the refcount block at {block} is past the end of the file ({file_len} bytes)"
