@@ -181,7 +181,7 @@ impl<'a> Create<'a> {
         } else {
             let target = target::create(&self.path, Cache::default(), read)?;
             let data_file = data_file
-                .map(|path| target::create(&path, Cache::default(), read))
+                .map(|path| target::create_data(&path, Cache::default(), read, &target))
                 .transpose()?;
             let tap = Tap::new(self.cancel.as_ref());
             let storage = |target: &Target| tap.on(target.storage());

@@ -69,11 +69,11 @@ pub(crate) fn open_beside(
 /// # Errors
 /// `Usage` if that is the image itself.
 pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingReference> {
-    let is_itself = ImageName::parse(name).is_ok_and(|name| {
+    let names_itself = ImageName::parse(name).is_ok_and(|name| {
         let path = directory_of(target).join(name.path);
         path == target || is_one_file(&path, target)
     });
-    if is_itself {
+    if names_itself {
         let error = Error::usage("an image cannot be its own backing file");
         return Err(error.in_file(target.to_string_lossy()));
     }
@@ -101,10 +101,15 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
     };
     let path = directory_of(target).join(path);
     if path == target {
-        let text = format!("the data file '{name}' cannot be the image itself");
-        return Err(Error::usage(text));
+        return Err(is_itself(&path));
     }
     Ok(Some(path))
+}
+
+/// What to say of the data file at `path` if that is the image.
+pub(crate) fn is_itself(path: &Path) -> Error {
+    let path = path.display();
+    Error::usage(format!("the data file '{path}' cannot be the image itself"))
 }
 
 /// The path that `name` stands for in the image at `target`.

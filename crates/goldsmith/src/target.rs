@@ -6,6 +6,7 @@ use goldsmith_block::{Chain, Error, Result, StorageId};
 use goldsmith_storage::{Cache, Target, share_bytes};
 
 use crate::Opener;
+use crate::reference::is_itself;
 
 /// Prepares to write `path`, which must be no file of the disks that are `read`.
 pub(crate) fn create<'a>(
@@ -17,6 +18,20 @@ pub(crate) fn create<'a>(
     refuse_source(path, target.id(), read.into_iter().flatten())?;
     target.lock()?;
     Ok(target)
+}
+
+/// As [`create`], for the file of the data of the image that is going to be `image`.
+pub(crate) fn create_data<'a>(
+    path: &Path,
+    cache: Cache,
+    read: impl IntoIterator<Item = Option<&'a Chain>>,
+    image: &Target,
+) -> Result<Target> {
+    let target = create(path, cache, read)?;
+    match target.meets(image) {
+        true => Err(is_itself(path)),
+        false => Ok(target),
+    }
 }
 
 /// Fails if the target at `path`, which is the file `id`, is one of the disks that are `read`.

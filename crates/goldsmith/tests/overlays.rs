@@ -251,7 +251,15 @@ fn targets_that_would_destroy_what_they_need_are_refused() {
         let job = job().backing("base.raw", "raw").option("data_file", file);
         assert!(refused(job).contains("which would be overwritten"));
     }
-    assert!(refused(job().option("data_file", "top.qcow2")).contains("the image itself"));
+    std::os::unix::fs::symlink("top.qcow2", folder.path("link")).unwrap();
+    for file in ["top.qcow2", "./top.qcow2", "link"] {
+        let created = goldsmith::Create::new(&top).format("qcow2").size(1 << 20);
+        let error = created.option("data_file", file).run().unwrap_err();
+        for report in [error.report(), refused(job().option("data_file", file))] {
+            assert!(report.contains("the image itself"), "{report}");
+        }
+    }
+    std::fs::remove_file(folder.path("link")).unwrap();
     assert!(refused(job().option("backing_file", "base.raw")).contains("needs backing_fmt"));
     assert!(refused(job().backing("base.raw", "floppy")).contains("unknown format 'floppy'"));
     let stated = r#"json:{"driver":"qcow2","file.filename":"base.raw"}"#;

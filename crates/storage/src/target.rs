@@ -1,6 +1,6 @@
 //! Publishing: a finished file takes its name in one step, an unfinished one never does.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,7 +13,7 @@ use tempfile::TempPath;
 
 use crate::FileStorage;
 use crate::cache::Cache;
-use crate::device::Nature;
+use crate::device::{Nature, share_bytes};
 use crate::error::StorageError as E;
 use crate::lock::{Use, lock};
 use crate::sys;
@@ -232,6 +232,27 @@ impl Target {
     /// is also a source.
     pub fn id(&self) -> Option<StorageId> {
         self.id
+    }
+
+    /// Whether both are going to stand under one name, or what stands there is one already.
+    pub fn meets(&self, other: &Self) -> bool {
+        let ids = self.id.zip(other.id);
+        let name = self.name_in_directory();
+        ids.is_some_and(|(a, b)| share_bytes(a, b))
+            || name.is_some() && name == other.name_in_directory()
+    }
+
+    /// Which directory the image is going to take its name in, and what name.
+    fn name_in_directory(&self) -> Option<(StorageId, &OsStr)> {
+        match &self.place {
+            Place::InPlace => None,
+            Place::New {
+                path, directory, ..
+            } => Some((
+                Nature::File.id(&directory.metadata().ok()?),
+                path.file_name()?,
+            )),
+        }
     }
 
     /// The directory in which the image is going to take its name; `None` if it is written where it

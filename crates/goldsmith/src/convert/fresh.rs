@@ -109,7 +109,7 @@ impl Convert<'_> {
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
         let target = target::create(&self.target, self.cache, read())?;
         let data_file = data_file
-            .map(|path| target::create(&path, self.cache, read()))
+            .map(|path| target::create_data(&path, self.cache, read(), &target))
             .transpose()?;
         spec.data = data_file.as_ref().map(Target::storage);
         let sink = match self.streams(format) {

@@ -85,7 +85,7 @@ impl Resume {
             let text = "a conversion into a device cannot be gone on with";
             return Err(Error::unsupported(text).in_file(name));
         };
-        self.must_be_apart(work.target, partial.id())?;
+        self.must_be_apart(partial.id())?;
         let (mut outcome, journal) = match self.open()? {
             None => {
                 if !partial.is_empty() {
@@ -94,7 +94,7 @@ impl Resume {
                 // The file stays empty as long as no journal tells of it.
                 let trial = work.create(Arc::new(VoidStorage::new(&*name, 0)))?;
                 must_be_plain(&*trial).map_err(|error| error.in_file(name))?;
-                let mut journal = self.begin(facts, &work.spec, file)?;
+                let mut journal = self.begin(facts, &work.spec, (&target, file))?;
                 target.keep();
                 let sink = work.create(Arc::clone(&partial))?;
                 work.opener.all_open(&directories)?;
@@ -129,14 +129,17 @@ impl Resume {
         Ok((outcome, file_digests))
     }
 
-    /// Fails if the journal would be the target, or its unfinished file.
-    fn must_be_apart(&self, target: &Path, partial: StorageId) -> Result<()> {
-        let path = |path| std::path::absolute(path).ok();
+    /// Fails if the journal would be the unfinished file of the target.
+    fn must_be_apart(&self, partial: StorageId) -> Result<()> {
         let is_partial = FileStorage::open(&self.journal).is_ok_and(|it| it.id() == partial);
-        if is_partial || path(&*self.journal) == path(target) {
-            return Err(self.refuse("the journal cannot be the target itself"));
+        match is_partial {
+            true => Err(self.is_target()),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn is_target(&self) -> Error {
+        self.refuse("the journal cannot be the target itself")
     }
 
     /// The journal with its facts, if there is one.
@@ -150,8 +153,17 @@ impl Resume {
         Journal::open(storage, DECIDED[2]).map(Some)
     }
 
-    /// Begins a journal, all at once.
-    fn begin(&self, mut facts: Vec<String>, spec: &CreateSpec, file: u64) -> Result<Journal> {
+    /// Begins a journal of work on `target`, whose unfinished file is `file`, all at once.
+    fn begin(
+        &self,
+        mut facts: Vec<String>,
+        spec: &CreateSpec,
+        (target, file): (&Target, u64),
+    ) -> Result<Journal> {
+        let journal = Target::create(&self.journal)?;
+        if journal.meets(target) {
+            return Err(self.is_target());
+        }
         let values = [
             spec.uuid.to_string(),
             spec.timestamp.to_string(),
@@ -163,9 +175,8 @@ impl Resume {
                 .zip(values)
                 .map(|(name, value)| format!("{name}{value}")),
         );
-        let target = Target::create(&self.journal)?;
-        target.storage().write_at(0, header(&facts).as_bytes())?;
-        target.publish()?;
+        journal.storage().write_at(0, header(&facts).as_bytes())?;
+        journal.publish()?;
         let storage = Arc::new(FileStorage::edit(&self.journal)?);
         Ok(Journal::open(storage, DECIDED[2])?.1)
     }
