@@ -37,6 +37,8 @@ pub(crate) enum StorageError {
     Create { source: io::Error },
     #[error("cannot replace it by the finished file")]
     Publish { source: io::Error },
+    #[error("another file has taken its name since this one was begun")]
+    Taken,
     #[error("cannot write its directory to disk")]
     FlushDirectory { source: io::Error },
     #[error("is {what}; only files and block devices hold images")]

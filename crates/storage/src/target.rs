@@ -268,8 +268,9 @@ impl Target {
     /// made if its cache is [`Unsafe`](Cache::Unsafe).)
     ///
     /// # Errors
-    /// `Io` if the image or its name cannot be made durable; only if the directory is what failed
-    /// may the new file stand there all the same.
+    /// `Io` if another file has taken the name since this target was made, which nobody has asked to
+    /// have replaced; or if the image or its name cannot be made durable: only if the directory is what
+    /// failed may the new file stand there all the same.
     pub fn publish(self) -> Result<()> {
         match self.place {
             Place::InPlace => self.storage.flush(),
@@ -277,9 +278,15 @@ impl Target {
                 path,
                 directory,
                 draft,
-                ..
-            } => rename(&self.storage, &path, &directory, draft)
-                .map_err(|error| Error::from(error).in_file(self.name)),
+                old,
+            } => rename(
+                &self.storage,
+                &path,
+                &directory,
+                draft,
+                old.map(|it| it.id()),
+            )
+            .map_err(|error| Error::from(error).in_file(self.name)),
         }
     }
 }
@@ -289,6 +296,7 @@ fn rename(
     path: &Path,
     directory: &File,
     draft: Option<TempPath>,
+    old: Option<StorageId>,
 ) -> Result<(), E> {
     let cannot_publish = |source| E::Publish { source };
     let (file, is_lasting) = (storage.handle(), storage.is_lasting());
@@ -296,11 +304,15 @@ fn rename(
         // Not only the data: owner and mode must survive as well.
         file.sync_all().map_err(|source| E::Flush { source })?;
     }
+    let stands = stands(path, old)?;
     let named = match draft {
         Some(draft) => Some(draft),
         None => match sys::link_unnamed(file, path) {
             // A name can only be replaced by another name.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !stands {
+                    return Err(E::Taken);
+                }
                 let parent = directory_of(path)?;
                 let link = |at: &Path| sys::link_unnamed(file, at);
                 Some(beside(path, &parent, link).map_err(cannot_publish)?.1)
@@ -319,6 +331,19 @@ fn rename(
     directory
         .sync_all()
         .map_err(|source| E::FlushDirectory { source })
+}
+
+/// Whether the `old` file stands under the name `path` yet. It may be gone; but what another process has
+/// put there meanwhile is somebody's only copy.
+fn stands(path: &Path, old: Option<StorageId>) -> Result<bool, E> {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(false);
+    };
+    let id = Nature::of(&found).ok().map(|nature| nature.id(&found));
+    match old.is_some() && id == old {
+        true => Ok(true),
+        false => Err(E::Taken),
+    }
 }
 
 /// The path that `path` stands for once symbolic links are followed, whether or not it exists.

@@ -253,6 +253,40 @@ fn name_that_became_a_directory_fails_the_publishing_and_leaves_nothing() {
     assert_eq!(names(directory.path()), ["disk"]);
 }
 
+/// What another process has put there meanwhile stays: it may be a running machine's disk by now.
+#[test]
+fn name_that_another_file_took_meanwhile_is_left_to_it() {
+    let directory = directory();
+    let at = |name: &str| directory.path().join(name);
+    let text = "another file has taken its name since this one was begun";
+    for (name, old) in [("new", None), ("old", Some("silver"))] {
+        for resumable in [false, true] {
+            let path = at(name);
+            if let Some(old) = old {
+                fs::write(&path, old).unwrap();
+            }
+            let target = match resumable {
+                true => Target::resumable(&path).unwrap(),
+                false => Target::create(&path).unwrap(),
+            };
+            target.storage().write_at(0, b"golden").unwrap();
+            publish(&path, b"only copy");
+            let error = target.publish().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert_eq!(error.report(), format!("{}: {text}", path.display()));
+            assert_eq!(fs::read(&path).unwrap(), b"only copy");
+            assert_eq!(names(directory.path()), [name]);
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    // What is gone is in nobody's way.
+    fs::write(at("old"), b"silver").unwrap();
+    let target = Target::create(at("old")).unwrap();
+    fs::remove_file(at("old")).unwrap();
+    target.publish().unwrap();
+    assert_eq!(names(directory.path()), ["old"]);
+}
+
 #[test]
 fn any_name_will_do() {
     let directory = directory();
