@@ -106,9 +106,9 @@ pub struct Outcome {
 ///
 /// # Errors
 /// The first error of source or sink, after which the sink is dropped and so never commits;
-/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source, if it covers
-/// something that the job does not name, or the other way round, or if a checksum is wanted of a
-/// source whose start is not read.
+/// `Cancelled` if the job was stopped; `Usage` if the sink is smaller than the source, if the job
+/// begins where none can have been cut off, if the sink covers something that the job does not name,
+/// or the other way round, or if a checksum is wanted of a source whose start is not read.
 ///
 /// # Cost
 /// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB) and as much again for
@@ -123,13 +123,6 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         )));
     }
 
-    if job.start > len || !job.digests.is_empty() && job.start > 0 {
-        let start = job.start;
-        return Err(Error::usage(format!(
-            "the job begins at {start}, which is behind the disk or leaves no checksum of it"
-        )));
-    }
-
     let profile = sink.profile();
     let covers = !matches!(job.behind, Behind::Nothing);
     if (profile.zeroes == ZeroPolicy::Covering) != covers {
@@ -140,6 +133,14 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     let unit = profile
         .packing
         .map_or(profile.grain, |packing| packing.unit);
+    let start = job.start;
+    let is_edge = start == len || start < len && start.is_multiple_of(unit);
+    if !is_edge || !job.digests.is_empty() && start > 0 {
+        return Err(Error::usage(format!(
+            "the job begins at {start}, which is behind the disk, no multiple of {unit}, or leaves no \
+             checksum of it"
+        )));
+    }
     let threads = Job::thread_count(job.threads);
     let mut disk = Source::new(source, unit, job.sparse == 0);
     let digests = Digests::new(job.digests);

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldsmith_block::{
-    Chain, Committed, CreateSpec, Error, ErrorKind, Format, Layer, Placement, Result, Sink,
-    Storage, StorageId, StorageMut,
+    Chain, Committed, CreateSpec, Demand, Error, ErrorKind, Format, Layer, Placement, Result, Sink,
+    SinkProfile, Storage, StorageId, StorageMut,
 };
 use goldsmith_engine::{Crc32, Digest, Job, Milestones, Outcome};
 use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage};
@@ -362,10 +362,16 @@ fn retrace(sink: &dyn Sink, unfinished: &Unfinished, journal: &Journal) -> Resul
                 return Err(corrupt());
             }
             at = range.end;
-            match place {
-                Place::Demand(demand) => sink.reserve(&[*demand], &mut slots)?,
-                Place::Zeros(range) => sink.reserve_zeroes(*range)?,
-            }
+            let asked = match place {
+                Place::Demand(demand) if !fits(demand, profile) => return Err(corrupt()),
+                Place::Demand(demand) => sink.reserve(&[*demand], &mut slots),
+                Place::Zeros(range) => sink.reserve_zeroes(*range),
+            };
+            asked.map_err(|error| match error.kind() {
+                // Not the engine's: it never asked for this.
+                ErrorKind::Bug => corrupt(),
+                _ => error,
+            })?;
             for slot in slots.drain(..) {
                 let len = slot.packed.unwrap_or(slot.range.len());
                 unfinished.reaches(slot.host.saturating_add(len));
@@ -374,6 +380,12 @@ fn retrace(sink: &dyn Sink, unfinished: &Unfinished, journal: &Journal) -> Resul
         Ok(())
     })?;
     unfinished.go_on(journal.stored)
+}
+
+/// Whether a sink with this `profile` can be asked for this, as far as packed bytes go.
+fn fits(demand: &Demand, profile: &SinkProfile) -> bool {
+    let unit = profile.packing.map_or(0, |packing| packing.unit);
+    demand.packed.is_none_or(|len| len < unit)
 }
 
 /// Does what is left of `work`, and writes down from time to time how far it is stored in `partial`.

@@ -221,6 +221,44 @@ fn whatever_a_power_cut_leaves_is_gone_on_with_to_the_same_bytes() {
     assert!(cuts >= 300 && with_done >= 100, "{cuts}, {with_done}");
 }
 
+/// Who can write to the journal can have anything taken for the target's bytes, but that is all.
+#[test]
+fn forged_journal_is_refused_or_believed() {
+    let (mut refused, mut believed) = (0, 0);
+    let numbers = [0, 511, 1 << 20, 2 << 20, 1 << 63, u64::MAX];
+    let pairs = numbers.map(|a| numbers.map(|b| (a, b)));
+    for case in CASES {
+        let bench = Bench::new(case);
+        for (a, b) in pairs.into_iter().flatten() {
+            for lines in [
+                vec![format!("done {a} {b}")],
+                vec![format!("data {a} {b}"), format!("done {b} 0")],
+                vec![format!("zeros {a} {b}"), format!("done {b} 0")],
+                vec![format!("packed {a} 4096 {b}"), "done 4194304 0".into()],
+                vec![format!("packed 0 {a} {b}"), "done 4194304 0".into()],
+            ] {
+                let facts = [vec!["file 7".into()], lines].concat();
+                let journal = MemoryStorage::holding("journal", header(&facts).into_bytes());
+                let Ok((_, mut journal)) = Journal::open(Arc::new(journal), DECIDED[2]) else {
+                    continue;
+                };
+                let work = bench.work(&bench.source, 1, None);
+                let target = Arc::new(MemoryStorage::new("target"));
+                let unfinished = Arc::new(Unfinished::new(target));
+                let sink = work.create(Arc::clone(&unfinished) as _).unwrap();
+                let done = retrace(&*sink, &unfinished, &journal)
+                    .and_then(|()| pour(&work, sink, &*unfinished, &mut journal, 1 << 20));
+                match done.map_err(|error| error.kind()) {
+                    Ok(_) => believed += 1,
+                    Err(ErrorKind::Corrupt | ErrorKind::Usage) => refused += 1,
+                    Err(kind) => panic!("{case:?}: {facts:?}: {kind:?}"),
+                }
+            }
+        }
+    }
+    assert!(refused > 100 && believed > 100, "{refused}, {believed}");
+}
+
 /// Cut off after every claim, gone on with, and cut off again, until it is done.
 #[test]
 fn conversion_that_is_cut_off_again_and_again_ends_with_the_same_bytes() {
