@@ -103,9 +103,12 @@ impl<'a> Check<'a> {
         let mut subject = self.subject.clone();
         subject.dry_run |= self.repair.is_none();
         let mut open = subject.open()?;
-        if self.repair.is_none() {
-            self.subject.opener.all_open(&[])?;
-        }
+        // The file that holds its data is opened while that can be done.
+        let editable = match self.repair {
+            Some(_) => open.editor().map(drop),
+            None => Ok(()),
+        };
+        self.subject.opener.all_open(&[])?;
         let check = |open: &Open| {
             let checked = open.format.check(open.read(), &open.budget.afresh());
             checked.map_err(|error| error.in_file(open.path.to_string_lossy()))
@@ -125,8 +128,8 @@ impl<'a> Check<'a> {
         let Some(repair) = self.repair.filter(|_| !is_sound) else {
             return Ok(Some(report));
         };
+        editable?;
         let mut editor = open.editor()?;
-        self.subject.opener.all_open(&[])?;
         editor.edit(&Edit::Repair(repair))?;
         if let Some(checked) = check(&open)? {
             report.before = Some(std::mem::replace(&mut report.checked, checked));

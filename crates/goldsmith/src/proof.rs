@@ -10,8 +10,9 @@ use goldsmith_engine::{
     Algorithm, ChecksumJob, CompareError, CompareJob, Comparison, Digest, Job, Phase, checksum,
     compare,
 };
-use goldsmith_storage::Window;
+use goldsmith_storage::{FileStorage, Window};
 
+use crate::ovf::Container;
 use crate::registry;
 
 /// What is to be proved.
@@ -86,6 +87,23 @@ impl Proof {
         if self.verify {
             self.of_disk(&made.disk()?, source, digests, job)?;
         }
+        self.of_made(made, job)
+    }
+
+    /// As [`of`](Self::of) of an archive, which is unpacked into `scratch` to be read back.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(crate) fn of_archive(
+        &self,
+        made: &Made<'_>,
+        scratch: FileStorage,
+        source: &Chain,
+        digests: &[Digest],
+        job: &Job<'_>,
+    ) -> Result<Vec<Digest>> {
+        let archive = Container::new(Arc::clone(&made.storage), made.limits);
+        self.of_disk(&archive.unpack(scratch)?, source, digests, job)?;
         self.of_made(made, job)
     }
 

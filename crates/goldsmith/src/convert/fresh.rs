@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{Budget, Chain, CreateSpec, Format, Options, Result};
 use goldsmith_engine::{Behind, Job, Outcome};
-use goldsmith_storage::Target;
+use goldsmith_storage::{FileStorage, Target};
 
 use crate::bitmap::Bitmaps;
 use crate::convert::{Convert, Converted};
@@ -117,10 +117,11 @@ impl Convert<'_> {
             false => format.create(target.storage(), &spec).map(Some),
         };
         let sink = sink.map_err(|error| error.in_file(name.clone()))?;
-        // What is read back may have to be unpacked, into files.
-        if !(self.proof.verify && format.unpacks()) {
-            target::all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
-        }
+        // What is read back may have to be unpacked.
+        let scratch = (self.proof.verify && format.unpacks())
+            .then(|| FileStorage::scratch(&*name))
+            .transpose()?;
+        target::all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
         let job = self.job(behind.as_ref().map_or(Behind::Nothing, Behind::Disk));
         let outcome = match sink {
             Some(sink) => goldsmith_engine::convert(&source, sink, &job)?,
@@ -148,10 +149,14 @@ impl Convert<'_> {
             behind: behind.as_ref(),
             limits: &self.sources[0].opener.limits,
         };
-        let file_digests = self
-            .proof
-            .of(&made, &source, &outcome.digests, &job)
-            .map_err(|error| error.in_file(name.clone()))?;
+        let proved = match scratch {
+            Some(scratch) => {
+                let proof = &self.proof;
+                proof.of_archive(&made, scratch, &source, &outcome.digests, &job)
+            }
+            None => self.proof.of(&made, &source, &outcome.digests, &job),
+        };
+        let file_digests = proved.map_err(|error| error.in_file(name.clone()))?;
         // First what the image needs, so that it never stands there without.
         if let Some(data_file) = data_file {
             data_file.publish()?;
