@@ -14,6 +14,7 @@
 //! in host bytes ([`HostRange`]); a bare `u64` is bytes from the start of the disk.
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod chain;
 mod check;
 mod editor;
@@ -33,6 +34,7 @@ mod suggest;
 mod units;
 mod zero;
 
+pub use buffer::Buffer;
 pub use chain::{Chain, ChainExtent};
 pub use check::{Checked, Flaw};
 pub use editor::{BitmapChange, Change, Edit, Editor, Preallocation, Repair, Scribe, Step};

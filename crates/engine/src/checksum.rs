@@ -2,9 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use goldsmith_block::{Chain, Error, Result};
+use goldsmith_block::{Buffer, Chain, Error, Result};
 
-use crate::buffer::Buffer;
 use crate::cancel::Cancel;
 use crate::claim::{Claims, Status, Walk, largest_unit};
 use crate::convert::Job;

@@ -3,9 +3,8 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use goldsmith_block::{Chain, Error, ExtentKind, Result};
+use goldsmith_block::{Buffer, Chain, Error, ExtentKind, Result};
 
-use crate::buffer::Buffer;
 use crate::cancel::Cancel;
 use crate::claim::{Claim, Claims, Status, Walk, largest_unit};
 use crate::convert::Job;

@@ -1,8 +1,6 @@
 //! What of a claim must be said, because what stands behind the target says something else.
 
-use goldsmith_block::{Chain, Demand, GuestRange, Result, is_zero};
-
-use crate::buffer::Buffer;
+use goldsmith_block::{Buffer, Chain, Demand, GuestRange, Result, is_zero};
 
 /// The disk behind the target, as one worker compares with it.
 pub(crate) struct Cover<'a> {

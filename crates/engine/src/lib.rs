@@ -32,7 +32,6 @@
 //! figures.
 #![forbid(unsafe_code)]
 
-mod buffer;
 mod cancel;
 mod checksum;
 mod claim;

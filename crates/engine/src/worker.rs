@@ -1,11 +1,10 @@
 //! One worker's share of a conversion: a claim at a time, from the source into the sink.
 
 use goldsmith_block::{
-    Demand, Error, ErrorKind, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer,
+    Buffer, Demand, Error, ErrorKind, GuestRange, Packing, Placement, Result, Sink, Slot, Transfer,
     ZeroPolicy, align_up, is_zero,
 };
 
-use crate::buffer::Buffer;
 use crate::claim::{Claim, Origin};
 use crate::cover::Cover;
 use crate::digest::{Digests, Piece};

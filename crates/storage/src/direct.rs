@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
-use goldsmith_block::{Storage, align_down, align_up};
+use goldsmith_block::{Buffer, Storage, align_down, align_up};
 
 use crate::sys;
 
@@ -31,7 +31,7 @@ pub(crate) struct Direct {
     /// The same file, opened once more, for the odd ends.
     cached: File,
     /// Memory that nobody uses at the moment.
-    spare: Mutex<Vec<Pages>>,
+    spare: Mutex<Vec<Buffer>>,
 }
 
 impl Direct {
@@ -44,7 +44,7 @@ impl Direct {
             spare: Mutex::default(),
         };
         let mut pages = direct.pages();
-        let read = file.read_at(&mut pages.bytes_mut()[..BLOCK as usize], 0);
+        let read = file.read_at(&mut pages[..BLOCK as usize], 0);
         direct.give_back(pages);
         // Some take the flag and then no block.
         if read.is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
@@ -74,7 +74,7 @@ impl Direct {
             let Some((pages, from)) = self.read_blocks(file, at, len)? else {
                 return Ok(false);
             };
-            buf[done..done + len].copy_from_slice(&pages.bytes()[from..from + len]);
+            buf[done..done + len].copy_from_slice(&pages[from..from + len]);
             self.give_back(pages);
             done += len;
         }
@@ -88,13 +88,13 @@ impl Direct {
         file: &File,
         offset: u64,
         len: usize,
-    ) -> io::Result<Option<(Pages, usize)>> {
+    ) -> io::Result<Option<(Buffer, usize)>> {
         let start = align_down(offset, BLOCK);
         let from = (offset - start) as usize;
         let end = (from + len).next_multiple_of(BLOCK as usize);
         let mut pages = self.pages();
         let read = loop {
-            match file.read_at(&mut pages.bytes_mut()[..end], start) {
+            match file.read_at(&mut pages[..end], start) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break unless_odd(read)?,
             }
@@ -132,7 +132,7 @@ impl Direct {
         let mut pages = self.pages();
         let mut at = offset;
         for piece in blocks.chunks(PIECE) {
-            let bytes = &mut pages.bytes_mut()[..piece.len()];
+            let bytes = &mut pages[..piece.len()];
             bytes.copy_from_slice(piece);
             file.write_all_at(bytes, at)?;
             at += piece.len() as u64;
@@ -141,12 +141,12 @@ impl Direct {
         Ok(())
     }
 
-    fn pages(&self) -> Pages {
+    fn pages(&self) -> Buffer {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.pop().unwrap_or_else(Pages::new)
+        spare.pop().unwrap_or_else(|| Buffer::new(PIECE))
     }
 
-    fn give_back(&self, pages: Pages) {
+    fn give_back(&self, pages: Buffer) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         spare.push(pages);
     }
@@ -170,32 +170,4 @@ fn unless_odd<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 
 fn address(bytes: &[u8]) -> u64 {
     bytes.as_ptr().addr() as u64
-}
-
-/// A piece of memory that starts at a page.
-#[derive(Debug)]
-struct Pages {
-    /// Never grows, so it stays where it is.
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Pages {
-    fn new() -> Self {
-        let memory = vec![0; PIECE + BLOCK as usize - 1];
-        // If that is not known, the kernel refuses it, and all goes through the cache.
-        let start = memory.as_ptr().align_offset(BLOCK as usize);
-        Self {
-            memory,
-            start: start.min(BLOCK as usize - 1),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.start + PIECE]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + PIECE]
-    }
 }
