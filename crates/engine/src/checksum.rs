@@ -6,7 +6,6 @@ use goldsmith_block::{Buffer, Chain, Error, Result};
 
 use crate::cancel::Cancel;
 use crate::claim::{Claims, Status, Walk, largest_unit};
-use crate::convert::Job;
 use crate::crew;
 use crate::digest::{Algorithm, Digest, Digests, Piece};
 use crate::progress::{Meter, Phase, Progress};
@@ -57,7 +56,7 @@ pub fn checksum(disk: &Chain, job: &ChecksumJob<'_>) -> Result<Vec<Digest>> {
         claims.stop();
         digests.stop();
     };
-    crew::run(Job::thread_count(job.threads), stop, || {
+    crew::run(crew::workers(job.threads, 1), stop, || {
         let mut buf = Buffer::new(step as usize);
         while let Some(claim) = claims.next()? {
             // At most a step.

@@ -7,7 +7,6 @@ use goldsmith_block::{Buffer, Chain, Error, ExtentKind, Result};
 
 use crate::cancel::Cancel;
 use crate::claim::{Claim, Claims, Status, Walk, largest_unit};
-use crate::convert::Job;
 use crate::crew;
 use crate::progress::{Meter, Phase, Progress};
 
@@ -77,7 +76,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
     let step = largest_unit([a, b]).max(CLAIM);
     let claims = Claims::new(len, step, step, job.cancel, &pair);
     crew::run(
-        Job::thread_count(job.threads),
+        crew::workers(job.threads, 1),
         || claims.stop(),
         || {
             let mut buffers = [Buffer::new(step as usize), Buffer::new(step as usize)];

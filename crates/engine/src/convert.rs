@@ -6,7 +6,7 @@ use goldsmith_block::{Chain, Committed, Error, Result, Sink, ZeroPolicy};
 
 use crate::cancel::Cancel;
 use crate::claim::{Claims, largest_unit};
-use crate::crew::{self, cores};
+use crate::crew;
 use crate::digest::{Algorithm, Digest, Digests};
 use crate::milestone::{Finished, Milestones};
 use crate::progress::{Meter, Phase, Progress};
@@ -18,12 +18,19 @@ use crate::worker::{Shared, Worker};
 /// Bytes that one worker takes at a time, unless a unit is larger: big enough that it pays to hand
 /// over the right to write, small enough that they are still in the cache when they are written.
 const CLAIM: u64 = 1 << 20;
+/// The same past the system's cache, where it comes to how large the disk's requests are. [ours]
+const UNCACHED_CLAIM: u64 = 4 << 20;
+/// How many wait for the disk at a time past the system's cache, if not told otherwise. [ours]
+const WAITING: usize = 4;
 
 /// How a conversion is to be done.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
-    /// Workers; by default one per core.
+    /// Workers; by default one per core, and at least four if `uncached`.
     pub threads: Option<NonZeroUsize>,
+    /// Whether files are read or written past the system's cache, so that whoever does it waits for
+    /// the disk, which wants several large requests at a time. Default: no.
+    pub uncached: bool,
     /// Shortest run of zeros that takes no space in the target, in bytes; 0 stores every byte.
     /// What the sink's grain cannot express is stored. Default: 4096.
     pub sparse: u64,
@@ -70,6 +77,7 @@ impl Default for Job<'_> {
     fn default() -> Self {
         Self {
             threads: None,
+            uncached: false,
             sparse: 4096,
             share: true,
             behind: Behind::Nothing,
@@ -80,12 +88,6 @@ impl Default for Job<'_> {
             progress: None,
             cancel: None,
         }
-    }
-}
-
-impl Job<'_> {
-    pub(crate) fn thread_count(threads: Option<NonZeroUsize>) -> usize {
-        threads.unwrap_or_else(cores).get()
     }
 }
 
@@ -111,9 +113,9 @@ pub struct Outcome {
 /// or the other way round, or if a checksum is wanted of a source whose start is not read.
 ///
 /// # Cost
-/// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB) and as much again for
-/// packed bytes, and as much again to compare with what stands behind the target. Holes of any
-/// length are single steps, unless there is a digest for which zeros must be hashed.
+/// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB; 4 MiB if `uncached`) and
+/// as much again for packed bytes, and as much again to compare with what stands behind the target.
+/// Holes of any length are single steps, unless there is a digest for which zeros must be hashed.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
     let len = sink.profile().virtual_size;
     let source_len = source.virtual_size();
@@ -141,7 +143,11 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
              checksum of it"
         )));
     }
-    let threads = Job::thread_count(job.threads);
+    let (most, least) = match job.uncached {
+        true => (UNCACHED_CLAIM, WAITING),
+        false => (CLAIM, 1),
+    };
+    let threads = crew::workers(job.threads, least);
     let mut disk = Source::new(source, unit, job.sparse == 0);
     let digests = Digests::new(job.digests);
     let unseen = digests.is_empty() && profile.packing.is_none() && !covers;
@@ -153,7 +159,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         Behind::Unread(behind) => disk.write_over(behind),
         Behind::Zeros | Behind::Nothing => {}
     }
-    let step = largest_unit([source]).max(unit).max(CLAIM);
+    let step = largest_unit([source]).max(unit).max(most);
     let align = match disk.is_shared() {
         true => largest_unit([source]).max(unit),
         false => step,

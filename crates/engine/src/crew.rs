@@ -12,6 +12,11 @@ pub fn cores() -> NonZeroUsize {
     *CORES.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
+/// As many workers as are `asked` for; else one per core, and no fewer than `least`.
+pub(crate) fn workers(asked: Option<NonZeroUsize>, least: usize) -> usize {
+    asked.map_or_else(|| cores().get().max(least), NonZeroUsize::get)
+}
+
 /// Runs `work` on `threads` threads at once, and returns when all are back.
 ///
 /// When one fails or panics, `stop` is called at once, so that the others return too; the first

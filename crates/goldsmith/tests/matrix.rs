@@ -5,6 +5,7 @@ mod support;
 
 use std::num::NonZeroUsize;
 
+use goldsmith::Cache;
 use goldsmith_testkit::model::ModelDisk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -206,16 +207,20 @@ fn backing_chains_of_qemu_are_read_whole() {
 }
 
 #[test]
-fn target_does_not_depend_on_the_number_of_threads() {
+fn target_does_not_depend_on_the_number_of_threads_or_the_cache() {
     let folder = Folder::new();
-    let (_, disk) = disks().swap_remove(3);
+    // As many claims as take all threads past the cache, where they are the largest.
+    let disk =
+        disk("5k:A 60k:- 1M:b 64k:0 3M:- 700k:C 64k:d 128k:- 4k:E 1M:0 5M:g 2k:0 6M:h 1536:F");
     let raw = folder.write("disk.raw", &disk);
     for (format, options, compress) in SHAPES {
         let mut seen = None;
-        for threads in [1, 2, 3, 8] {
+        let ways = [1, 2, 3, 8].map(|threads| (threads, Cache::Writeback));
+        for (threads, cache) in ways.into_iter().chain([(1, Cache::None), (4, Cache::None)]) {
             let target = folder.path("target");
             let mut job = convert((&raw, "raw"), (&target, format))
                 .compress(*compress)
+                .cache(cache)
                 .threads(NonZeroUsize::new(threads).unwrap());
             for (key, value) in *options {
                 job = job.option(*key, *value);
@@ -225,7 +230,7 @@ fn target_does_not_depend_on_the_number_of_threads() {
             let first = seen.get_or_insert_with(|| bytes.clone());
             assert!(
                 *first == bytes,
-                "{format} {options:?}: {threads} threads change the target"
+                "{format} {options:?}: {threads} threads and {cache:?} change the target"
             );
         }
     }

@@ -33,7 +33,7 @@ impl Cache {
     }
 
     /// Whether nothing is kept in it.
-    pub(crate) fn is_passed(self) -> bool {
+    pub fn is_passed(self) -> bool {
         matches!(self, Self::None | Self::Directsync)
     }
 }

@@ -54,6 +54,7 @@ struct Shape {
     written_zeroes: bool,
     codec: Option<Codec>,
     threads: usize,
+    uncached: bool,
     sparse: u64,
 }
 
@@ -70,15 +71,17 @@ fn any_shape() -> impl Strategy<Value = Shape> {
         any::<bool>(),
         codec,
         1usize..5,
+        any::<bool>(),
         sparse,
     )
         .prop_map(
-            |(grain_bits, identity, written_zeroes, codec, threads, sparse)| Shape {
+            |(grain_bits, identity, written_zeroes, codec, threads, uncached, sparse)| Shape {
                 grain: 1 << grain_bits,
                 identity: identity && codec.is_none(),
                 written_zeroes,
                 codec,
                 threads,
+                uncached,
                 sparse,
             },
         )
@@ -111,6 +114,7 @@ impl Shape {
 
     fn job(&self) -> Job<'static> {
         Job {
+            uncached: self.uncached,
             sparse: self.sparse,
             digests: Algorithm::ALL,
             ..threads(self.threads)

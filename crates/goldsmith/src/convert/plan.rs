@@ -69,9 +69,11 @@ impl<'a> Convert<'a> {
     where
         'a: 'b,
     {
+        let mut sources = self.sources.iter().map(|source| &source.opener);
         Job {
             behind,
             digests: self.proof.algorithms(),
+            uncached: self.cache.is_passed() || sources.any(Opener::passes_cache),
             ..self.job
         }
     }

@@ -167,6 +167,10 @@ impl Opener {
         self
     }
 
+    pub(crate) fn passes_cache(&self) -> bool {
+        self.cache.is_passed()
+    }
+
     /// Sets how files that are read go through the system's cache. Default: they stay there.
     #[must_use]
     pub fn cache(mut self, cache: Cache) -> Self {
