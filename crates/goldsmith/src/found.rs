@@ -86,7 +86,8 @@ impl Found {
             }
             References::SameDirectory => {}
         }
-        let mut parts = Path::new(name).components();
+        let parts = Path::new(name).components();
+        let mut parts = parts.filter(|part| *part != Component::CurDir);
         let file_only = matches!(
             (parts.next(), parts.next()),
             (Some(Component::Normal(_)), None)

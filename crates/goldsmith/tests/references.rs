@@ -121,6 +121,7 @@ fn every_spelling_of_a_file_is_that_file() {
     folder.write("base.raw", &base);
     let absolute = folder.text("base.raw");
     for name in [
+        "././base.raw",
         "file:base.raw",
         &format!("file:{absolute}"),
         r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
