@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     if called::qemu_img() {
         anstream::ColorChoice::Never.write_global();
     }
-    progress::bear_questions();
+    progress::bear_signals();
     let words = commands::resize::words(std::env::args_os());
     let cli = definition().try_get_matches_from(words);
     let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {

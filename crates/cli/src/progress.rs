@@ -9,7 +9,7 @@ use clap::Args;
 use goldsmith::{Cancel, Phase, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::low_level::pipe;
 
 use crate::options::OutputFormat;
@@ -51,10 +51,13 @@ impl Showing {
 /// locks itself in, where it may make neither nor send through one.
 static WAKE: Mutex<Option<(PipeReader, PipeWriter)>> = Mutex::new(None);
 
-/// Lets nobody who asks for progress (SIGUSR1) end a command that has none to show. [qemu]
-pub(crate) fn bear_questions() {
+/// Lets nobody who asks for progress (SIGUSR1) end a command that has none to show [qemu], nor a limit to
+/// the length of files one that can say which file met it.
+pub(crate) fn bear_signals() {
     // Without it the signal ends the process where it is, which harms no image.
-    let _ = signal_hook::flag::register(SIGUSR1, Arc::new(AtomicBool::new(false)));
+    for signal in [SIGUSR1, SIGXFSZ] {
+        let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
+    }
     *lock(&WAKE) = std::io::pipe().ok();
 }
 

@@ -5,7 +5,7 @@ use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 
-use crate::Place;
+use crate::{Place, output, said};
 
 const FULL: &str = "No space left on device (os error 28)";
 
@@ -50,6 +50,30 @@ fn full_disk_fails_the_conversion_by_name_and_keeps_what_stood_there() {
     figure(format_args!(
         "{refused} conversions onto a full disk refused"
     ));
+}
+
+/// The signal that comes with it ends nobody without a word.
+#[test]
+fn limit_to_the_length_of_files_is_an_error_that_names_the_file() {
+    let place = Place::new();
+    place.write("source", &disk("2M:a 1M:- 3M:b"));
+    place.ok("convert -f raw -O qcow2 source old");
+    let before = place.bytes("old");
+    let limit = ["prlimit", "--fsize=1048576", "--"];
+    for (line, name) in [
+        ("convert -q -f raw -O raw source new", "new: "),
+        ("convert -q -f raw -O qcow2 source old", "old: "),
+        ("resize -q -f raw source 9M", "source: "),
+        ("snapshot -q -c one old", "old: "),
+    ] {
+        let output = output(&mut place.command(&limit, line));
+        assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+        let said = said(&output);
+        let why = "File too large (os error 27)";
+        assert!(said.contains(name) && said.ends_with(why), "{said}");
+    }
+    assert_eq!(place.names(), ["old", "source"]);
+    assert!(place.bytes("old") == before);
 }
 
 /// An edit that finds no space has not begun, or can be mended and done again when there is some.
