@@ -322,8 +322,8 @@ impl Drop for FileStorage {
 /// Where files without a name are made that may get large: the directory that `TMPDIR` names, or else
 /// `/var/tmp`.
 pub fn scratch_directory() -> PathBuf {
-    // [qemu] The same choice.
-    let named = std::env::var_os("TMPDIR");
+    // [qemu] The same choice. [POSIX] One without a word in it is none.
+    let named = std::env::var_os("TMPDIR").filter(|name| !name.is_empty());
     named.map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }
 

@@ -170,6 +170,15 @@ fn image_named_by_the_user_may_stand_anywhere() {
     assert_eq!((done.status, &*done.stderr), (0, ""), "{done:?}");
 }
 
+#[test]
+fn directory_without_a_name_is_none_for_temporary_files() {
+    let folder = prepared();
+    folder.goldsmith_ok("convert -f raw -O xenserver-ovf golden.raw disk.tgz");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+    let done = folder.run(command.args(["checksum", "disk.tgz"]).env("TMPDIR", ""));
+    assert_eq!((done.status, &*done.stderr), (0, ""), "{done:?}");
+}
+
 /// The files that say it are out of reach by then.
 #[test]
 fn dates_are_told_in_the_local_time() {
