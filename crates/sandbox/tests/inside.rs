@@ -97,6 +97,12 @@ const ATTEMPTS: &[Attempt] = &[
     ("connect to a socket with a name", |cell| {
         UnixStream::connect(cell.at("socket")).map(drop)
     }),
+    ("listen without a file", |_| {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("goldsmith-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        UnixListener::bind_addr(&address).map(drop)
+    }),
     ("make a pair of sockets", |_| UnixStream::pair().map(drop)),
     ("start a program", |_| {
         Command::new("/bin/true").status().map(drop)
@@ -104,6 +110,11 @@ const ATTEMPTS: &[Attempt] = &[
     ("signal another process", |_| {
         let parent = rustix::process::getppid().unwrap();
         Ok(rustix::process::test_kill_process(parent)?)
+    }),
+    ("get hold of another process", |_| {
+        let parent = rustix::process::getppid().unwrap();
+        let flags = rustix::process::PidfdFlags::empty();
+        Ok(rustix::process::pidfd_open(parent, flags).map(drop)?)
     }),
     ("write code", |_| {
         memmap2::MmapMut::map_anon(4096)?.make_exec().map(drop)
