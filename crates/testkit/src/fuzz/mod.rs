@@ -44,6 +44,9 @@ pub fn open_read(format: &dyn Format, data: &[u8]) {
         Ok(layer) => layer,
         Err(error) => return assert_blames_image(&error),
     };
+    if let Err(error) = layer.symptoms() {
+        assert_blames_image(&error);
+    }
     let size = layer.info().virtual_size;
     // Tables of different parts of the disk, whatever its size.
     for start in [0, size / 3, size / 2, size.saturating_sub(1 << 20)] {
