@@ -283,8 +283,8 @@ fn layer_fact(what: &str, layer: &dyn Layer) -> Result<String> {
     ))
 }
 
-/// Which file it is and when it was changed last; something of its content, too, because times can
-/// be set.
+/// Which file it is and when anything about it was changed last, which cannot be set as the time of its
+/// content can; something of that, too, because not every clock goes right.
 fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
     let name = storage.name();
     let failed = |error| Error::new(ErrorKind::Io, error).in_file(name);
@@ -301,8 +301,8 @@ fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
         std::path::absolute(name).map_err(failed)?,
         metadata.ino(),
         storage.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
         Crc32::of(&head).value()
     ))
 }
