@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use goldsmith::{Error, ErrorKind, ImageName, Opener, References};
-use goldsmith_sandbox::{Mode, Sandbox, is_readable_outside};
+use goldsmith_sandbox::{Mode, Sandbox, is_open_outside};
 
 use crate::exit::Failure;
 use crate::local_time;
@@ -15,8 +15,8 @@ use crate::local_time;
 /// It holds for the whole process, and there is one.
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// Whether some files can no longer be opened.
-static NARROW: AtomicBool = AtomicBool::new(false);
+/// What is going to be written to, once some files can no longer be opened.
+static NARROW: OnceLock<Vec<PathBuf>> = OnceLock::new();
 
 /// Whether no file can be opened any more.
 static LOCKED: AtomicBool = AtomicBool::new(false);
@@ -50,6 +50,8 @@ pub(crate) fn begin(wanted: Wanted) -> Result<(), Failure> {
 /// What is going to be opened: what the command line names, and what the images there may name.
 pub(crate) struct Reach {
     places: goldsmith_sandbox::Reach,
+    /// What is written to.
+    written: Vec<PathBuf>,
     references: References,
     has_target: bool,
 }
@@ -65,6 +67,7 @@ impl Reach {
         places.make(goldsmith::scratch_directory());
         Self {
             places,
+            written: Vec::new(),
             references,
             has_target: false,
         }
@@ -90,6 +93,7 @@ impl Reach {
 
     /// An image that is changed where it stands.
     pub(crate) fn edited(&mut self, path: &Path) {
+        self.written.push(path.to_owned());
         self.places.write(path);
         match self.references {
             References::Allow => self.places.write("/"),
@@ -101,6 +105,7 @@ impl Reach {
     /// A file that is made, or a device that is written to.
     pub(crate) fn target(&mut self, path: &Path) {
         self.has_target = true;
+        self.written.push(path.to_owned());
         let mut path = path.to_owned();
         for _ in 0..LINKS {
             let Ok(next) = std::fs::read_link(&path) else {
@@ -152,7 +157,9 @@ pub(crate) fn narrow(reach: &Reach) -> Result<(), Failure> {
     if !reach.has_target {
         local_time::zone();
     }
-    NARROW.store(sandbox.is_on(), Ordering::Relaxed);
+    if sandbox.is_on() {
+        NARROW.get_or_init(|| reach.written.clone());
+    }
     let narrowed = sandbox.narrow(&reach.places);
     narrowed.map_err(|error| told(error).into())
 }
@@ -193,10 +200,13 @@ impl std::error::Error for NotLocked {
 
 /// What to add to the report of `error`, if the sandbox may be what refused the command something.
 pub(crate) fn hint(error: &Error) -> &'static str {
-    let is_narrowed = NARROW.load(Ordering::Relaxed)
-        && error
-            .path()
-            .is_some_and(|path| is_readable_outside(Path::new(path)));
+    let is_narrowed = NARROW
+        .get()
+        .zip(error.path())
+        .is_some_and(|(written, path)| {
+            let path = Path::new(path);
+            is_open_outside(path, written.iter().any(|it| it == path))
+        });
     // Before that no file is refused.
     let locked = is_narrowed || LOCKED.load(Ordering::Relaxed);
     let mut source = std::error::Error::source(error);

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
     RestrictSelfAttr, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus,
     Scope,
 };
+use rustix::fs::Access;
 
 use crate::reach::Right;
 use crate::{Built, Mode, Reach};
@@ -64,10 +65,14 @@ pub(crate) fn lock_in(mode: Mode, directories: &[PathBuf]) -> Built {
     enforce(ruleset)
 }
 
-/// See [`crate::is_readable_outside`].
-pub(crate) fn is_readable_outside(path: &Path) -> bool {
+/// See [`crate::is_open_outside`].
+pub(crate) fn is_open_outside(path: &Path, written: bool) -> bool {
+    let asked = match written {
+        true => Access::READ_OK | Access::WRITE_OK,
+        false => Access::READ_OK,
+    };
     // Landlock has no say in this question.
-    rustix::fs::access(path, rustix::fs::Access::READ_OK).is_ok()
+    rustix::fs::access(path, asked).is_ok()
 }
 
 /// Rules about `files`, of which the kernel must know if `mode` says so, and about everything else that

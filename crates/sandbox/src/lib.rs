@@ -89,10 +89,10 @@ pub struct SandboxError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Whether the file at `path` could be read if there were no sandbox. It may be so, and another
-/// program may change it at any time: for messages only.
-pub fn is_readable_outside(path: &Path) -> bool {
-    files::is_readable_outside(path)
+/// Whether the file at `path` could be read, and `written` to if that is asked, if there were no
+/// sandbox. It may be so, and another program may change it at any time: for messages only.
+pub fn is_open_outside(path: &Path, written: bool) -> bool {
+    files::is_open_outside(path, written)
 }
 
 /// What setting up a wall comes to.
@@ -166,7 +166,7 @@ mod files {
         begin(mode)
     }
 
-    pub(crate) fn is_readable_outside(_: &std::path::Path) -> bool {
+    pub(crate) fn is_open_outside(_: &std::path::Path, _: bool) -> bool {
         false
     }
 

@@ -223,4 +223,15 @@ fn what_is_refused_outside_as_well_is_told_without_the_sandbox() {
     let done = run(&folder, "require", "info nothing.raw");
     assert_eq!(done.status, 1);
     assert!(!done.stderr.contains("sandbox"), "{done:?}");
+    // Which everybody may read, and not even root may write to.
+    let ostype = "/proc/sys/kernel/ostype";
+    for line in [
+        "resize -f raw TARGET 1M",
+        "convert -f raw golden.raw TARGET",
+    ] {
+        let done = run(&folder, "require", &line.replace("TARGET", ostype));
+        assert_eq!(done.status, 1);
+        let why = "cannot open: Permission denied (os error 13)\n";
+        assert!(done.stderr.ends_with(why), "{line}: {done:?}");
+    }
 }
