@@ -104,10 +104,7 @@ impl<'a> Check<'a> {
         subject.dry_run |= self.repair.is_none();
         let mut open = subject.open()?;
         // The file that holds its data is opened while that can be done.
-        let editable = match self.repair {
-            Some(_) => open.editor().map(drop),
-            None => Ok(()),
-        };
+        let editor = self.repair.map(|repair| (repair, open.editor()));
         self.subject.opener.all_open(&[])?;
         let check = |open: &Open| {
             let checked = open.format.check(open.read(), &open.budget.afresh());
@@ -125,11 +122,10 @@ impl<'a> Check<'a> {
             edited: Edited::default(),
         };
         let is_sound = report.checked.is_flawless();
-        let Some(repair) = self.repair.filter(|_| !is_sound) else {
+        let Some((repair, editor)) = editor.filter(|_| !is_sound) else {
             return Ok(Some(report));
         };
-        editable?;
-        let mut editor = open.editor()?;
+        let mut editor = editor?;
         editor.edit(&Edit::Repair(repair))?;
         if let Some(checked) = check(&open)? {
             report.before = Some(std::mem::replace(&mut report.checked, checked));
