@@ -143,7 +143,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
              checksum of it"
         )));
     }
-    let (most, least) = match job.uncached {
+    let (claim, least) = match job.uncached {
         true => (UNCACHED_CLAIM, WAITING),
         false => (CLAIM, 1),
     };
@@ -159,7 +159,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         Behind::Unread(behind) => disk.write_over(behind),
         Behind::Zeros | Behind::Nothing => {}
     }
-    let step = largest_unit([source]).max(unit).max(most);
+    let step = largest_unit([source]).max(unit).max(claim);
     let align = match disk.is_shared() {
         true => largest_unit([source]).max(unit),
         false => step,
