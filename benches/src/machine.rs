@@ -22,11 +22,6 @@ pub(crate) fn free_memory() -> io::Result<u64> {
     memory("MemAvailable:")
 }
 
-/// Bytes of memory that nobody uses, not even to keep files in.
-pub(crate) fn free_pages() -> io::Result<u64> {
-    memory("MemFree:")
-}
-
 fn memory(key: &str) -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     memory_of(&text, key).ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -55,7 +55,7 @@ enum Action {
         source: PathBuf,
         target: PathBuf,
     },
-    /// Touch memory and hold it until the input ends
+    /// Touch memory and keep some of it until the input ends
     #[command(hide = true)]
     Touch {
         bytes: usize,

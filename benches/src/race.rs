@@ -82,7 +82,7 @@ impl Track<'_> {
         let most = if job.task.is_slow() { 3 } else { usize::MAX };
         let mut order: Vec<usize> = (0..contenders.len()).collect();
         let mut random = Random::new(3);
-        let supply = self.supply(job.task)?;
+        let _supply = self.supply(job.task)?;
         for pair in 0..self.pairs.min(most) {
             // None always runs in the wake of the same other.
             random.shuffle(&mut order);
@@ -91,9 +91,6 @@ impl Track<'_> {
                 let (Ok(steps), Ok(runs)) = (&contender.steps, &mut row.entries[index].runs) else {
                     continue;
                 };
-                if let Some(supply) = &supply {
-                    supply.renew()?;
-                }
                 let run = run(steps, &target);
                 if self.stop.load(Ordering::Relaxed) {
                     return Err("the run was stopped".into());
