@@ -149,10 +149,7 @@ impl<'a> Commit<'a> {
             return Err(self.refuse("Image does not have a backing file"));
         };
         let source = Chain::new(top, whole);
-        let carry = Carry {
-            dry_run: self.subject.dry_run,
-            ..self.carry
-        };
+        let carry = self.subject.carrying(self.carry);
         edited.copied += carry.run(&source, editor.into_sink(size)?, &behind)?;
 
         let snapshots = snapshots_lose_sight(path, &*layers[0]);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use goldsmith_block::{
     Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageMut,
 };
+use goldsmith_engine::Job;
 use goldsmith_storage::{Cache, Rehearsal, Use, lock};
 
+use crate::carry::Carry;
 use crate::found::Found;
 use crate::open::refuse_itself;
 use crate::watch::Tap;
@@ -72,6 +74,17 @@ impl Subject {
             cache: Cache::default(),
             dry_run: false,
             cancel: None,
+        }
+    }
+
+    /// `carry`, done as everything else to the image.
+    pub(crate) fn carrying<'a>(&self, carry: Carry<'a>) -> Carry<'a> {
+        Carry {
+            dry_run: self.dry_run,
+            job: Job {
+                uncached: self.cache.is_passed() || self.opener.passes_cache(),
+                ..carry.job
+            },
         }
     }
 

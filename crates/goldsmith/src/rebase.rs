@@ -126,10 +126,7 @@ impl<'a> Rebase<'a> {
             let after = Chain::new(Arc::clone(&top), behind.iter().cloned());
             let before = Chain::new(top, before.layers()[1..].iter().cloned());
             edited.warnings.extend_from_slice(after.warnings());
-            let carry = Carry {
-                dry_run: self.subject.dry_run,
-                ..self.carry
-            };
+            let carry = self.subject.carrying(self.carry);
             let sink = match self.compress {
                 true => editor.into_packing_sink(before.virtual_size())?,
                 false => editor.into_sink(before.virtual_size())?,
