@@ -241,6 +241,19 @@ impl FileStorage {
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the kernel copies from `source`, as far as it says so without doing it.
+    fn may_copy(&self, source: &dyn Storage) -> bool {
+        let source = source.file();
+        source.is_some_and(|source| {
+            !self.passes_cache_with(source) && sys::may_copy(source, &self.file)
+        })
+    }
+
+    /// Whether this or `source` is not to go through the cache, as what the kernel copies does.
+    fn passes_cache_with(&self, source: &File) -> bool {
+        self.direct.is_some() || sys::passes_cache(source)
+    }
+
     fn spoiled(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.spoiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,7 +264,9 @@ impl FileStorage {
         self.len.fetch_max(end, Ordering::Relaxed);
         if self.unsent.fetch_add(len, Ordering::Relaxed) + len >= UNSENT {
             self.unsent.store(0, Ordering::Relaxed);
-            sys::start_writeback(&self.file);
+            if self.cache.is_lasting() {
+                sys::start_writeback(&self.file);
+            }
             // What the disk has stored by now; the rest goes another time.
             self.drop_cached(HostRange::new(0, 0));
         }
@@ -424,6 +439,11 @@ impl StorageMut for FileStorage {
             }
             return Ok(());
         }
+        // ext4 takes a file that is cut to nothing for one that is written anew, and whoever closes it
+        // waits until the disk has begun to store it.
+        if self.blank && len == self.len() {
+            return Ok(());
+        }
         self.file
             .set_len(len)
             .map_err(|source| self.error(E::SetLen { len, source }))?;
@@ -471,8 +491,16 @@ impl StorageMut for FileStorage {
             _ => Transfer::Copy,
         };
         let mut ways = [Transfer::Share, copy].into_iter();
-        let way = ways.find(|way| self.transfer(source, from, end, *way));
-        if let Err(source) = self.file.set_len(len) {
+        let way = ways.find(|way| match way {
+            // Any file system copies if the kernel lets it: there is nothing to try.
+            Transfer::Copy => self.may_copy(source),
+            Transfer::Share | Transfer::Remote => self.transfer(source, from, end, *way),
+        });
+        let put_back = || match self.file.metadata()?.len() == len {
+            true => Ok(()),
+            false => self.file.set_len(len),
+        };
+        if let Err(source) = put_back() {
             // What was tried still stands there, and no way leads back.
             *self.spoiled() = Some(source);
             return None;
@@ -485,9 +513,7 @@ impl StorageMut for FileStorage {
         let (Some(source), Nature::File) = (source.file(), self.nature) else {
             return false;
         };
-        // The kernel copies through the cache.
-        let past = self.direct.is_some() || sys::passes_cache(source);
-        if past && transfer == Transfer::Copy {
+        if transfer == Transfer::Copy && self.passes_cache_with(source) {
             return false;
         }
         let turn = self.turn();

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use goldsmith_block::{HostRange, Storage, StorageMut, Transfer};
 use goldsmith_storage::{FileStorage, MemoryStorage, Target};
@@ -110,6 +112,27 @@ fn nothing_is_shared_across_file_systems_or_with_old_files() {
         fs::write(mount.path().join("old"), [1; 8192]).unwrap();
         let old = FileStorage::edit(mount.path().join("old")).unwrap();
         assert_eq!(old.best_transfer(&here), None);
+    }
+}
+
+#[test]
+fn a_copy_is_not_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, _) = source(directory.path());
+    let target = Target::create(directory.path().join("target")).unwrap();
+    let storage = target.storage();
+    let file = storage.file().unwrap();
+    let changed = || file.metadata().unwrap().modified().unwrap();
+    let before = changed();
+    thread::sleep(Duration::from_millis(20));
+    // ext4 has whoever closes a file that was cut to nothing wait for the disk.
+    storage.set_len(0).unwrap();
+    match storage.best_transfer(&source) {
+        Some(Transfer::Share) => assert_eq!(file.metadata().unwrap().len(), 0),
+        way => {
+            assert_eq!(way, Some(Transfer::Copy));
+            assert_eq!(changed(), before);
+        }
     }
 }
 

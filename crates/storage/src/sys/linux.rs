@@ -234,6 +234,11 @@ pub(crate) fn copy(source: &File, from: HostRange, target: &File, to: u64) -> io
     Ok(())
 }
 
+/// Whether there is no rule against [copying](copy) from `source` to `target`.
+pub(crate) fn may_copy(source: &File, target: &File) -> bool {
+    copy_file_range(source, Some(&mut 0), target, Some(&mut 0), 0).is_ok()
+}
+
 /// Whether a server keeps the bytes of `file`.
 pub(crate) fn is_remote(file: &File) -> bool {
     // [statfs(2)] NFS, SMB 1 and later ones, Ceph.

@@ -77,6 +77,10 @@ pub(crate) fn copy(_: &File, _: HostRange, _: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn may_copy(_: &File, _: &File) -> bool {
+    false
+}
+
 pub(crate) fn is_remote(_: &File) -> bool {
     false
 }
