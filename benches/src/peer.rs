@@ -109,6 +109,7 @@ impl Tools {
             let step = job.files(self.goldsmith_convert(from, to).words(options));
             match job.place {
                 Place::Uncached => vec![step.words("-t none")],
+                Place::Unflushed => vec![step.words("-t unsafe")],
                 _ => vec![step],
             }
         };
@@ -171,8 +172,10 @@ impl Tools {
         if to.is_packed() {
             return Err("it cannot compress".into());
         }
-        if job.place == Place::Disk && to == Form::Raw {
-            return Err("it takes what it writes out of the cache; see there".into());
+        if matches!(job.place, Place::Disk | Place::Unflushed) && to == Form::Raw {
+            return Err(
+                "it takes what it writes out of the cache, for which it is stored first".into(),
+            );
         }
         if matches!(content, Content::Scattered64T | Content::Scattered2T) {
             return Err("it takes minutes for an empty disk of this size".into());
@@ -282,6 +285,17 @@ mod tests {
             for line in &lines(convert(Form::Raw, Form::Raw), place)[2..] {
                 assert!(line.ends_with("; sync t"), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn nobody_flushes_where_nobody_waits() {
+        for line in &lines(convert(Form::Raw, Form::Raw), Place::Unflushed) {
+            assert!(!line.contains("sync"), "{line}");
+            assert!(
+                !line.starts_with("goldsmith") || line.contains("-t unsafe"),
+                "{line}"
+            );
         }
     }
 

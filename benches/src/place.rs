@@ -21,6 +21,8 @@ pub(crate) enum Place {
     Disk,
     /// The same, with nothing of the target left in memory.
     Uncached,
+    /// On a disk that nobody waits for.
+    Unflushed,
     /// XFS in a file on that disk; it shares bytes between files.
     Xfs,
     /// The same with btrfs.
@@ -29,10 +31,11 @@ pub(crate) enum Place {
 
 impl Place {
     /// In the order in which they are measured.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Memory,
         Self::Disk,
         Self::Uncached,
+        Self::Unflushed,
         Self::Xfs,
         Self::Btrfs,
     ];
@@ -43,6 +46,7 @@ impl Place {
             Self::Memory => "In memory",
             Self::Disk => "On disk, flushed",
             Self::Uncached => "On disk, flushed, and out of the cache",
+            Self::Unflushed => "On disk, and nobody flushes",
             Self::Xfs => "Source and target share an XFS",
             Self::Btrfs => "Source and target share a btrfs",
         }
@@ -89,9 +93,9 @@ impl Room {
             .tempdir_in(ground)
             .map_err(|error| format!("{}: {error}", ground.display()))?;
         let (path, mount) = match place {
-            Place::Memory | Place::Disk | Place::Uncached => (dir.path().to_owned(), None),
             Place::Xfs => Mount::new(dir.path(), "mkfs.xfs", "-q", bytes)?,
             Place::Btrfs => Mount::new(dir.path(), "mkfs.btrfs", "-q", bytes)?,
+            _ => (dir.path().to_owned(), None),
         };
         Ok(Self {
             place,
@@ -113,19 +117,19 @@ impl Room {
     pub(crate) fn describe(&self) -> String {
         let kind = file_system(&self.path);
         match self.place {
-            Place::Memory | Place::Disk | Place::Uncached => kind,
             Place::Xfs | Place::Btrfs => {
                 let below = self.path.parent().map(file_system);
                 format!("{kind} in a file on {}", below.unwrap_or_default())
             }
+            _ => kind,
         }
     }
 
     /// Whether `bytes` more can be written here without harm to others.
     pub(crate) fn enough(&self, bytes: u64) -> Result<(), String> {
         match self.place {
-            Place::Memory | Place::Disk | Place::Uncached => enough(&self.path, bytes + MARGIN),
             Place::Xfs | Place::Btrfs => enough(&self.path, bytes),
+            _ => enough(&self.path, bytes + MARGIN),
         }
     }
 

@@ -177,7 +177,7 @@ pub(crate) fn all() -> Vec<Workload> {
             cpu: None,
             wall_default: None,
         };
-        for place in [Place::Disk, Place::Uncached] {
+        for place in [Place::Disk, Place::Uncached, Place::Unflushed] {
             add(arrow(Raw, to), place, files(Raw, to), asked);
         }
     }
