@@ -3,7 +3,7 @@
 //! Such a host may take back what is free for a few seconds, in huge pages, and to supply it again
 //! takes longer than to copy into it: whoever happens to come upon such memory pays for it, and times
 //! double. So a program that does nothing else touches memory before the first contender starts and
-//! keeps a page in every few: what lies between them is free for a run, and after it free again, but
+//! keeps one page of each huge one: what lies between them is free for a run, and after it free again, but
 //! never in pieces that a host can take.
 
 use std::io::{self, Read, Write};
@@ -18,20 +18,20 @@ const MARGIN: u64 = 1 << 30;
 /// A page, or as near to one as it matters, in bytes.
 const KEPT: usize = 4 << 10;
 
-/// Bytes that are given back for each that are [`KEPT`]: eight times in a huge page, for neighbours
-/// in a program are not always neighbours in memory.
-const FREE: usize = (256 << 10) - KEPT;
+/// Bytes that are given back for each that are [`KEPT`]: with them a huge page, of which one half stays
+/// whole, for file systems that keep a file in large pieces.
+const FREE: usize = (2 << 20) - KEPT;
 
 pub(crate) struct Supply {
     holder: Child,
 }
 
 impl Supply {
-    /// Has memory for runs that take `bytes`; `this` is the program that runs.
+    /// Has memory for runs that take `bytes`, in pieces of up to 1 MiB; `this` is the program that runs.
     pub(crate) fn keep(this: &Path, bytes: u64) -> Result<Self, String> {
         let fail = |error: io::Error| format!("cannot hold memory: {error}");
         let holder = Command::new(this)
-            .args(["touch", &(bytes + MARGIN).to_string()])
+            .args(["touch", &(2 * bytes + MARGIN).to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
