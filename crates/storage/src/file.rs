@@ -27,6 +27,9 @@ const TRIAL: u64 = 1 << 16;
 /// The most that is written before the disk begins to store it, in bytes: enough to be stored in
 /// long runs.
 const UNSENT: u64 = 16 << 20;
+/// Longest single write into the system's cache, in bytes: file systems keep a file there in pieces as
+/// long as its writes, and free memory of that length is the last that a machine has at hand. [ours]
+const PIECE: usize = 128 << 10;
 /// Longest single write of zeros, in bytes.
 const ZEROS: u64 = 1 << 20;
 
@@ -284,7 +287,11 @@ impl FileStorage {
     fn put(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let Some(direct) = &self.direct else {
             let _turn = self.turn();
-            return self.file.write_all_at(data, offset);
+            for (index, piece) in data.chunks(PIECE).enumerate() {
+                let at = offset.saturating_add((index * PIECE) as u64);
+                self.file.write_all_at(piece, at)?;
+            }
+            return Ok(());
         };
         let done = direct.write_blocks(&self.file, data, offset)?;
         let _turn = self.turn();
