@@ -17,8 +17,9 @@ const ROUNDS: u32 = 16;
 
 impl Qcow2Editor {
     /// Makes the refcounts what they should be: those that are too great, or all of them. With all
-    /// of them also the copied flags, and entries of the snapshot table that say too little. What is
-    /// wrong with a place of guest data stays: nobody knows the right one.
+    /// of them also the copied flags, and entries of the snapshot table that say too little. With those
+    /// that are too great the flags, too, if nothing else is wrong `[qemu]`: what turns out to have one
+    /// user has to say so. What is wrong with a place of guest data stays: nobody knows the right one.
     ///
     /// # Errors
     /// `Corrupt` if there are no refcounts to speak of, but only leaks are to be mended; those of
@@ -32,7 +33,8 @@ impl Qcow2Editor {
             if leaks == 0 && !(all && wrong > 0) {
                 break;
             }
-            if !self.mend(found.uses, found.refcounts_lost, all)? {
+            let flags = all || wrong == 0;
+            if !self.mend(found.uses, found.refcounts_lost, all, flags)? {
                 break;
             }
             found = self.judged()?;
@@ -54,8 +56,15 @@ impl Qcow2Editor {
         survey(&**self.scribe.storage(), &budget, Refcounts::Judged)
     }
 
-    /// Mends once, where clusters have these `uses`. Says whether there was anything that can be mended.
-    fn mend(&mut self, uses: check::Counts, refcounts_lost: bool, all: bool) -> Result<bool> {
+    /// Mends once, where clusters have these `uses`, and makes the copied `flags` fit if that is asked.
+    /// Says whether there was anything that can be mended.
+    fn mend(
+        &mut self,
+        uses: check::Counts,
+        refcounts_lost: bool,
+        all: bool,
+        flags: bool,
+    ) -> Result<bool> {
         let mut draft = match all && refcounts_lost {
             false => {
                 let mut draft = self.draft()?;
@@ -73,10 +82,10 @@ impl Qcow2Editor {
                 Draft::with_counts(scribe, data, geometry, budget, counts)?
             }
         };
-        if all {
-            if draft.geometry.version >= 3 {
-                draft.complete_snapshots(self.layer.snapshots())?;
-            }
+        if all && draft.geometry.version >= 3 {
+            draft.complete_snapshots(self.layer.snapshots())?;
+        }
+        if flags {
             let mut l1 = draft.l1()?;
             // What a table has left is used less often. A second time tables stay where they are,
             // so a third pass finds nothing.

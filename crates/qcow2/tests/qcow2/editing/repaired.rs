@@ -148,6 +148,23 @@ fn leaks_alone_are_mended_alone() {
     qemu::check(&path);
 }
 
+/// Counted four times, a cluster is rightly not marked as copied; counted once, it would not be.
+#[test]
+fn what_has_one_user_after_its_leak_is_mended_says_so() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "9M", &WRITES);
+    let places = Places::of(&path);
+    let named = places.number(places.l2(0)) & !COPIED;
+    patch(&path, places.l2(0), &named.to_be_bytes());
+    patch(&path, places.refcount(named / 4096), &4u16.to_be_bytes());
+    let before = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
+    assert!(before[0] == 0 && before[1] > 0);
+    edit(&path, &Edit::Repair(Repair::Leaks)).unwrap();
+    let after = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
+    assert_eq!(after[..2], [0, 0]);
+    qemu::check(&path);
+}
+
 /// Nothing comes to stand where guest data is said to be.
 #[test]
 fn mending_keeps_off_what_is_named_behind_the_file() {
