@@ -116,21 +116,19 @@ impl Room {
     /// What it is, for the report.
     pub(crate) fn describe(&self) -> String {
         let kind = file_system(&self.path);
-        match self.place {
-            Place::Xfs | Place::Btrfs => {
+        match self.place.shares() {
+            true => {
                 let below = self.path.parent().map(file_system);
                 format!("{kind} in a file on {}", below.unwrap_or_default())
             }
-            _ => kind,
+            false => kind,
         }
     }
 
     /// Whether `bytes` more can be written here without harm to others.
     pub(crate) fn enough(&self, bytes: u64) -> Result<(), String> {
-        match self.place {
-            Place::Xfs | Place::Btrfs => enough(&self.path, bytes),
-            _ => enough(&self.path, bytes + MARGIN),
-        }
+        let margin = if self.place.shares() { 0 } else { MARGIN };
+        enough(&self.path, bytes + margin)
     }
 
     /// Waits until the disk has nothing left to do for us.

@@ -244,6 +244,16 @@ impl FileStorage {
             .then(|| self.writing.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has the file end at `len`. A new one that does already is left alone: ext4 takes a file that is
+    /// cut to nothing for one that is written anew, and whoever closes it waits until the disk has
+    /// begun to store it.
+    fn cut(&self, len: u64) -> io::Result<()> {
+        match self.blank && self.file.metadata()?.len() == len {
+            true => Ok(()),
+            false => self.file.set_len(len),
+        }
+    }
+
     /// Whether the kernel copies from `source`, as far as it says so without doing it.
     fn may_copy(&self, source: &dyn Storage) -> bool {
         let source = source.file();
@@ -446,13 +456,7 @@ impl StorageMut for FileStorage {
             }
             return Ok(());
         }
-        // ext4 takes a file that is cut to nothing for one that is written anew, and whoever closes it
-        // waits until the disk has begun to store it.
-        if self.blank && len == self.len() {
-            return Ok(());
-        }
-        self.file
-            .set_len(len)
+        self.cut(len)
             .map_err(|source| self.error(E::SetLen { len, source }))?;
         self.len.store(len, Ordering::Relaxed);
         Ok(())
@@ -503,11 +507,7 @@ impl StorageMut for FileStorage {
             Transfer::Copy => self.may_copy(source),
             Transfer::Share | Transfer::Remote => self.transfer(source, from, end, *way),
         });
-        let put_back = || match self.file.metadata()?.len() == len {
-            true => Ok(()),
-            false => self.file.set_len(len),
-        };
-        if let Err(source) = put_back() {
+        if let Err(source) = self.cut(len) {
             // What was tried still stands there, and no way leads back.
             *self.spoiled() = Some(source);
             return None;
