@@ -8,7 +8,7 @@ use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align
 use crate::error::VhdError;
 use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
 use crate::layer::{DynamicLayer, Opened};
-use crate::ondisk::{FOOTER_LEN, LOCATOR_NONE, RawHeader, UNUSED};
+use crate::ondisk::{FOOTER_LEN, RawHeader, UNUSED};
 
 /// Bytes of the block table that are read at a time.
 const PIECE: u64 = 64 << 10;
@@ -191,13 +191,9 @@ pub(crate) fn tables(layer: &DynamicLayer, header: &RawHeader) -> Vec<Place> {
     let table = HostRange::new(geometry.bat.offset, u64::from(geometry.bat_entries) * 4);
     let batmap = layer.batmap.iter().flat_map(|batmap| batmap.places);
     let batmap = batmap.map(|place| (place, Owner::Batmap));
-    let data_end = geometry.data_end;
-    let names = header.parent_locators.iter().filter_map(|locator| {
-        let (offset, len) = (locator.offset.get(), u64::from(locator.len.get()));
-        // What lies elsewhere was told when the image was opened.
-        let inside = offset.checked_add(len).is_some_and(|end| end <= data_end);
-        (locator.code != LOCATOR_NONE && inside).then(|| (HostRange::new(offset, len), Owner::Name))
-    });
+    // Those that lead nowhere were told when the image was opened.
+    let names = layer.names(header).into_iter().flatten().flatten();
+    let names = names.map(|place| (place, Owner::Name));
     [
         (HostRange::new(0, FOOTER_LEN), Owner::Copy),
         (geometry.header, Owner::Header),

@@ -17,7 +17,7 @@ use crate::error::VhdError;
 use crate::footer::{Disk, Footer, Found, SizeRule};
 use crate::geometry::{Block, Dynamic};
 use crate::health;
-use crate::locator::Parent;
+use crate::locator::{self, Parent};
 use crate::ondisk::{RawHeader, UNUSED};
 
 /// The options with which an image can be opened.
@@ -298,6 +298,14 @@ impl DynamicLayer {
             bat,
             bitmaps: BitmapCache::new(),
         })
+    }
+
+    /// Where each locator of `header` has its name; those of an image without a parent mean nothing.
+    pub(crate) fn names(&self, header: &RawHeader) -> Vec<Result<Option<HostRange>, VhdError>> {
+        match self.info.backing {
+            Some(_) => locator::places(header, self.geometry.data_end),
+            None => Vec::new(),
+        }
     }
 
     /// How many blocks from `first` up to `end` have no place in the file.

@@ -58,9 +58,10 @@ impl Parent {
         // An alias of the Macintosh, "Mac ", among them: a blob for its own file manager.
         for locator in header.parent_locators.iter().filter(|it| !known(&it.code)) {
             let code = locator.code.escape_ascii();
-            parent
-                .warnings
-                .push(format!("parent locator of the unknown kind '{code}'"));
+            parent.warnings.push(match range(locator, data_end) {
+                Ok(_) => format!("parent locator of the unknown kind '{code}'"),
+                Err(error) => error.to_string(),
+            });
         }
         let unicode = decode_utf16(&header.parent_name, |unit: &U16| unit.get());
         if let Some(name) = unicode.filter(|name| !name.is_empty()) {
@@ -214,22 +215,16 @@ pub(crate) fn place<'a>(
     bytes
 }
 
-/// The names that the locators of `header` point to, whatever they mean; `None` for one that is not
-/// used, or whose name is not in the file.
-pub(crate) fn names(
-    storage: &dyn Storage,
+/// Where each locator of `header` has its name, whatever that means: `None` for one that is not used.
+pub(crate) fn places(
     header: &RawHeader,
     data_end: u64,
-) -> Result<Vec<Option<Vec<u8>>>> {
-    let read = |locator: &RawLocator| match range(locator, data_end) {
-        Ok(range) if locator.code != LOCATOR_NONE => {
-            let mut bytes = vec![0; range.len as usize];
-            storage.read_at(range.offset, &mut bytes)?;
-            Ok(Some(bytes))
-        }
-        _ => Ok(None),
+) -> Vec<std::result::Result<Option<HostRange>, VhdError>> {
+    let place = |locator: &RawLocator| match locator.code {
+        LOCATOR_NONE => Ok(None),
+        _ => range(locator, data_end).map(Some),
     };
-    header.parent_locators.iter().map(read).collect()
+    header.parent_locators.iter().map(place).collect()
 }
 
 /// A path of this system as one of Windows; libvhd turns it back. A relative one begins with a dot:

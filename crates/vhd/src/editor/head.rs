@@ -30,16 +30,27 @@ pub(super) struct Head {
 impl Head {
     /// The head of `image` as it is.
     pub(super) fn of(image: &Image) -> Result<Self> {
-        let (geometry, storage) = (&image.layer.geometry, image.scribe.read());
+        let (layer, storage) = (&image.layer, image.scribe.read());
         let mut table = image.bat.clone();
         // Room for a disk that may grow; what such entries say means nothing.
-        let entries = geometry.bat_entries.min(MOST) as usize;
+        let entries = layer.geometry.bat_entries.min(MOST) as usize;
         table.resize(entries.max(table.len()), UNUSED);
         Ok(Self {
             header: image.header.clone(),
             table,
             batmap: batmap_of(image)?,
-            names: locator::names(&*storage, &image.header, geometry.data_end)?,
+            names: layer
+                .names(&image.header)
+                .into_iter()
+                .map(|place| match place {
+                    Ok(Some(place)) => {
+                        let mut bytes = vec![0; place.len as usize];
+                        storage.read_at(place.offset, &mut bytes)?;
+                        Ok(Some(bytes))
+                    }
+                    _ => Ok(None),
+                })
+                .collect::<Result<_>>()?,
         })
     }
 

@@ -56,6 +56,12 @@ impl Image {
         mut damage: Checked,
     ) -> Result<Self> {
         check_blocks(&layer, &header, budget, &mut damage)?;
+        for error in layer.names(&header).into_iter().filter_map(Result::err) {
+            // Something would stand there once the file is longer.
+            if matches!(error, VhdError::LocatorOutside { .. }) {
+                damage.corruption(error);
+            }
+        }
         let mut bat: Vec<u32> = budget.zeroed(layer.bat.len() as u64, "block table")?;
         bat.copy_from_slice(&layer.bat);
         let scribe = Scribe::new(storage);

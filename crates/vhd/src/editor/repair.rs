@@ -2,13 +2,13 @@
 
 use goldsmith_block::{Checked, Repair, Result, SECTOR, align_up};
 use zerocopy::IntoBytes;
+use zerocopy::byteorder::big_endian::U32;
 
 use super::head::Head;
 use super::image::{Image, unlimited};
 use crate::check::{Owner, Place, check_blocks, check_spare_entries};
 use crate::footer::Found;
-use crate::locator;
-use crate::ondisk::{LOCATOR_NONE, RawLocator, UNUSED};
+use crate::ondisk::{RawLocator, UNUSED};
 
 impl Image {
     /// Mends the image as far as `repair` says and as it can be.
@@ -23,6 +23,7 @@ impl Image {
         }
         self.check_shape()?;
         self.restore_header()?;
+        let had_lost_names = self.drop_lost_names()?;
         self.restore_footers()?;
         if self.has_lost_blocks() {
             return self.refresh();
@@ -31,7 +32,7 @@ impl Image {
         self.prepare()?;
         self.part_blocks()?;
         self.refresh()?;
-        if self.is_head_broken()? {
+        if had_lost_names || self.is_head_broken()? {
             self.rebuild_head()?;
         }
         self.give_back()
@@ -64,6 +65,39 @@ impl Image {
         self.scribe.barrier()?;
         self.is_header_broken = false;
         Ok(())
+    }
+
+    /// Takes locators that point to nothing out of the header, before the file is longer and has
+    /// something at those places. Whether there were any.
+    ///
+    /// Bytes that nobody reads take over what they had in the checksum, so no more than one sector
+    /// changes.
+    fn drop_lost_names(&mut self) -> Result<bool> {
+        let names = self.layer.names(&self.header);
+        if names.iter().all(std::result::Result::is_ok) {
+            return Ok(false);
+        }
+        let sum = |bytes: &[u8]| bytes.iter().copied().map(u32::from).sum::<u32>();
+        let header = &mut self.header;
+        let mut taken = 0;
+        for (entry, name) in header.parent_locators.iter_mut().zip(names) {
+            if name.is_err() {
+                taken += sum(entry.as_bytes());
+                *entry = RawLocator::NONE;
+            }
+        }
+        for byte in &mut header.padding {
+            // At most 255.
+            let step = taken.min(u32::from(u8::MAX - *byte)) as u8;
+            *byte += step;
+            taken -= u32::from(step);
+        }
+        header.checksum = U32::new(header.computed_checksum());
+        let place = self.layer.geometry.header;
+        self.scribe
+            .write("dynamic header", place.offset, self.header.as_bytes())?;
+        self.scribe.barrier()?;
+        Ok(true)
     }
 
     /// Makes the footer at the end and its copy at the start the one that holds.
@@ -117,7 +151,7 @@ impl Image {
         self.move_blocks(&moves)
     }
 
-    /// Whether the batmap, the table behind the disk or the names of the parent are not what they
+    /// Whether the batmap, the table behind the disk or the places of the parts are not what they
     /// should be.
     fn is_head_broken(&self) -> Result<bool> {
         let layer = &self.layer;
@@ -131,18 +165,26 @@ impl Image {
         Ok(layer.batmap_is_lost
             || full_but_absent
             || !spare.flaws.is_empty()
-            || self.broken_locators()?.contains(&true))
+            || self.stands_on_itself())
     }
 
-    /// Which locators are in use, but point to nothing in the file.
-    fn broken_locators(&self) -> Result<Vec<bool>> {
-        let data_end = self.layer.geometry.data_end;
-        let names = locator::names(&*self.scribe.read(), &self.header, data_end)?;
-        let locators = self.header.parent_locators.iter().zip(names);
-        let broken = locators.map(|(entry, name)| entry.code != LOCATOR_NONE && name.is_none());
-        Ok(broken.collect())
+    /// Whether parts of the head overlap.
+    fn stands_on_itself(&self) -> bool {
+        let parts = self
+            .places()
+            .into_iter()
+            .filter(|place| !matches!(place.owner, Owner::Block(_)) && place.start < place.end);
+        let mut end = 0;
+        for part in parts {
+            if part.start < end {
+                return true;
+            }
+            end = part.end;
+        }
+        false
     }
 
+    /// Writes the head anew, each part in a place of its own.
     fn rebuild_head(&mut self) -> Result<()> {
         let mut head = Head::of(self)?;
         for (index, entry) in self.bat.iter().enumerate() {
@@ -150,12 +192,7 @@ impl Image {
                 head.set_full(index, false);
             }
         }
-        let broken = self.broken_locators()?;
-        for (entry, broken) in head.header.parent_locators.iter_mut().zip(broken) {
-            if broken {
-                *entry = RawLocator::NONE;
-            }
-        }
+        head.header.padding = [0; 256];
         let footer = self.footer.clone();
         self.switch(head, footer)
     }

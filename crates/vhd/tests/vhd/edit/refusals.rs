@@ -7,7 +7,7 @@ use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::trace::TraceStorage;
 use goldsmith_vhd::VHD;
 
-use super::{BLOCK, KIB, child, edit, forge, resize};
+use super::{BLOCK, KIB, check, child, edit, edited, forge, resize};
 use crate::forge::{Forge, Parent, patch_footer, patch_header};
 
 /// All changes that a damaged image must be safe from.
@@ -49,6 +49,21 @@ fn untouched(image: &[u8], text: &str) {
 fn entry(mut image: Vec<u8>, index: usize, sector: u32) -> Vec<u8> {
     image[1536 + 4 * index..][..4].copy_from_slice(&sector.to_be_bytes());
     image
+}
+
+/// A longer file would have something where the locator points to.
+#[test]
+fn image_with_a_locator_that_points_out_of_it_is_not_made_longer() {
+    let image = child().dynamic();
+    let behind = (image.len() as u64 - 512).to_be_bytes();
+    let broken = patch_header(image, 576 + 16, &behind);
+    untouched(&broken, "locator W2ru of 20 bytes");
+    // Without a parent it means nothing.
+    let image = patch_header(forge().dynamic(), 576, b"W2ru");
+    let image = patch_header(image, 576 + 8, &[0, 0, 2, 0]);
+    let image = patch_header(image, 576 + 16, &behind);
+    let after = edited(&image, &resize(20 * BLOCK as u64));
+    assert_eq!(check(&after).flaws, []);
 }
 
 #[test]

@@ -227,12 +227,17 @@ fn batmap_is_made_from_the_bitmaps() {
     }
 }
 
+/// A child whose header has a name, and whose locators have two.
+fn named_twice() -> Vec<u8> {
+    let mut forge = child();
+    let named = forge.parent.unwrap_or_default();
+    forge.parent = Some(named.locator(b"W2ku", r"C:\base.vhd"));
+    forge.dynamic()
+}
+
 #[test]
 fn locator_that_points_out_of_the_file_is_dropped() {
-    let mut forge = child();
-    let parent = Parent::nameless([7; 16]).locator(b"W2ru", r".\base.vhd");
-    forge.parent = Some(parent.locator(b"W2ku", r"C:\base.vhd"));
-    let broken = patch_header(forge.dynamic(), 576 + 16, &u64::MAX.to_be_bytes());
+    let broken = patch_header(named_twice(), 576 + 16, &u64::MAX.to_be_bytes());
     assert_eq!(
         image::open(&VHD, &*broken).unwrap().info().warnings.len(),
         1
@@ -240,6 +245,41 @@ fn locator_that_points_out_of_the_file_is_dropped() {
     let after = mends(&broken);
     let layer = image::open(&VHD, after).unwrap();
     assert_eq!(layer.info().backing.as_ref().unwrap().name, "/base.vhd");
+}
+
+/// Blocks that get places of their own make the file longer: what then stands where a locator points
+/// to is no name.
+#[test]
+fn locator_that_pointed_out_of_the_file_is_dropped_when_the_file_grows() {
+    let image = named_twice();
+    let table = u64::from_be_bytes(image[512 + 16..][..8].try_into().unwrap()) as usize;
+    let behind = (image.len() as u64 - 512).to_be_bytes();
+    for code in [b"W2ru", b"blob"] {
+        let broken = patch_header(image.clone(), 576, code);
+        let mut broken = patch_header(broken, 576 + 16, &behind);
+        // Block 1 where block 3 stands.
+        broken.copy_within(table + 12..table + 16, table + 4);
+        let after = mends(&broken);
+        assert_eq!(check(&after).corruptions, 0, "{:?}", check(&after).flaws);
+        assert_eq!(after[512 + 576..][..24], [0; 24]);
+        let layer = image::open(&VHD, after).unwrap();
+        assert_eq!(layer.info().backing.as_ref().unwrap().name, "/base.vhd");
+    }
+}
+
+/// Two names in one place, and one that is the name in the header.
+#[test]
+fn names_that_stand_on_others_get_places_of_their_own() {
+    let image = named_twice();
+    let other: [u8; 8] = image[512 + 600 + 16..][..8].try_into().unwrap();
+    for place in [other, (512_u64 + 64).to_be_bytes()] {
+        let broken = patch_header(image.clone(), 576 + 16, &place);
+        let after = mends(&broken);
+        assert_eq!(check(&after).flaws, []);
+        let layers = [broken, after].map(|bytes| image::open(&VHD, bytes).unwrap());
+        let [before, after] = layers.map(|layer| layer.info().backing.clone().unwrap());
+        assert_eq!(after, before);
+    }
 }
 
 #[test]
