@@ -38,6 +38,7 @@ impl Draft {
             self.clear_tail(&mut l1, layer, behind.min(size))?;
             self.cover(&mut l1, old_size, behind.min(size))?;
             self.preallocate(&mut l1, old_size, size, preallocation)?;
+            self.complete_last_table(&mut l1)?;
         }
         if let Some(data) = self.data.clone()
             && size > old_size
@@ -228,6 +229,23 @@ impl Draft {
             }
             Ok(())
         })
+    }
+
+    /// Puts the last L2 table into a place where all of it is in the file: a larger disk needs more of
+    /// it than the old one did.
+    fn complete_last_table(&mut self, l1: &mut L1) -> Result<()> {
+        let cluster_size = self.geometry.cluster_size();
+        let clusters = self.geometry.virtual_size.div_ceil(cluster_size);
+        let Some(last) = clusters.checked_sub(1) else {
+            return Ok(());
+        };
+        let index = (last / self.table_len()) as usize;
+        let table = offset_of(l1.entries[index]);
+        if table > 0 && table + cluster_size > self.scribe().storage().len() {
+            let entries = self.read_l2(table)?;
+            self.put_l2(l1, index, &entries)?;
+        }
+        Ok(())
     }
 
     /// Gives places to the clusters from `from` up to `to` that have none.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use goldsmith_block::{BackingReference, Edit, ErrorKind, Preallocation};
 use goldsmith_storage::FileStorage;
+use goldsmith_testkit::build::qcow2::{Cluster, Qcow2};
 use goldsmith_testkit::qemu;
 use serde_json::Value;
 
@@ -124,6 +125,19 @@ fn packed_cluster_shows_nothing_of_a_larger_disk() {
             crate::bench::assert_same(&path);
         }
     }
+}
+
+/// Of its last table no more has to be in the file than the disk needs.
+#[test]
+fn table_in_which_the_file_ends_is_whole_for_a_larger_disk() {
+    let bench = Bench::new();
+    let path = bench.path("image");
+    let image = Qcow2::new(3, 12, 1 << 20, vec![Cluster::Hole; 256]).bytes();
+    std::fs::write(&path, &image[..image.len() - 2048]).unwrap();
+    edit(&path, &resize((1 << 20) + 4096)).unwrap();
+    qemu::check(&path);
+    assert!(qemu_reads(&path) == [0; (1 << 20) + 4096]);
+    crate::bench::assert_same(&path);
 }
 
 #[test]
