@@ -166,8 +166,8 @@ fn what_is_read_from_a_qcow2_is_what_qemu_reads() {
                 ..
             } = outcome
             {
-                // qemu-img converts whole sectors.
-                bytes.resize(bytes.len().next_multiple_of(512), 0);
+                // QEMU leaves off what is less than a sector.
+                bytes.truncate(bytes.len() / 512 * 512);
                 assert!(qemu::read("qcow2", &image) == bytes, "{path:?}");
                 read += 1;
             }

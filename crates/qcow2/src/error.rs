@@ -381,6 +381,17 @@ pub enum Qcow2Error {
         /// End of the area.
         end: u64,
     },
+    /// Too little room for a header extension, even for an end mark.
+    #[error(
+        "the area of the header extensions goes on for {room} bytes at offset {offset:#x}; each has at \
+         least 8"
+    )]
+    ExtensionCut {
+        /// Byte offset of what is left.
+        offset: u64,
+        /// Its length.
+        room: u64,
+    },
     /// The same thing said twice.
     #[error("header extension {kind:#x} appears twice")]
     ExtensionTwice {

@@ -43,8 +43,12 @@ impl Extensions {
         let (mut at, end) = area.extensions;
         for _ in 0..ondisk::EXTENSIONS {
             // An area that ends without an end mark is an area all the same. [qemu]
-            if at + size_of::<RawExtension>() as u64 > end {
+            if at >= end {
                 return Ok(found);
+            }
+            let room = end - at;
+            if room < size_of::<RawExtension>() as u64 {
+                return Err(Qcow2Error::ExtensionCut { offset: at, room }.into());
             }
             let mut raw = RawExtension::new_zeroed();
             storage.read_at(at, raw.as_mut_bytes())?;

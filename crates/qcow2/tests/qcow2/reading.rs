@@ -385,6 +385,20 @@ fn extensions_that_break_a_rule_are_refused() {
     forge.put_u32(108, 4096 - 112);
     open(&forge);
 
+    // The name of a backing file ends the area; QEMU refuses the same.
+    for (name_at, rest) in [(104, 0), (105, 1), (111, 7), (112, 0)] {
+        let mut forge = Forge::new(3, 12, 1 << 20);
+        forge.put_u64(8, name_at);
+        forge.put_u32(16, 1);
+        forge.bytes[name_at as usize] = b'a';
+        if rest == 0 {
+            open(&forge);
+            continue;
+        }
+        let text = format!("goes on for {rest} bytes at offset 0x68; each has at least 8");
+        assert!(refused(&forge).1.contains(&text));
+    }
+
     let mut forge = Forge::new(3, 12, 1 << 20);
     let end = forge.extension(104, 0xe279_2aca, b"raw");
     forge.extension(end, 0xe279_2aca, b"qcow2");
