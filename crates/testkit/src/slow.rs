@@ -1,5 +1,5 @@
 //! Readers so simple that they are seen to be right: one sector at a time, each from the first byte of the
-//! file on, nothing remembered. What they refuse a real reader may refuse, too, or not.
+//! file on, nothing remembered.
 
 use goldsmith_block::Codec;
 use goldsmith_codec::Unpacker;
@@ -14,8 +14,10 @@ pub enum Sector {
     Bytes(Vec<u8>),
     /// Nothing: what stands behind the image shows.
     Nothing,
-    /// Nothing that makes sense, or something that this reader does not know.
+    /// Nothing that makes sense.
     Broken,
+    /// Something that this reader does not know.
+    Unknown,
 }
 
 impl Sector {
@@ -54,7 +56,10 @@ fn qcow2_or_broken(file: &[u8], index: u64) -> Option<Sector> {
         _ => number(file, 72, 8)?,
     };
     // Dirty, a compression type, and subclusters.
-    if !(9..=21).contains(&bits) || features & !0b11001 != 0 || number(file, 32, 4)? != 0 {
+    if features & !0b11001 != 0 || number(file, 32, 4)? != 0 {
+        return Some(Sector::Unknown);
+    }
+    if !(9..=21).contains(&bits) {
         return None;
     }
     let subclusters = features & 0b10000 != 0;
@@ -112,10 +117,10 @@ fn vhd_or_broken(file: &[u8], index: u64) -> Option<Sector> {
     const FIXED: u64 = 2;
     const DIFFERENCING: u64 = 4;
     let footer = file.get(file.len().checked_sub(SECTOR)?..)?;
-    // XenServer's bitmaps may be the other way round.
-    if !footer.starts_with(b"conectix") || footer[28..32] == *b"tap\0" {
+    if !footer.starts_with(b"conectix") {
         return None;
     }
+    let tapdisk = (footer[28..32] == *b"tap\0").then(|| number(footer, 32, 4));
     let disk_type = number(footer, 60, 4)?;
     if disk_type == FIXED {
         return Some(Sector::at(file, index * SECTOR as u64));
@@ -136,9 +141,18 @@ fn vhd_or_broken(file: &[u8], index: u64) -> Option<Sector> {
         return Some(nothing);
     }
     let bitmap = entry * SECTOR as u64;
-    let bit = number(file, bitmap + inside / 8, 1)? >> (7 - inside % 8) & 1;
+    let place = match tapdisk {
+        // [libvhd] Version 0.1 counts from the lowest bit.
+        Some(Some(1)) => inside % 8,
+        _ => 7 - inside % 8,
+    };
+    let bit = number(file, bitmap + inside / 8, 1)? >> place & 1;
     if bit == 0 {
-        return Some(nothing);
+        return Some(match tapdisk {
+            // There may be a batmap that says otherwise.
+            Some(Some(2..)) => Sector::Unknown,
+            _ => nothing,
+        });
     }
     let data = bitmap + sectors.div_ceil(8).next_multiple_of(SECTOR as u64);
     Some(Sector::at(file, data + inside * SECTOR as u64))
@@ -154,7 +168,7 @@ mod tests {
         let sectors = (0..(len / SECTOR) as u64).map(|index| match read(file, index) {
             Sector::Bytes(bytes) => bytes,
             Sector::Nothing => vec![0; SECTOR],
-            Sector::Broken => panic!("sector {index} is broken"),
+            Sector::Broken | Sector::Unknown => panic!("sector {index} is broken"),
         });
         sectors.flatten().collect()
     }
