@@ -1,15 +1,10 @@
 //! What the fuzz targets do, as ordinary functions, so that stable tests replay every finding.
 
+mod edit;
 mod whole;
 
-use std::sync::Arc;
-
-use goldsmith_block::{
-    BitmapChange, Budget, Codec, Edit, ErrorKind, Format, Layer, Limits, OptionKind, Options,
-    Preallocation, Repair,
-};
+use goldsmith_block::{Codec, Format, Layer, OptionKind};
 use goldsmith_codec::{Packer, Unpacker};
-use goldsmith_storage::MemoryStorage;
 
 use crate::hostile::{
     assert_blames_image, assert_extent, assert_zeros_are_zero, check, open, probe, walk,
@@ -18,6 +13,7 @@ use crate::image;
 use crate::model::{Fill, ModelDisk};
 use crate::pattern::noise;
 
+pub use edit::edit;
 pub use whole::{chain, check as check_whole, convert, differential, map, repair};
 
 /// Memory that an image may want for its metadata.
@@ -164,83 +160,6 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
     );
     let extents = walk(&*layer, 0, disk.len(), usize::MAX).expect("an image of our own is whole");
     assert_zeros_are_zero(&extents, &bytes);
-}
-
-/// Takes `data` as an image and changes it in every way, each time from the start and then once more.
-///
-/// # Panics
-/// If the format panics, blames anything but the image or the request, or if an image in which a check
-/// found no errors has some after a change, or another disk after one that does not concern it.
-pub fn edit(format: &dyn Format, data: &[u8]) {
-    let Ok(layer) = open(format, data.to_vec(), METADATA) else {
-        return;
-    };
-    let size = layer.info().virtual_size;
-    let sound = matches!(check(format, data.to_vec(), METADATA), Ok(Some(found)) if found.corruptions + found.errors == 0);
-    let mut limits = Limits::default();
-    limits.metadata_bytes = METADATA;
-    for edit in edits(size) {
-        let storage = Arc::new(MemoryStorage::holding("image", data.to_vec()));
-        for _ in 0..2 {
-            let options = Options::defaults(format.open_options());
-            let changed = format
-                .edit(Arc::clone(&storage) as _, &Budget::new(&limits), &options)
-                .and_then(|mut editor| editor.edit(&edit));
-            match changed {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Usage => {}
-                Err(error) => assert_blames_image(&error),
-            }
-        }
-        let image = storage.to_vec();
-        let layer = open(format, image.clone(), METADATA);
-        let layer = layer.unwrap_or_else(|error| panic!("{edit:?} leaves no image: {error:?}"));
-        if sound {
-            let found = check(format, image, METADATA).expect("it was checked before");
-            let found = found.expect("it was checked before");
-            assert!(
-                found.corruptions == 0 && found.errors == 0,
-                "{edit:?} leaves {:?}",
-                found.flaws
-            );
-        }
-        look_around(&*layer, 0, layer.info().virtual_size);
-    }
-}
-
-/// Changes of every kind of a disk of `size` bytes.
-fn edits(size: u64) -> Vec<Edit> {
-    let resize = |virtual_size| Edit::Resize {
-        virtual_size,
-        preallocation: Preallocation::Off,
-        behind: 0,
-    };
-    let bitmap = |change| Edit::Bitmap {
-        name: "b".into(),
-        change,
-    };
-    let snapshot = Edit::TakeSnapshot {
-        name: "s".into(),
-        seconds: 1,
-        nanoseconds: 2,
-    };
-    vec![
-        resize(size / 2 / 512 * 512),
-        resize(size.saturating_mul(2).min(1 << 40)),
-        resize(size.saturating_add(512).min(1 << 40)),
-        snapshot,
-        Edit::ApplySnapshot(0),
-        Edit::DeleteSnapshot(0),
-        Edit::Empty,
-        Edit::SetBacking(None),
-        Edit::Repair(Repair::Leaks),
-        Edit::Repair(Repair::All),
-        bitmap(BitmapChange::Add {
-            granularity: None,
-            enabled: true,
-        }),
-        bitmap(BitmapChange::Remove),
-    ]
 }
 
 /// Packs each part of `data` with one packer and unpacks it again. The first bytes say how the rest
