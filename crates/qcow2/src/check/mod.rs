@@ -330,7 +330,8 @@ impl Check<'_> {
     }
 
     /// Calls `body` with each entry of `numbers` numbers in the table at `offset`, as far as the
-    /// file holds it, and its index.
+    /// file holds it, and its index. The bytes that an entry lacks are zeros, as for any reader once
+    /// the file is longer.
     fn each_entry(
         &mut self,
         (offset, len): (u64, u64),
@@ -342,12 +343,12 @@ impl Check<'_> {
         let mut bytes = vec![0; PIECE.min(len) as usize];
         let mut entries = vec![0; bytes.len() / 8];
         while at < end {
-            let count = (end - at).min(PIECE) as usize / 8 / numbers * numbers;
-            if count == 0 {
-                break;
-            }
+            let count = (end - at)
+                .min(PIECE)
+                .div_ceil(8)
+                .next_multiple_of(numbers as u64) as usize;
             let (bytes, entries) = (&mut bytes[..count * 8], &mut entries[..count]);
-            self.storage.read_at(at, bytes)?;
+            read_up_to_end(self.storage, at, bytes)?;
             BE::read_u64_into(bytes, entries);
             for entry in entries.chunks_exact(numbers) {
                 body(self, index, entry)?;

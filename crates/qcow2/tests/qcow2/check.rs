@@ -6,6 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{Checked, ErrorKind, Format, Result};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::build::qcow2::{Cluster, Qcow2};
 use goldsmith_testkit::{hostile, image, pattern, qemu};
 use serde_json::Value;
 
@@ -288,6 +289,21 @@ fn image_that_needs_more_memory_than_allowed_is_refused_with_the_figure() {
     assert_eq!(error.kind(), ErrorKind::Limit);
     let said = "over a limit: the count of the uses of every cluster takes ";
     assert!(error.report().starts_with(said), "{error:?}");
+}
+
+/// The file ends inside an entry, behind those that the disk needs: what is missing of it is zeros.
+#[test]
+fn entry_in_which_the_file_ends_is_counted() {
+    let bench = Bench::new();
+    let path = bench.path("image");
+    let mut image = Qcow2::new(3, 9, 7 * 512, vec![Cluster::Hole; 7]).bytes();
+    let table = image.len() - 512;
+    image.truncate(table + 10 * 8 + 3);
+    image[table + 10 * 8 + 2] = 0xff;
+    std::fs::write(&path, &image).unwrap();
+    let checked = check(&image).unwrap();
+    assert_eq!(ours(&checked)[..3], theirs(&path)[..3]);
+    assert_eq!(checked.corruptions, 1, "{:?}", checked.flaws);
 }
 
 /// Turns bits of small images round: what a check finds sound can be read.
