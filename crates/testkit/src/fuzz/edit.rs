@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     BackingReference, BitmapChange, Budget, Edit, Editor, ErrorKind, Format, GuestRange, Layer,
-    Options, Preallocation, Repair, Result,
+    Options,
+    Preallocation::{self, Falloc, Full, Metadata, Off},
+    Repair, Result,
 };
 use goldsmith_storage::MemoryStorage;
 
+use self::Step::*;
 use super::whole::{WHOLE, limits};
 use super::{METADATA, look_around};
 use crate::hostile::{assert_blames_image, check, open};
@@ -42,9 +45,6 @@ enum Step {
     RemoveBitmap,
     Amend(&'static str, &'static str),
 }
-
-use Preallocation::{Falloc, Full, Metadata, Off};
-use Step::*;
 
 /// What is done one after the other; each begins anywhere in its row and goes round.
 const ROWS: [&[Step]; 8] = [
@@ -250,7 +250,7 @@ impl Step {
         editor.edit(&edit)?;
         if let Some(known) = disks {
             known.follow(&edit);
-            if known.disk.len() as u64 > 2 * WHOLE || known.snapshots.len() > SNAPSHOTS {
+            if known.disk.len() as u64 > WHOLE || known.snapshots.len() > SNAPSHOTS {
                 *disks = None;
             }
         }
