@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use goldsmith::{Cache, Convert};
 use goldsmith_block::Format;
 use goldsmith_testkit::hostile::{Outcome, survives};
 use goldsmith_testkit::slow::{self, Sector};
@@ -98,6 +99,16 @@ fn differential(
     });
 }
 
+fn in_one_pass(target: &str) {
+    replay(target, |data| {
+        fuzz::in_one_pass(ovf(), &build::ovf::fix_up(data), |source, target| {
+            let convert = Convert::new(source, target).source_format(ovf().name());
+            convert.target_format("raw").cache(Cache::Unsafe).run()?;
+            Ok(())
+        });
+    });
+}
+
 macro_rules! targets {
     ($($target:ident => $body:ident($($argument:expr),*);)*) => {
         $(
@@ -121,6 +132,7 @@ macro_rules! targets {
 
 targets! {
     deflate_pack => replay(fuzz::deflate_pack);
+    ovf_convert => in_one_pass();
     ovf_fixed_up => container();
     ovf_open_read => open_read(ovf());
     qcow2_chain => chain(&goldsmith_qcow2::QCOW2, build::qcow2::fix_up);

@@ -14,7 +14,7 @@ use crate::model::{Fill, ModelDisk};
 use crate::pattern::noise;
 
 pub use edit::edit;
-pub use whole::{chain, check as check_whole, convert, differential, map, repair};
+pub use whole::{chain, check as check_whole, convert, differential, in_one_pass, map, repair};
 
 /// Memory that an image may want for its metadata.
 const METADATA: u64 = 16 << 20;

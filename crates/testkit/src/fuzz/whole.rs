@@ -1,6 +1,7 @@
 //! What happens to whole disks: mapped, checked, repaired, converted, put over one another, and compared
 //! with what the slow readers see.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{
@@ -181,6 +182,41 @@ pub fn convert(format: &dyn Format, data: &[u8], targets: &[&dyn Format]) {
             assert_blames_image(&error);
             assert_blames_image(&outcome.expect_err("it cannot be read"));
         }
+    }
+}
+
+/// Has `convert` make a RAW file of the container in `data`, as it can while it unpacks that, and unpacks
+/// all of it first with `format`.
+///
+/// # Panics
+/// If anything panics, or the two ways lead to different disks or refusals.
+pub fn in_one_pass(format: &dyn Format, data: &[u8], convert: impl Fn(&Path, &Path) -> Result<()>) {
+    let expected =
+        image::open(format, data).and_then(|layer| match layer.info().virtual_size <= WHOLE {
+            true => image::read(&*layer).map(Some),
+            false => Ok(None),
+        });
+    if let Ok(None) = expected {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    std::fs::write(&source, data).expect("the source can be written");
+    match (expected, convert(&source, &target)) {
+        (Ok(expected), Ok(())) => {
+            let found = std::fs::read(&target).expect("the target is there");
+            assert!(expected == Some(found), "it became another disk");
+        }
+        (Err(expected), Err(found)) => {
+            assert!(!target.exists(), "half a target appears");
+            assert_blames_image(&found);
+            assert_eq!(
+                found.kind(),
+                expected.kind(),
+                "{found:?}, else {expected:?}"
+            );
+        }
+        (expected, found) => panic!("{found:?}, else {:?}", expected.map(|_| ())),
     }
 }
 
