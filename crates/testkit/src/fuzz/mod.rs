@@ -3,8 +3,11 @@
 mod edit;
 mod whole;
 
-use goldsmith_block::{Codec, Format, Layer, OptionKind};
+use std::sync::Arc;
+
+use goldsmith_block::{Budget, Codec, Format, Layer, OptionKind};
 use goldsmith_codec::{Packer, Unpacker};
+use goldsmith_storage::MemoryStorage;
 
 use crate::hostile::{
     assert_blames_image, assert_extent, assert_zeros_are_zero, check, open, probe, walk,
@@ -24,6 +27,8 @@ const EXTENTS: usize = 300;
 const SIZES: [&str; 8] = ["512", "1k", "2k", "3k", "4k", "8k", "64k", "512k"];
 /// Bytes of a unit that are enough for several blocks and for more than one segment of 64 KiB.
 const PACKED: usize = 100_000;
+/// Bitmaps and snapshots that are looked at.
+const FEW: usize = 4;
 /// Extents whose bytes are read.
 const READS: usize = 40;
 
@@ -43,6 +48,21 @@ pub fn open_read(format: &dyn Format, data: &[u8]) {
     if let Err(error) = layer.symptoms() {
         assert_blames_image(&error);
     }
+    let limits = whole::limits();
+    for index in 0..layer.info().bitmaps.len().min(FEW) {
+        look_at_bitmap(&*layer, index, &Budget::new(&limits));
+    }
+    for index in 0..layer.info().snapshots.len().min(FEW) {
+        match layer.snapshot(index, &Budget::new(&limits)) {
+            Ok(snapshot) => look_around(&*snapshot, 0, snapshot.info().virtual_size),
+            Err(error) => assert_blames_image(&error),
+        }
+    }
+    if layer.info().data_file.is_some() {
+        let guest = MemoryStorage::holding("data", data.to_vec());
+        let layer = layer.with_data(Arc::new(guest)).expect("it names a file");
+        look_around(&*layer, 0, layer.info().virtual_size);
+    }
     let size = layer.info().virtual_size;
     // Tables of different parts of the disk, whatever its size.
     for start in [0, size / 3, size / 2, size.saturating_sub(1 << 20)] {
@@ -53,6 +73,21 @@ pub fn open_read(format: &dyn Format, data: &[u8]) {
         let len = noise(seed) % 100_000;
         let start = noise(seed ^ size) % size.max(1);
         read(&*layer, start, len.min(size - start));
+    }
+}
+
+fn look_at_bitmap(layer: &dyn Layer, index: usize, budget: &Budget) {
+    match layer.dirty_ranges(index, budget) {
+        Ok(ranges) => {
+            let size = layer.info().virtual_size;
+            let mut end = None;
+            for range in ranges {
+                assert!(range.start < range.end && range.end <= size, "{range}");
+                assert!(end < Some(range.start), "{range} touches what is before it");
+                end = Some(range.end);
+            }
+        }
+        Err(error) => assert_blames_image(&error),
     }
 }
 
