@@ -54,9 +54,7 @@ impl Extensions {
             storage.read_at(at, raw.as_mut_bytes())?;
             at += size_of::<RawExtension>() as u64;
             let (kind, len) = (raw.kind.get(), u64::from(raw.len.get()));
-            if kind == ondisk::EXTENSION_END {
-                return Ok(found);
-            }
+            // Of the end mark, too. [qemu]
             if len > end - at {
                 let offset = at;
                 return Err(Qcow2Error::ExtensionTruncated {
@@ -66,6 +64,9 @@ impl Extensions {
                     end,
                 }
                 .into());
+            }
+            if kind == ondisk::EXTENSION_END {
+                return Ok(found);
             }
             found.take(kind, storage, HostRange::new(at, len))?;
             at += len.next_multiple_of(8);

@@ -385,7 +385,13 @@ fn extensions_that_break_a_rule_are_refused() {
     forge.put_u32(108, 4096 - 112);
     open(&forge);
 
-    // The name of a backing file ends the area; QEMU refuses the same.
+    // QEMU refuses this and what follows, too.
+    forge.put_u32(104, 0);
+    forge.put_u32(108, 4096 - 112 + 1);
+    let text = "header extension 0x0 takes 3985 bytes at offset 0x70; the area ends at 0x1000";
+    assert!(refused(&forge).1.contains(text));
+
+    // The name of a backing file ends the area.
     for (name_at, rest) in [(104, 0), (105, 1), (111, 7), (112, 0)] {
         let mut forge = Forge::new(3, 12, 1 << 20);
         forge.put_u64(8, name_at);
