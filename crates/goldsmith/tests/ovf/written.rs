@@ -64,10 +64,11 @@ fn length_is_measured() {
             .target_format(OVF)
             .option("batmap", "on")
     };
-    // All but the identity, the time and what comes of them.
+    // All but the identity, the time and what comes of them: random bytes in two footers, of which
+    // each is packed in one to fifteen bits.
     let measured = measure("disk.raw").run().unwrap();
     let exact = measured.exact.unwrap();
-    assert!(exact.abs_diff(len) < 64, "{exact} and {len}");
+    assert!(exact.abs_diff(len) < 256, "{exact} and {len}");
     assert!(exact <= measured.required && measured.required <= measured.fully_allocated);
 
     // Nothing packs worse than noise.
