@@ -210,7 +210,7 @@ pub(crate) fn tables(layer: &DynamicLayer, header: &RawHeader) -> Vec<Place> {
     .collect()
 }
 
-fn find_overlaps_and_gaps(
+pub(crate) fn find_overlaps_and_gaps(
     mut places: Vec<Place>,
     block_len: u64,
     data_end: u64,

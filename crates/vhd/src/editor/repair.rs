@@ -6,7 +6,9 @@ use zerocopy::byteorder::big_endian::U32;
 
 use super::head::Head;
 use super::image::{Image, unlimited};
-use crate::check::{Owner, Place, check_blocks, check_spare_entries};
+use crate::check::{
+    Owner, Place, check_blocks, check_spare_entries, find_overlaps_and_gaps, tables,
+};
 use crate::footer::Found;
 use crate::ondisk::{RawLocator, UNUSED};
 
@@ -162,26 +164,14 @@ impl Image {
         });
         let mut spare = Checked::default();
         check_spare_entries(layer, &mut spare)?;
+        let (block_len, data_end) = (layer.geometry.block_len(), layer.geometry.data_end);
+        let mut overlaps = Checked::default();
+        let parts = tables(layer, &self.header);
+        find_overlaps_and_gaps(parts, block_len, data_end, &mut overlaps);
         Ok(layer.batmap_is_lost
             || full_but_absent
             || !spare.flaws.is_empty()
-            || self.stands_on_itself())
-    }
-
-    /// Whether parts of the head overlap.
-    fn stands_on_itself(&self) -> bool {
-        let parts = self
-            .places()
-            .into_iter()
-            .filter(|place| !matches!(place.owner, Owner::Block(_)) && place.start < place.end);
-        let mut end = 0;
-        for part in parts {
-            if part.start < end {
-                return true;
-            }
-            end = part.end;
-        }
-        false
+            || overlaps.corruptions > 0)
     }
 
     /// Writes the head anew, each part in a place of its own.
