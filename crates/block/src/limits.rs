@@ -14,6 +14,9 @@ pub struct Limits {
     pub chain_depth: usize,
     /// Bytes of temporary files for what has to be unpacked as a whole. Default: 64 GiB.
     pub unpacked_bytes: u64,
+    /// Rounds of hashing that try a passphrase, in one chain of images. Default: 2^28, which take a
+    /// minute or two; QEMU asks for what two seconds do.
+    pub hash_rounds: u64,
 }
 
 impl Default for Limits {
@@ -22,20 +25,23 @@ impl Default for Limits {
             metadata_bytes: 256 << 20,
             chain_depth: 200,
             unpacked_bytes: 64 << 30,
+            hash_rounds: 1 << 28,
         }
     }
 }
 
 /// The part of [`Limits`] that is used up while images are opened.
 ///
-/// Every allocation whose size a file decides goes through here first.
+/// Every allocation whose size a file decides goes through here first, and so does all else that a file
+/// decides the cost of.
 #[derive(Debug)]
 pub struct Budget {
     memory: Purse,
     files: Purse,
+    hashing: Purse,
 }
 
-/// What there was to spend, and what is left of it, in bytes.
+/// What there was to spend, and what is left of it.
 #[derive(Debug)]
 struct Purse {
     total: u64,
@@ -48,18 +54,18 @@ impl Purse {
         Self { total, left }
     }
 
-    fn take(&self, bytes: u64, what: &'static str, of_what: &'static str) -> Result<()> {
+    fn take(&self, amount: u64, what: &'static str, unit: &'static str) -> Result<()> {
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(bytes)
+                left.checked_sub(amount)
             })
             .map(|_| ())
             .map_err(|left| {
                 let total = self.total;
                 let over = OverBudget {
                     what,
-                    bytes,
-                    of_what,
+                    amount,
+                    unit,
                     left,
                     total,
                 };
@@ -74,6 +80,7 @@ impl Budget {
         Self {
             memory: Purse::new(limits.metadata_bytes),
             files: Purse::new(limits.unpacked_bytes),
+            hashing: Purse::new(limits.hash_rounds),
         }
     }
 
@@ -83,6 +90,7 @@ impl Budget {
         Self {
             memory: Purse::new(self.memory.total),
             files: Purse::new(self.files.total),
+            hashing: Purse::new(self.hashing.total),
         }
     }
 
@@ -91,7 +99,7 @@ impl Budget {
     /// # Errors
     /// `Limit` if less is left; nothing is taken then.
     pub fn reserve(&self, bytes: u64, what: &'static str) -> Result<()> {
-        self.memory.take(bytes, what, "memory")
+        self.memory.take(bytes, what, "bytes of memory")
     }
 
     /// As [`reserve`](Self::reserve), but `bytes` of temporary files.
@@ -99,7 +107,16 @@ impl Budget {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn unpack(&self, bytes: u64, what: &'static str) -> Result<()> {
-        self.files.take(bytes, what, "temporary files")
+        self.files.take(bytes, what, "bytes of temporary files")
+    }
+
+    /// As [`reserve`](Self::reserve), but `rounds` of hashing, each of which takes about a tenth of a
+    /// microsecond to one.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn hash(&self, rounds: u64, what: &'static str) -> Result<()> {
+        self.hashing.take(rounds, what, "rounds of hashing")
     }
 
     /// `len` zeroed elements for `what`, paid for.
@@ -121,11 +138,11 @@ impl Budget {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the {what} takes {bytes} bytes of {of_what}; {left} of the {total} allowed are left")]
+#[error("the {what} takes {amount} {unit}; {left} of the {total} allowed are left")]
 struct OverBudget {
     what: &'static str,
-    bytes: u64,
-    of_what: &'static str,
+    amount: u64,
+    unit: &'static str,
     left: u64,
     total: u64,
 }
@@ -165,6 +182,20 @@ mod tests {
             "over a limit: the tarball takes 1 bytes of temporary files; 0 of the 68719476736 \
              allowed are left"
         );
+    }
+
+    #[test]
+    fn hashing_is_paid_for_in_rounds() {
+        let mut limits = Limits::default();
+        limits.hash_rounds = 1000;
+        let budget = Budget::new(&limits);
+        budget.hash(900, "key slot").unwrap();
+        let report = budget.hash(101, "key slot").unwrap_err().report();
+        assert_eq!(
+            report,
+            "over a limit: the key slot takes 101 rounds of hashing; 100 of the 1000 allowed are left"
+        );
+        budget.afresh().hash(1000, "key slot").unwrap();
     }
 
     #[test]

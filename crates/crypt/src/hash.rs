@@ -67,6 +67,11 @@ impl Hash {
         (self.of)(parts)
     }
 
+    /// How often the rounds are done for a key of `len` bytes.
+    pub(crate) fn times(&self, len: usize) -> u64 {
+        len.div_ceil(self.of(&[]).len()) as u64
+    }
+
     /// Fills `key` from a passphrase. [RFC 8018, PBKDF2]
     pub(crate) fn derive(&self, passphrase: &[u8], salt: &[u8], rounds: u32, key: &mut [u8]) {
         (self.derive)(passphrase, salt, rounds, key);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use goldsmith_block::{CreateSpec, Detail, Result, Storage};
-use goldsmith_crypt::{Cipher, CipherSpec, CryptError, Luks, NewLuks, SECTOR};
+use goldsmith_block::{Budget, CreateSpec, Detail, Result, Storage};
+use goldsmith_crypt::{Cipher, CipherSpec, CryptError, Luks, NewLuks, SECTOR, Slot};
 
 use crate::error::Qcow2Error;
 use crate::geometry::{Encryption, Geometry};
@@ -34,12 +34,14 @@ impl Crypt {
     /// Opens the encryption of an image with `passphrase`; `luks` is its LUKS header.
     ///
     /// # Errors
-    /// `Denied` if the passphrase is wrong; those of reading the header.
+    /// `Denied` if the passphrase is wrong; `Limit` if it takes more hashing than `budget` has; those of
+    /// reading the header.
     pub(crate) fn open(
         geometry: &Geometry,
         luks: Option<&Luks>,
         storage: &dyn Storage,
         passphrase: Option<&str>,
+        budget: &Budget,
     ) -> Result<Self> {
         let method = match geometry.encryption {
             Encryption::None => return Ok(Self::Plain),
@@ -51,9 +53,10 @@ impl Crypt {
         };
         match (geometry.encryption, luks) {
             (Encryption::Luks { header }, Some(luks)) => {
-                let cipher = luks.unlock(passphrase.as_bytes(), |at, buf| {
-                    let read = storage.read_at(header.offset + at, buf);
-                    read.map_err(Unlock::Read)
+                let cipher = luks.unlock(passphrase.as_bytes(), |slot, buf| {
+                    pay_for_try(luks, slot, budget)
+                        .and_then(|()| storage.read_at(header.offset + slot.offset, buf))
+                        .map_err(Unlock::Before)
                 });
                 Ok(Self::luks(cipher?))
             }
@@ -155,9 +158,18 @@ impl Crypt {
     }
 }
 
+/// Takes what it costs to try a passphrase on `slot`.
+///
+/// # Errors
+/// `Limit` if it is more than `budget` has.
+pub(crate) fn pay_for_try(luks: &Luks, slot: &Slot, budget: &Budget) -> Result<()> {
+    budget.hash(luks.rounds_of(slot), "LUKS key slot")
+}
+
 /// Why a LUKS header does not open.
 enum Unlock {
-    Read(goldsmith_block::Error),
+    /// Before a passphrase could be tried.
+    Before(goldsmith_block::Error),
     Crypt(CryptError),
 }
 
@@ -170,7 +182,7 @@ impl From<CryptError> for Unlock {
 impl From<Unlock> for goldsmith_block::Error {
     fn from(error: Unlock) -> Self {
         match error {
-            Unlock::Read(error) => error,
+            Unlock::Before(error) => error,
             Unlock::Crypt(source) => Qcow2Error::Crypt { source }.into(),
         }
     }

@@ -133,7 +133,7 @@ impl Qcow2Layer {
             _ => Vec::new(),
         };
         let luks = read_luks(&*storage, &geometry)?;
-        let crypt = Crypt::open(&geometry, luks.as_ref(), &*storage, passphrase)?;
+        let crypt = Crypt::open(&geometry, luks.as_ref(), &*storage, passphrase, budget)?;
         let data_file = match geometry.data {
             DataPlace::Here => None,
             DataPlace::Elsewhere { .. } => {

@@ -141,30 +141,28 @@ impl Luks {
         })
     }
 
-    /// The cipher with the master key, which `passphrase` opens. `read` fills a buffer with the
-    /// bytes of the header from an offset.
+    /// The cipher with the master key, which `passphrase` opens. `read` fills a buffer with the key
+    /// material of a slot, which is tried then.
     ///
     /// # Errors
     /// `Passphrase` if it opens no slot; those of `read`.
     ///
     /// # Cost
-    /// Seconds: as many rounds of the hash as the header asks for, for each slot up to the right one.
+    /// Seconds: [`rounds_of`](Self::rounds_of) each slot up to the right one.
     pub fn unlock<E: From<CryptError>>(
         &self,
         passphrase: &[u8],
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        mut read: impl FnMut(&Slot, &mut [u8]) -> Result<(), E>,
     ) -> Result<Cipher, E> {
         let key_len = self.raw.key_len.get() as usize;
         // Whole sectors are encrypted, though the last one need not be full.
         let mut material = vec![0; material_len(key_len).next_multiple_of(SECTOR)];
-        for slot in self
-            .raw
-            .slots
-            .iter()
-            .filter(|slot| slot.state.get() == ACTIVE)
-        {
-            read(u64::from(slot.offset.get()) * SECTOR as u64, &mut material)?;
-            if let Some(key) = self.open(slot, passphrase, &mut material)? {
+        for (slot, raw) in self.slots().zip(&self.raw.slots) {
+            if !slot.active {
+                continue;
+            }
+            read(&slot, &mut material)?;
+            if let Some(key) = self.open(raw, passphrase, &mut material)? {
                 return Ok(Cipher::new(&self.spec, &key)?);
             }
         }
@@ -291,6 +289,14 @@ impl Luks {
         self.raw.digest_rounds.get()
     }
 
+    /// Rounds of the hash that it takes to try a passphrase on `slot`: a key that is longer than what
+    /// the hash gives takes its rounds several times.
+    pub fn rounds_of(&self, slot: &Slot) -> u64 {
+        let times = |rounds: u32, len: usize| u64::from(rounds) * self.hash.times(len);
+        let key_len = self.raw.key_len.get() as usize;
+        times(slot.rounds, key_len) + times(self.key_rounds(), self.raw.digest.len())
+    }
+
     /// The places for passphrases.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.raw.slots.iter().map(|slot| Slot {
@@ -396,10 +402,30 @@ mod tests {
 
     fn unlock(header: &[u8], passphrase: &[u8]) -> Result<Cipher, CryptError> {
         let luks = Luks::parse(&head(header), header.len() as u64)?;
-        luks.unlock(passphrase, |at, buf| {
-            buf.copy_from_slice(&header[at as usize..][..buf.len()]);
+        luks.unlock(passphrase, |slot, buf| {
+            buf.copy_from_slice(&header[slot.offset as usize..][..buf.len()]);
             Ok(())
         })
+    }
+
+    #[test]
+    fn rounds_are_those_that_are_done() {
+        for (cipher, mode, hash, of_key, of_digest) in [
+            ("aes-256", "xts-plain64", "sha256", 2, 1),
+            ("aes-256", "xts-plain64", "sha1", 4, 1),
+            ("aes-128", "cbc-plain64", "sha256", 1, 1),
+            ("aes-256", "cbc-plain64", "md5", 2, 2),
+        ] {
+            let (_, header) = with(cipher, mode, hash);
+            let luks = Luks::parse(&head(&header), header.len() as u64).unwrap();
+            let slot = luks.slots().next().unwrap();
+            let least = u64::from(LEAST_ROUNDS);
+            assert_eq!(
+                luks.rounds_of(&slot),
+                least * (of_key + of_digest),
+                "{hash}"
+            );
+        }
     }
 
     #[test]

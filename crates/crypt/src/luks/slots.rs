@@ -19,7 +19,7 @@ impl Luks {
     /// `NoSlot` if there is none of that number; `Random` if the system has no random numbers.
     ///
     /// # Cost
-    /// As [`unlock`](Self::unlock), and `time` more.
+    /// [`rounds_of`](Self::rounds_of) each slot up to the right one, and `time` more.
     pub fn add_passphrase(
         &mut self,
         header: &mut [u8],
@@ -77,7 +77,7 @@ impl Luks {
     /// `Passphrase` if there is none.
     ///
     /// # Cost
-    /// As many rounds of the hash as the header asks for, for each slot.
+    /// [`rounds_of`](Self::rounds_of) all active slots.
     pub fn slots_of(&self, header: &mut [u8], passphrase: &[u8]) -> Result<Vec<usize>, CryptError> {
         let mut opened = Vec::new();
         for nth in 0..SLOTS {

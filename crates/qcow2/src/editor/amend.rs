@@ -7,7 +7,7 @@ use goldsmith_crypt::CryptError;
 use zerocopy::IntoBytes;
 
 use super::draft::{Draft, offset_of};
-use crate::crypt::read_luks;
+use crate::crypt::{pay_for_try, read_luks};
 use crate::error::Qcow2Error;
 use crate::geometry::{DataPlace, Encryption};
 use crate::ondisk::{
@@ -213,6 +213,11 @@ impl Draft {
         let slot = slot.map(|slot| usize::try_from(slot).unwrap_or(usize::MAX));
         let (new, old) = (options.secret(NEW_SECRET), options.secret(OLD_SECRET));
         let method = "luks";
+        if new.or(old).is_some() {
+            for slot in luks.slots().filter(|slot| slot.active) {
+                pay_for_try(&luks, &slot, &self.budget)?;
+            }
+        }
         match (options.choice(STATE), new, old) {
             ("active", Some(new), None) => {
                 let known = passphrase.ok_or(Qcow2Error::Locked { method })?;

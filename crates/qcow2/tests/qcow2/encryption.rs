@@ -4,12 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use goldsmith_block::{ErrorKind, ExtentKind, Format, Layer, Options, Result};
+use goldsmith_block::{
+    Budget, Edit, ErrorKind, ExtentKind, Format, Layer, Limits, Options, Result,
+};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::{ModelDisk, hostile, image, pattern, qemu};
 
-use crate::bench::{Bench, budget};
+use crate::bench::Bench;
 use crate::features::assert_same_info;
 
 pub(crate) const SECRET: &str = "a word of more than sixteen bytes";
@@ -53,10 +55,14 @@ pub(crate) fn by_qemu(bench: &Bench, disk: &ModelDisk, options: &str) -> std::pa
 }
 
 fn open(path: &Path, secret: &str) -> Result<Arc<dyn Layer>> {
+    open_within(path, secret, &Limits::default())
+}
+
+fn open_within(path: &Path, secret: &str, limits: &Limits) -> Result<Arc<dyn Layer>> {
     let storage = MemoryStorage::holding("image", std::fs::read(path).unwrap());
     let pairs = [("encrypt.key-secret", secret)];
     let options = Options::parse(QCOW2.open_options(), pairs).unwrap();
-    QCOW2.open_with(Arc::new(storage), &budget(), &options)
+    QCOW2.open_with(Arc::new(storage), &Budget::new(limits), &options)
 }
 
 #[test]
@@ -154,6 +160,70 @@ fn encrypted_data_is_never_passed_on_as_it_is() {
             (_, Ok(_)) => panic!("{format} opens with another word"),
         }
     }
+}
+
+/// A stranger's header may have each of its eight slots take a minute.
+#[test]
+fn passphrase_is_not_tried_for_longer_than_allowed() {
+    let options = [
+        ("encrypt.format", "luks"),
+        ("encrypt.key-secret", SECRET),
+        ("encrypt.iter-time", "1"),
+    ];
+    let disk = pattern::disk("4608:A 3584:-");
+    let mut file = image::write(&QCOW2, &disk, &options, false).unwrap();
+    let luks = file.windows(6).position(|bytes| bytes == b"LUKS\xba\xbe");
+    let luks = luks.unwrap();
+    let slot = |nth: usize| luks + 208 + 48 * nth;
+    let number = |at: usize| u32::from_be_bytes(file[at..at + 4].try_into().unwrap());
+    let (digest, key) = (number(luks + 164), number(slot(0) + 4));
+    // A key takes two digests of this hash.
+    let first = u64::from(2 * key + digest);
+    for nth in 1..8 {
+        let active = file[slot(0)..][..4].to_vec();
+        file[slot(nth)..][..4].copy_from_slice(&active);
+        file[slot(nth) + 4..][..4].copy_from_slice(&(1_u32 << 26).to_be_bytes());
+    }
+    let bench = Bench::new();
+    let path = bench.path("image");
+    std::fs::write(&path, &file).unwrap();
+    let mut limits = Limits::default();
+    limits.hash_rounds = first;
+    let open = |secret| open_within(&path, secret, &limits);
+    assert!(image::read(&*open(SECRET).unwrap()).unwrap() == disk.bytes());
+    let error = open("another word").err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    let expected = format!(
+        "the LUKS key slot takes {} rounds of hashing; 0 of the {first} allowed are left",
+        (2 << 26) + digest
+    );
+    assert!(error.report().contains(&expected), "{}", error.report());
+
+    let budget = Budget::new(&limits);
+    let storage = Arc::new(MemoryStorage::holding("image", file.clone()));
+    let pairs = [("encrypt.key-secret", SECRET)];
+    let opened = Options::parse(QCOW2.open_options(), pairs).unwrap();
+    let amend = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().copied();
+        let options = Options::parse(QCOW2.amend_options(), pairs).unwrap();
+        let mut editor = QCOW2.edit(storage.clone(), &budget, &opened).unwrap();
+        editor.edit(&Edit::Amend(options))
+    };
+    let inactive = ("encrypt.state", "inactive");
+    let error = amend(&[inactive, ("encrypt.old-secret", "another word")]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    let error = amend(&[("encrypt.state", "active"), ("encrypt.new-secret", "word")]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit);
+    assert!(storage.to_vec() == file);
+    // Nobody needs to know what a slot hides to make it hide nothing.
+    for nth in ["1", "2", "3", "4", "5", "6", "7"] {
+        amend(&[inactive, ("encrypt.keyslot", nth)]).unwrap();
+    }
+    std::fs::write(&path, storage.to_vec()).unwrap();
+    assert_eq!(
+        open("another word").err().unwrap().kind(),
+        ErrorKind::Denied
+    );
 }
 
 /// Our image of `disk`: QEMU finds it sound, and in it the disk.
