@@ -186,9 +186,10 @@ mod tests {
 
     #[test]
     fn hashing_is_paid_for_in_rounds() {
-        let mut limits = Limits::default();
-        limits.hash_rounds = 1000;
-        let budget = Budget::new(&limits);
+        let budget = Budget::new(&Limits {
+            hash_rounds: 1000,
+            ..Limits::default()
+        });
         budget.hash(900, "key slot").unwrap();
         let report = budget.hash(101, "key slot").unwrap_err().report();
         assert_eq!(

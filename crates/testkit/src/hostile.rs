@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Budget, Checked, Error, ErrorKind, Extent, ExtentKind, Flaw, Format, GuestRange, Layer, Limits,
-    Match, Probe, Result, is_zero,
+    Match, OptionKind, Options, Probe, Result, is_zero,
 };
 use goldsmith_storage::MemoryStorage;
 
@@ -23,6 +23,8 @@ pub enum Outcome {
     },
 }
 
+/// The passphrase that is given for every image; those that are not encrypted have no use for it.
+pub const SECRET: &str = "sesame";
 /// Disks up to this size are read whole.
 pub const READ_ALL: u64 = 16 << 20;
 /// Larger disks are walked over this many extents.
@@ -33,6 +35,8 @@ const SNAPSHOTS: usize = 3;
 const BITMAPS: usize = 3;
 /// Memory for metadata that no small image needs.
 const METADATA: u64 = 64 << 20;
+/// Rounds of hashing that try [`SECRET`] on a key slot that was made in a millisecond.
+const HASH_ROUNDS: u64 = 50_000;
 
 impl Outcome {
     /// The kind of the error, if the image was refused.
@@ -88,14 +92,29 @@ fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)
 
 /// Opens `bytes` with `metadata` bytes to spend. An image that wants a data file gets itself.
 pub(crate) fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Arc<dyn Layer>> {
-    let mut limits = Limits::default();
-    limits.metadata_bytes = metadata;
     let storage = Arc::new(MemoryStorage::holding("hostile", bytes));
-    let layer = format.open(storage.clone(), &Budget::new(&limits))?;
+    let layer = format.open_with(storage.clone(), &budget(metadata), &options(format))?;
     match layer.info().data_file {
         Some(_) => layer.with_data(storage),
         None => Ok(layer),
     }
+}
+
+/// What a damaged image may cost that gets `metadata` bytes of memory.
+pub(crate) fn budget(metadata: u64) -> Budget {
+    let mut limits = Limits::default();
+    limits.metadata_bytes = metadata;
+    limits.hash_rounds = HASH_ROUNDS;
+    Budget::new(&limits)
+}
+
+/// What images of `format` are opened with: [`SECRET`] for whatever takes one.
+pub(crate) fn options(format: &dyn Format) -> Options {
+    let known = format.open_options();
+    let secrets = known
+        .iter()
+        .filter(|option| option.kind == OptionKind::Secret);
+    Options::parse(known, secrets.map(|option| (option.name, SECRET))).expect("these are its own")
 }
 
 /// What a check of `bytes` finds, with `metadata` bytes to spend.
@@ -106,10 +125,8 @@ pub(crate) fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result
 /// # Panics
 /// If numbers and flaws contradict each other.
 pub fn check(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Option<Checked>> {
-    let mut limits = Limits::default();
-    limits.metadata_bytes = metadata;
     let storage = Arc::new(MemoryStorage::holding("hostile", bytes));
-    let checked = format.check(storage, &Budget::new(&limits))?;
+    let checked = format.check(storage, &budget(metadata))?;
     if let Some(checked) = &checked {
         assert!(checked.flaws.len() <= Checked::FLAWS);
         let corrupt = |flaw: &Flaw| matches!(flaw, Flaw::Corruption(_));
@@ -124,13 +141,14 @@ pub fn check(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Optio
 /// Looks into the first snapshots of `layer`, none of which keeps the others from being read.
 fn look_at_snapshots(layer: &dyn Layer) {
     for index in 0..layer.info().snapshots.len().min(SNAPSHOTS) {
-        let budget = Budget::new(&Limits::default());
-        let looked = layer.snapshot(index, &budget).and_then(|snapshot| {
-            let size = snapshot.info().virtual_size;
-            walk(&*snapshot, 0, size, EXTENTS)?;
-            let mut start = vec![0; size.min(1 << 16) as usize];
-            snapshot.read_at(0, &mut start)
-        });
+        let looked = layer
+            .snapshot(index, &budget(METADATA))
+            .and_then(|snapshot| {
+                let size = snapshot.info().virtual_size;
+                walk(&*snapshot, 0, size, EXTENTS)?;
+                let mut start = vec![0; size.min(1 << 16) as usize];
+                snapshot.read_at(0, &mut start)
+            });
         if let Err(error) = looked {
             assert_blames_image(&error);
         }
@@ -143,9 +161,7 @@ fn look_at_snapshots(layer: &dyn Layer) {
 /// If ranges touch, are empty, do not ascend or are behind the disk.
 fn look_at_bitmaps(layer: &dyn Layer) {
     for index in 0..layer.info().bitmaps.len().min(BITMAPS) {
-        let mut limits = Limits::default();
-        limits.metadata_bytes = METADATA;
-        match layer.dirty_ranges(index, &Budget::new(&limits)) {
+        match layer.dirty_ranges(index, &budget(METADATA)) {
             Ok(ranges) => {
                 assert!(ranges.iter().all(|range| !range.is_empty()));
                 assert!(ranges.is_sorted_by(|a, b| a.end < b.start));

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::hostile::SECRET;
 use crate::model::ModelDisk;
 
 /// Runs `qemu-img` with `args`, whatever comes of it.
@@ -48,12 +49,28 @@ pub fn compare(a: impl AsRef<Path>, a_format: &str, b: impl AsRef<Path>, b_forma
     assert_eq!(said, "Images are identical.\n", "{a} and {b}");
 }
 
-/// The guest bytes that QEMU reads from `image`.
+/// The guest bytes that QEMU reads from `image`, which [`SECRET`] opens if it is encrypted qcow2.
 pub fn read(format: &str, image: &[u8]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("image"), dir.path().join("raw"));
     std::fs::write(&from, image).unwrap();
-    img_ok(&["convert", "-f", format, "-O", "raw", text(&from), text(&to)]);
+    let secret = format!("secret,id=s,data={SECRET}");
+    let key = if format == "qcow2" {
+        ",encrypt.key-secret=s"
+    } else {
+        ""
+    };
+    let source = format!("driver={format},file.filename={}{key}", text(&from));
+    img_ok(&[
+        "convert",
+        "--object",
+        &secret,
+        "--image-opts",
+        &source,
+        "-O",
+        "raw",
+        text(&to),
+    ]);
     std::fs::read(to).unwrap()
 }
 

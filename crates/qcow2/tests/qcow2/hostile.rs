@@ -1,7 +1,7 @@
 //! Damage: every image gets an answer, and a cut one never a wrong one.
 
 use goldsmith_qcow2::QCOW2;
-use goldsmith_testkit::hostile::survives;
+use goldsmith_testkit::hostile::{SECRET, cuts, survives};
 use goldsmith_testkit::{ModelDisk, fuzz, image, pattern};
 use proptest::prelude::*;
 
@@ -10,7 +10,12 @@ use crate::forge::{COMPRESSED, COPIED, Forge};
 /// Images of a few kilobytes with every structure, and the disk in them.
 fn small_images() -> Vec<(ModelDisk, Vec<u8>)> {
     let disk = pattern::disk("1k:A 512:- 600:b 900:- 512:C 31k:- 1k:D 300:e");
-    let variants: [(&[(&str, &str)], bool); 4] = [
+    let aes = [
+        ("cluster_size", "512"),
+        ("encrypt.format", "aes"),
+        ("encrypt.key-secret", SECRET),
+    ];
+    let variants: [(&[(&str, &str)], bool); 5] = [
         (&[("cluster_size", "512")], false),
         (&[("cluster_size", "512"), ("compat", "0.10")], true),
         (
@@ -18,6 +23,7 @@ fn small_images() -> Vec<(ModelDisk, Vec<u8>)> {
             true,
         ),
         (&[("cluster_size", "512"), ("refcount_bits", "64")], true),
+        (&aes, false),
     ];
     let images = variants.map(|(options, compress)| {
         let image = image::write(&QCOW2, &disk, options, compress).unwrap();
@@ -95,6 +101,44 @@ fn image_with_any_word_at_its_limits_gets_an_answer() {
                 survives(&QCOW2, damaged);
             }
         }
+    }
+}
+
+#[test]
+fn damaged_luks_header_gets_an_answer_with_the_passphrase_at_hand() {
+    let disk = pattern::disk("1k:A 512:- 600:b 900:-");
+    let options = [
+        ("cluster_size", "4k"),
+        ("encrypt.format", "luks"),
+        ("encrypt.key-secret", SECRET),
+        ("encrypt.cipher-alg", "aes-128"),
+        ("encrypt.cipher-mode", "cbc"),
+        ("encrypt.iter-time", "1"),
+    ];
+    let image = image::write(&QCOW2, &disk, &options, false).unwrap();
+    assert!(survives(&QCOW2, image.clone()).reads_as(disk.bytes()));
+    let luks = image
+        .windows(6)
+        .position(|bytes| bytes == b"LUKS\xba\xbe")
+        .unwrap();
+    for at in luks..luks + 592 {
+        for bit in [0, 7, at % 8] {
+            let mut damaged = image.clone();
+            damaged[at] ^= 1 << bit;
+            survives(&QCOW2, damaged);
+        }
+    }
+    for at in (luks + 164..luks + 592).step_by(4) {
+        for value in [0, 1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+            let mut damaged = image.clone();
+            damaged[at..at + 4].copy_from_slice(&u32::to_be_bytes(value));
+            survives(&QCOW2, damaged);
+        }
+    }
+    for cut in cuts(image.len(), &[luks, luks + 592, luks + 4096], 100) {
+        let outcome = survives(&QCOW2, image[..cut].to_vec());
+        let same = outcome.reads_as(disk.bytes());
+        assert!(same || outcome.refused().is_some(), "cut to {cut} bytes");
     }
 }
 

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, BitmapChange, Budget, Edit, Editor, ErrorKind, Format, GuestRange, Layer,
-    Options,
+    BackingReference, BitmapChange, Edit, Editor, ErrorKind, Format, GuestRange, Layer, Options,
     Preallocation::{self, Falloc, Full, Metadata, Off},
     Repair, Result,
 };
 use goldsmith_storage::MemoryStorage;
 
 use self::Step::*;
-use super::whole::{WHOLE, limits};
+use super::whole::WHOLE;
 use super::{METADATA, look_around};
-use crate::hostile::{assert_blames_image, check, open};
+use crate::hostile::{assert_blames_image, budget, check, open, options};
 use crate::image;
 use crate::model::{Fill, ModelDisk};
 
@@ -135,9 +134,12 @@ pub fn edit(format: &dyn Format, data: &[u8]) {
     for nth in 0..row.len() {
         let step = row[(how / ROWS.len() + nth) % row.len()];
         let letter = b'a' + nth as u8;
-        let options = Options::defaults(format.open_options());
         let done = format
-            .edit(Arc::clone(&storage) as _, &Budget::new(&limits()), &options)
+            .edit(
+                Arc::clone(&storage) as _,
+                &budget(METADATA),
+                &options(format),
+            )
             .and_then(|editor| step.run(format, editor, letter, &mut disks));
         match done {
             Ok(()) => {}
@@ -179,7 +181,7 @@ fn disks_of(layer: &Arc<dyn Layer>) -> Option<Disks> {
     if count > SNAPSHOTS {
         return None;
     }
-    let snapshot = |index| disk(&*layer.snapshot(index, &Budget::new(&limits())).ok()?);
+    let snapshot = |index| disk(&*layer.snapshot(index, &budget(METADATA)).ok()?);
     Some(Disks {
         disk: disk(&**layer)?,
         snapshots: (0..count).map(snapshot).collect::<Option<_>>()?,

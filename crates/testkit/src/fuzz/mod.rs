@@ -10,7 +10,8 @@ use goldsmith_codec::{Packer, Unpacker};
 use goldsmith_storage::MemoryStorage;
 
 use crate::hostile::{
-    assert_blames_image, assert_extent, assert_zeros_are_zero, check, open, probe, walk,
+    SECRET, assert_blames_image, assert_extent, assert_zeros_are_zero, budget, check, open, probe,
+    walk,
 };
 use crate::image;
 use crate::model::{Fill, ModelDisk};
@@ -48,12 +49,11 @@ pub fn open_read(format: &dyn Format, data: &[u8]) {
     if let Err(error) = layer.symptoms() {
         assert_blames_image(&error);
     }
-    let limits = whole::limits();
     for index in 0..layer.info().bitmaps.len().min(FEW) {
-        look_at_bitmap(&*layer, index, &Budget::new(&limits));
+        look_at_bitmap(&*layer, index, &budget(METADATA));
     }
     for index in 0..layer.info().snapshots.len().min(FEW) {
-        match layer.snapshot(index, &Budget::new(&limits)) {
+        match layer.snapshot(index, &budget(METADATA)) {
             Ok(snapshot) => look_around(&*snapshot, 0, snapshot.info().virtual_size),
             Err(error) => assert_blames_image(&error),
         }
@@ -147,12 +147,15 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
     for option in format.options() {
         let pick = byte();
         let value = match option.kind {
+            // By default seconds, and more if it were a size like others.
+            _ if option.name == "encrypt.iter-time" => "1".to_owned(),
             // Half of all inputs leave an option alone.
             _ if pick & 1 == 0 => continue,
             OptionKind::Flag if pick & 2 == 0 => "off".to_owned(),
             OptionKind::Flag => "on".to_owned(),
             OptionKind::Size => SIZES[usize::from(pick >> 1) % SIZES.len()].to_owned(),
-            OptionKind::Text | OptionKind::Secret => String::new(),
+            OptionKind::Text => String::new(),
+            OptionKind::Secret => SECRET.to_owned(),
             OptionKind::Choice(words) => words[usize::from(pick >> 1) % words.len()].to_owned(),
         };
         options.push((option.name, value));
@@ -186,7 +189,7 @@ pub fn write_read(format: &dyn Format, data: &[u8]) {
             return;
         }
     };
-    let layer = image::open(format, image).expect("an image of our own opens");
+    let layer = open(format, image, METADATA).expect("an image of our own opens");
     let bytes = image::read(&*layer).expect("an image of our own can be read");
     let (same, more) = bytes.split_at(disk.bytes().len());
     assert!(

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Edit, Editor, Error, ErrorKind, ExtentKind, Format, Layer, Limits, Options,
-    Repair, Result,
+    Chain, Edit, Editor, Error, ErrorKind, ExtentKind, Format, Layer, Repair, Result,
 };
 use goldsmith_engine::{Job, convert as pour};
 use goldsmith_storage::MemoryStorage;
 
 use super::METADATA;
 use crate::hostile::{
-    assert_blames_image, assert_extent, assert_zeros_are_zero, check as look_for_flaws, open, walk,
+    assert_blames_image, assert_extent, assert_zeros_are_zero, budget, check as look_for_flaws,
+    open, options, walk,
 };
 use crate::image;
 use crate::pattern::noise;
@@ -26,12 +26,6 @@ pub(super) const WHOLE: u64 = 1 << 20;
 fn small(format: &dyn Format, data: &[u8]) -> Option<Arc<dyn Layer>> {
     let layer = open(format, data.to_vec(), METADATA).ok()?;
     (layer.info().virtual_size <= WHOLE).then_some(layer)
-}
-
-pub(super) fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.metadata_bytes = METADATA;
-    limits
 }
 
 /// Maps all of the image `data`: from the first byte on, and from the middle of each extent.
@@ -105,8 +99,7 @@ pub fn repair(format: &dyn Format, data: &[u8]) {
     let before = image::read(&*layer).ok();
     for repair in [Repair::Leaks, Repair::All] {
         let storage = Arc::new(MemoryStorage::holding("image", data.to_vec()));
-        let options = Options::defaults(format.open_options());
-        let budget = Budget::new(&limits());
+        let (options, budget) = (options(format), budget(METADATA));
         let mended = format
             .edit(Arc::clone(&storage) as _, &budget, &options)
             .and_then(|mut editor| editor.edit(&Edit::Repair(repair)));
@@ -126,9 +119,8 @@ pub fn repair(format: &dyn Format, data: &[u8]) {
             continue;
         }
         let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
-        let budget = Budget::new(&limits());
         let mut editor: Box<dyn Editor> = format
-            .edit(Arc::clone(&storage) as _, &budget, &options)
+            .edit(Arc::clone(&storage) as _, &budget.afresh(), &options)
             .expect("it was edited before");
         editor
             .edit(&Edit::Repair(repair))
