@@ -6,6 +6,7 @@ use std::sync::Arc;
 use goldsmith_block::{Chain, Content, CreateSpec, Detail, Format, GuestRange, Measured, Result};
 use goldsmith_engine::{Cancel, Progress, data_ranges, lay_out};
 use goldsmith_storage::VoidStorage;
+use uuid::Uuid;
 
 use crate::work::shown_by;
 use crate::{Cloud, Convert, Opener};
@@ -46,7 +47,8 @@ pub struct Measurement {
     pub fully_allocated: u64,
     /// What the source's bitmaps take in addition, where both formats keep some.
     pub bitmaps: Option<u64>,
-    /// Just how long the file is that [`Convert`] makes, if that was [wanted](Measure::exact).
+    /// Just how long the file is that [`Convert`] makes, if that was [wanted](Measure::exact). That of a
+    /// packed container hangs on its identity and its time too, by some bytes.
     pub exact: Option<u64>,
 }
 
@@ -106,6 +108,18 @@ impl<'a> Measure<'a> {
     #[must_use]
     pub fn cloud(self, cloud: &'static Cloud) -> Self {
         self.with(|convert| convert.cloud(cloud))
+    }
+
+    /// Sets the target's identity, as [`Convert::uuid`].
+    #[must_use]
+    pub fn uuid(self, uuid: Uuid) -> Self {
+        self.with(|convert| convert.uuid(uuid))
+    }
+
+    /// Sets the target's time of creation, as [`Convert::timestamp`].
+    #[must_use]
+    pub fn timestamp(self, seconds: u64) -> Self {
+        self.with(|convert| convert.timestamp(seconds))
     }
 
     /// Sets the flag that stops the work.

@@ -15,7 +15,8 @@ use crate::sandbox;
 /// Tell how long a target would become, without writing it
 ///
 /// What is required and what is fully allocated are the numbers that qemu-img gives. The exact size
-/// is the length of the file that 'goldsmith convert' makes of the same image with the same options.
+/// is the length of the file that 'goldsmith convert' makes of the same image with the same options; a
+/// container in a tar.gz can differ from it by some bytes, as its identity and its time are packed, too.
 #[derive(Args)]
 #[command(
     override_usage = "goldsmith measure [OPTIONS] IMAGE\n       goldsmith measure [OPTIONS] --size SIZE",
