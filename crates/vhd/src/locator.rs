@@ -7,8 +7,8 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use crate::error::VhdError;
 use crate::footer::unix_time;
 use crate::ondisk::{
-    EPOCH, LOCATOR_MACX, LOCATOR_NONE, LOCATOR_W2KU, LOCATOR_W2RU, LOCATOR_WI2K, LOCATOR_WI2R,
-    RawHeader, RawLocator,
+    EPOCH, LOCATOR_MAC, LOCATOR_MACX, LOCATOR_NONE, LOCATOR_W2KU, LOCATOR_W2RU, LOCATOR_WI2K,
+    LOCATOR_WI2R, RawHeader, RawLocator,
 };
 
 /// Longest name that is read, in bytes. [ours] Windows ends paths at 32767 characters.
@@ -53,15 +53,20 @@ impl Parent {
                 }
             }
         }
-        let known =
-            |code: &[u8; 4]| *code == LOCATOR_NONE || KINDS.iter().any(|(known, _)| known == code);
-        // An alias of the Macintosh, "Mac ", among them: a blob for its own file manager.
-        for locator in header.parent_locators.iter().filter(|it| !known(&it.code)) {
-            let code = locator.code.escape_ascii();
-            parent.warnings.push(match range(locator, data_end) {
-                Ok(_) => format!("parent locator of the unknown kind '{code}'"),
-                Err(error) => error.to_string(),
-            });
+        let is_name = |code: &[u8; 4]| KINDS.iter().any(|(known, _)| known == code);
+        for locator in &header.parent_locators {
+            let code = locator.code;
+            if code == LOCATOR_NONE || is_name(&code) {
+                continue;
+            }
+            match range(locator, data_end) {
+                Ok(_) if code == LOCATOR_MAC => {}
+                Ok(_) => parent.warnings.push(format!(
+                    "parent locator of the unknown kind '{}'",
+                    code.escape_ascii()
+                )),
+                Err(error) => parent.warnings.push(error.to_string()),
+            }
         }
         let unicode = decode_utf16(&header.parent_name, |unit: &U16| unit.get());
         if let Some(name) = unicode.filter(|name| !name.is_empty()) {

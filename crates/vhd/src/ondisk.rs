@@ -55,6 +55,8 @@ pub(crate) const LOCATOR_NONE: [u8; 4] = [0; 4];
 pub(crate) const LOCATOR_W2RU: [u8; 4] = *b"W2ru";
 /// An absolute path, with backslashes, in UTF-16.
 pub(crate) const LOCATOR_W2KU: [u8; 4] = *b"W2ku";
+/// An alias of the Macintosh: a blob for its own file manager, no name.
+pub(crate) const LOCATOR_MAC: [u8; 4] = *b"Mac ";
 /// A file URL in UTF-8.
 pub(crate) const LOCATOR_MACX: [u8; 4] = *b"MacX";
 /// Out of use: a relative and an absolute path with backslashes.

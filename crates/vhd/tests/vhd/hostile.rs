@@ -105,6 +105,31 @@ fn differencing_image_without_any_name_is_refused() {
     corrupt(nameless(parent), text);
 }
 
+/// [spec "Platform Code"] An alias is one of the kinds that there are, though no name.
+#[test]
+fn alias_of_the_macintosh_is_no_flaw() {
+    let image_with = |code| {
+        let mut forge = forge();
+        let parent = Parent::nameless([7; 16]).name("named.vhd");
+        forge.parent = Some(parent.locator(code, "blob"));
+        forge.dynamic()
+    };
+    let told = |image: Vec<u8>| {
+        let layer = image::open(&VHD, image.clone()).unwrap();
+        assert_eq!(layer.info().backing.as_ref().unwrap().name, "named.vhd");
+        let storage = Arc::new(MemoryStorage::holding("image", image));
+        let budget = Budget::new(&Limits::default());
+        let checked = VHD.check(storage, &budget).unwrap().unwrap();
+        assert_eq!(checked.corruptions, layer.info().warnings.len() as u64);
+        layer.info().warnings.clone()
+    };
+    assert!(told(image_with(b"Mac ")).is_empty());
+    let unknown = ["parent locator of the unknown kind 'Amig'"];
+    assert_eq!(told(image_with(b"Amig")), unknown);
+    let lost = patch_header(image_with(b"Mac "), 576 + 16, &[0xff; 8]);
+    assert!(matches!(&told(lost)[..], [only] if only.contains("locator Mac  of 8 bytes")));
+}
+
 /// Names past the end of the file, of no length, of 4 GiB, of odd length: none is an order to read.
 #[test]
 fn broken_locators_are_told_and_passed_over() {
