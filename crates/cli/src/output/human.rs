@@ -465,13 +465,22 @@ fn hex(number: u64) -> String {
 pub(crate) fn shown(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_control() {
+            if c.is_control() || turns_text(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
             }
         })
         .collect()
+}
+
+/// Whether `c` makes a terminal show what follows in another order, or on another line. [Unicode
+/// "Bidi_Control", "Line_Break"]
+fn turns_text(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// A size with three significant digits and a unit. [qemu] From 1000 of one unit on it shows the
@@ -522,5 +531,8 @@ mod tests {
     #[test]
     fn control_characters_of_an_image_never_reach_the_terminal() {
         assert_eq!(shown("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        // To be read as "base.raw".
+        assert_eq!(shown("base\u{202e}war."), "base\u{fffd}war.");
+        assert_eq!(shown("голд\u{e9}\u{65e5}"), "голд\u{e9}\u{65e5}");
     }
 }
