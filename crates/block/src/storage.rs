@@ -37,6 +37,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
         None
     }
 
+    /// As [`file`](Self::file), or the open block device: what other processes are told by locks about.
+    fn lockable(&self) -> Option<&File> {
+        self.file()
+    }
+
     /// Whether the bytes from `offset` are known to be zeros without reading them, and how far
     /// that answer holds, at most up to `limit`.
     ///

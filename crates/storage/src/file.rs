@@ -380,6 +380,10 @@ impl Storage for FileStorage {
         (self.nature == Nature::File).then_some(&self.file)
     }
 
+    fn lockable(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let len = buf.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > self.len()) {

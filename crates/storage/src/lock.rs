@@ -36,13 +36,13 @@ pub enum Use {
 
 /// Tells other processes what is done with `storage`, for as long as it is open.
 ///
-/// They are those that heed such locks: QEMU, its tools, and goldsmith. A storage that is no file
-/// and a file system without locks are not locked, and that is no error.
+/// They are those that heed such locks: QEMU, its tools, and goldsmith. A storage that is neither file
+/// nor device and a file system without locks are not locked, and that is no error.
 ///
 /// # Errors
 /// `Io` if what another process does with the file does not go with it.
 pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
-    let Some(file) = storage.file() else {
+    let Some(file) = storage.lockable() else {
         return Ok(());
     };
     let uses = |permission: u64| what == Use::Write || !WRITES.contains(&permission);

@@ -210,15 +210,17 @@ impl Target {
         })
     }
 
-    /// Makes sure that no other process writes to the file that is going to be replaced, and that
-    /// none begins to as long as this target lives: what it wrote would be lost.
+    /// Makes sure that no other process writes to the file that is going to be replaced, or uses the
+    /// device that is written, and that none begins to until this target has its name: what it wrote
+    /// would be lost.
     ///
     /// # Errors
     /// Those of [`lock`](crate::lock()).
     pub fn lock(&self) -> Result<()> {
         match &self.place {
+            Place::InPlace => lock(&*self.storage, Use::Write),
             Place::New { old: Some(old), .. } => lock(old, Use::Read),
-            _ => Ok(()),
+            Place::New { old: None, .. } => Ok(()),
         }
         .map_err(|error| error.in_file(&*self.name))
     }

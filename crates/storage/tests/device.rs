@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goldsmith_block::{ErrorKind, HostRange, Storage, StorageId, StorageMut, Zeroing};
-use goldsmith_storage::{FileStorage, MmapStorage, Target};
+use goldsmith_block::{Error, ErrorKind, HostRange, Storage, StorageId, StorageMut, Zeroing};
+use goldsmith_storage::{FileStorage, MmapStorage, Target, Use, lock};
 
 const LEN: usize = (1 << 20) + 512;
 
@@ -132,6 +133,48 @@ fn device_is_written_by_one_at_a_time() {
     FileStorage::open(disk.path()).unwrap();
     drop(first);
     FileStorage::edit(disk.path()).unwrap();
+}
+
+/// [qemu] A machine that runs on the device, or its tools, hold the same locks as on a file.
+#[test]
+fn device_is_locked_as_a_file_is() {
+    let Some(disk) = Loop::new() else { return };
+    let reader = FileStorage::open(disk.path()).unwrap();
+    lock(&reader, Use::Read).unwrap();
+    let refused = |error: Error| {
+        error
+            .report()
+            .contains("is another process using the image?")
+    };
+    let target = Target::create(disk.path()).unwrap();
+    assert!(refused(target.lock().unwrap_err()));
+    drop((reader, target));
+
+    let target = Target::create(disk.path()).unwrap();
+    target.lock().unwrap();
+    let reader = FileStorage::open(disk.path()).unwrap();
+    assert!(refused(lock(&reader, Use::Read).unwrap_err()));
+    drop(target);
+    lock(&reader, Use::Read).unwrap();
+
+    // Who can change the device, though nothing is changed yet.
+    let device = disk.path().to_str().unwrap();
+    let mut machine = Command::new("qemu-io")
+        .args(["-f", "raw", device])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-io is installed");
+    drop(reader);
+    let mut said = BufReader::new(machine.stdout.take().unwrap());
+    let mut input = machine.stdin.take().unwrap();
+    input.write_all(b"read 0 512\n").unwrap();
+    said.read_line(&mut String::new()).unwrap();
+    let reader = FileStorage::open(disk.path()).unwrap();
+    let locked = lock(&reader, Use::Read);
+    drop(input);
+    machine.wait().unwrap();
+    assert!(refused(locked.unwrap_err()));
 }
 
 #[test]
