@@ -193,10 +193,7 @@ impl<'a> Create<'a> {
                 .over(&tap, Phase::Allocate, virtual_size, make)
                 .map_err(|error| error.in_file(self.path.to_string_lossy()))?;
             // First what the image needs, so that it never stands there without.
-            if let Some(data_file) = data_file {
-                data_file.publish()?;
-            }
-            target.publish()?;
+            Target::publish_all(data_file.into_iter().chain([target]))?;
             committed
         };
         Ok(Created {

@@ -274,22 +274,51 @@ impl Target {
     /// have replaced; or if the image or its name cannot be made durable: only if the directory is what
     /// failed may the new file stand there all the same.
     pub fn publish(self) -> Result<()> {
-        match self.place {
-            Place::InPlace => self.storage.flush(),
-            Place::New {
-                path,
-                directory,
-                draft,
-                old,
-            } => rename(
-                &self.storage,
-                &path,
-                &directory,
-                draft,
-                old.map(|it| it.id()),
-            )
-            .map_err(|error| Error::from(error).in_file(self.name)),
-        }
+        Self::publish_all([self])
+    }
+
+    /// Publishes `targets`, one after the other. All of them are durable, and found to be able to take
+    /// their names, before the first one does: between that and the last, what belongs together stands
+    /// beside what it does not belong to.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Self::publish).
+    pub fn publish_all(targets: impl IntoIterator<Item = Self>) -> Result<()> {
+        let targets: Vec<_> = targets.into_iter().collect();
+        targets.iter().try_for_each(Self::store)?;
+        targets.into_iter().try_for_each(Self::take_name)
+    }
+
+    /// Makes the image durable, and sure that it may take its name.
+    fn store(&self) -> Result<()> {
+        let Place::New { path, old, .. } = &self.place else {
+            return self.storage.flush();
+        };
+        let stored = match self.storage.is_lasting() {
+            // Not only the data: owner and mode must survive as well.
+            true => self.storage.handle().sync_all(),
+            false => Ok(()),
+        };
+        stored
+            .map_err(|source| E::Flush { source })
+            .and_then(|()| stands(path, old.as_ref()))
+            .map(drop)
+            .map_err(|error| Error::from(error).in_file(&*self.name))
+    }
+
+    /// Gives the image its name. What it replaces is locked until then, if it ever was.
+    fn take_name(self) -> Result<()> {
+        let Place::New {
+            path,
+            directory,
+            draft,
+            old,
+        } = self.place
+        else {
+            return Ok(());
+        };
+        rename(&self.storage, &path, &directory, draft, old.as_ref())
+            .map_err(|error| Error::from(error).in_file(self.name))
     }
 }
 
@@ -298,23 +327,18 @@ fn rename(
     path: &Path,
     directory: &File,
     draft: Option<TempPath>,
-    old: Option<StorageId>,
+    old: Option<&FileStorage>,
 ) -> Result<(), E> {
-    let cannot_publish = |source| E::Publish { source };
-    let (file, is_lasting) = (storage.handle(), storage.is_lasting());
-    if is_lasting {
-        // Not only the data: owner and mode must survive as well.
-        file.sync_all().map_err(|source| E::Flush { source })?;
-    }
-    let stands = stands(path, old)?;
+    let cannot_publish = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => E::Taken,
+        _ => E::Publish { source },
+    };
+    let file = storage.handle();
     let named = match draft {
         Some(draft) => Some(draft),
         None => match sys::link_unnamed(file, path) {
             // A name can only be replaced by another name.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !stands {
-                    return Err(E::Taken);
-                }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && old.is_some() => {
                 let parent = directory_of(path)?;
                 let link = |at: &Path| sys::link_unnamed(file, at);
                 Some(beside(path, &parent, link).map_err(cannot_publish)?.1)
@@ -323,11 +347,13 @@ fn rename(
         },
     };
     if let Some(draft) = named {
-        draft
-            .persist(path)
-            .map_err(|failed| cannot_publish(failed.error))?;
+        match stands(path, old)? {
+            true => draft.persist(path),
+            false => draft.persist_noclobber(path),
+        }
+        .map_err(|failed| cannot_publish(failed.error))?;
     }
-    if !is_lasting {
+    if !storage.is_lasting() {
         return Ok(());
     }
     directory
@@ -337,12 +363,12 @@ fn rename(
 
 /// Whether the `old` file stands under the name `path` yet. It may be gone; but what another process has
 /// put there meanwhile is somebody's only copy.
-fn stands(path: &Path, old: Option<StorageId>) -> Result<bool, E> {
+fn stands(path: &Path, old: Option<&FileStorage>) -> Result<bool, E> {
     let Ok(found) = fs::symlink_metadata(path) else {
         return Ok(false);
     };
     let id = Nature::of(&found).ok().map(|nature| nature.id(&found));
-    match old.is_some() && id == old {
+    match id.is_some() && id == old.map(|it| it.id()) {
         true => Ok(true),
         false => Err(E::Taken),
     }
@@ -442,6 +468,40 @@ mod tests {
             assert_eq!(names(directory.path()), ["disk.raw"]);
             assert_eq!(fs::read(&path).unwrap(), content);
         }
+    }
+
+    /// A machine that starts in between must not write to what is about to be nobody's.
+    #[test]
+    fn what_is_replaced_is_locked_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
+        fs::write(&path, b"silver").unwrap();
+        let machine = FileStorage::edit(&path).unwrap();
+        let target = Target::create(&path).unwrap();
+        target.lock().unwrap();
+        target.store().unwrap();
+        lock(&machine, Use::Write).unwrap_err();
+        target.take_name().unwrap();
+        lock(&machine, Use::Write).unwrap();
+    }
+
+    #[test]
+    fn targets_that_belong_together_are_published_together_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let [data, image] = ["disk.data", "disk.qcow2"].map(|name| directory.path().join(name));
+        for path in [&data, &image] {
+            fs::write(path, b"silver").unwrap();
+        }
+        let targets = [&data, &image].map(|path| Target::create(path).unwrap());
+        for target in &targets {
+            target.storage().write_at(0, b"golden").unwrap();
+        }
+        fs::remove_file(&image).unwrap();
+        fs::write(&image, b"bronze").unwrap();
+        let error = Target::publish_all(targets).unwrap_err();
+        assert!(error.report().contains("another file has taken its name"));
+        assert_eq!(fs::read(&data).unwrap(), b"silver");
+        assert_eq!(fs::read(&image).unwrap(), b"bronze");
     }
 
     /// From its first moment: a mode that is taken back later was open to all until then.

@@ -158,10 +158,7 @@ impl Convert<'_> {
         };
         let file_digests = proved.map_err(|error| error.in_file(name.clone()))?;
         // First what the image needs, so that it never stands there without.
-        if let Some(data_file) = data_file {
-            data_file.publish()?;
-        }
-        target.publish()?;
+        Target::publish_all(data_file.into_iter().chain([target]))?;
         let (losses, lost) = losses.all();
         Ok(Converted {
             file_len,
