@@ -107,6 +107,9 @@ const LOOKING: &[c_long] = &[
 const OPENING: &[c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchown,
+    libc::SYS_fgetxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_fsetxattr,
     libc::SYS_getdents64,
     libc::SYS_openat,
     libc::SYS_openat2,

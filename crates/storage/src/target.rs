@@ -31,8 +31,8 @@ const NAME: usize = 200;
 /// between the last two calls of replacing an old file has the finished one a name of its own,
 /// `.NAME.goldsmith-` and six letters, which is what a kill at that moment leaves.
 ///
-/// An existing file hands down its mode and, if the process may give files away, its owner; but
-/// other hard links to it keep the old content. A symbolic link stays, and what it points to is
+/// An existing file hands down its mode, its access control list and, as far as the process may give
+/// files away, its owner and group; but other hard links to it keep the old content. A symbolic link stays, and what it points to is
 /// replaced. A block device has no second copy: it is written in place.
 #[derive(Debug)]
 pub struct Target {
@@ -173,7 +173,7 @@ impl Target {
             Err(source) => return Err(E::Open { source }.into()),
         };
         let mut id = None;
-        let mut replaced = None;
+        let mut replaced: Option<FileStorage> = None;
         if let Some(old) = &old {
             let nature = Nature::of(old)?;
             id = Some(nature.id(old));
@@ -194,8 +194,8 @@ impl Target {
         // Nobody may read through the draft what they may not read through the old file.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let (file, draft) = create(&path, &parent, mode).map_err(cannot_create)?;
-        if let Some(old) = &old {
-            inherit(&file, old).map_err(cannot_create)?;
+        if let (Some(metadata), Some(old)) = (&old, &replaced) {
+            inherit(&file, old.handle(), metadata).map_err(cannot_create)?;
         }
         Ok(Self {
             name: name.into(),
@@ -419,14 +419,31 @@ fn hidden(path: &Path) -> Vec<u8> {
     [b".", name, b".goldsmith-"].concat()
 }
 
-/// Gives `file` the owner and the mode of the file that it is going to replace.
-fn inherit(file: &File, old: &Metadata) -> io::Result<()> {
-    match fchown(file, Some(old.uid()), Some(old.gid())) {
-        // Only root gives files away; the new file is the caller's own then.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        done => done?,
+/// Gives `file` the owner, the group and the rights of the `old` file, which it is going to replace.
+/// What cannot be given away is the caller's own then, and nobody gets a right that he did not have.
+fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
+    let (owner, group) = (Some(metadata.uid()), Some(metadata.gid()));
+    let give = |owner| match fchown(file, owner, group) {
+        // Only root gives files away, and others to groups of theirs.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        done => done.map(|()| true),
+    };
+    let in_group = give(owner)? || give(None)?;
+    let (mode, list) = (metadata.mode() & 0o777, sys::acl(old)?);
+    if in_group && list.is_some() {
+        file.set_permissions(Permissions::from_mode(mode & 0o700))?;
+        return sys::set_acl(file, list.as_deref());
     }
-    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
+    // The directory may have given it one.
+    sys::set_acl(file, None)?;
+    // The new group's members were others, or of the old one, whose members are others now. With a list,
+    // the mode's part for the group is not the group's.
+    let both = (mode >> 3) & mode & 0o7;
+    let mode = match in_group {
+        true => mode,
+        false => mode & 0o700 | both << 3 | both,
+    };
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

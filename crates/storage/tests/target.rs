@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use goldsmith_block::{ErrorKind, Storage};
 use goldsmith_storage::{FileStorage, Target};
+#[cfg(target_os = "linux")]
+use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -147,6 +149,59 @@ fn replaced_file_hands_down_mode_and_owner() {
     let facts = |m: &fs::Metadata| (m.mode() & 0o7777, m.uid(), m.gid());
     assert_eq!(facts(&new), facts(&old));
     assert_eq!(new.mode() & 0o777, 0o640);
+}
+
+/// As the kernel keeps it: version 2, then entries of a tag, rights and an id.
+#[cfg(target_os = "linux")]
+fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(rights.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+/// With a list, the mode shows its mask where the group's rights stand otherwise.
+#[test]
+#[cfg(target_os = "linux")]
+fn replaced_file_hands_down_its_access_control_list() {
+    const ACCESS: &str = "system.posix_acl_access";
+    const NOBODY: u32 = u32::MAX;
+    let (owner, user, group, mask, others) = (1, 2, 4, 0x10, 0x20);
+    let listed = list(&[
+        (owner, 6, NOBODY),
+        (user, 6, 12345),
+        (group, 0, NOBODY),
+        (mask, 6, NOBODY),
+        (others, 0, NOBODY),
+    ]);
+    let directory = directory();
+    let path = directory.path().join("disk");
+    fs::write(&path, b"silver").unwrap();
+    setxattr(&path, ACCESS, &listed, XattrFlags::empty()).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!(mode(&path), 0o660);
+    publish(&path, b"golden");
+    let mut found = vec![0; 100];
+    let len = getxattr(&path, ACCESS, &mut found[..]).unwrap();
+    assert_eq!(found[..len], listed);
+    assert_eq!(mode(&path), 0o660);
+
+    // What a directory gives to its new files is not for one that is replaced.
+    setxattr(
+        directory.path(),
+        "system.posix_acl_default",
+        &listed,
+        XattrFlags::empty(),
+    )
+    .unwrap();
+    removexattr(&path, ACCESS).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    publish(&path, b"bronze");
+    getxattr(&path, ACCESS, &mut found[..]).unwrap_err();
+    assert_eq!(mode(&path), 0o640);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod disks;
 mod itself;
 mod killed;
 mod resumed;
+mod rights;
 mod writers;
 
 use std::path::{Path, PathBuf};

@@ -13,9 +13,9 @@ use std::path::Path;
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, copy_file_range,
-    fadvise, fallocate, fcntl_getfl, fcntl_setfl, fstatfs, linkat, major, makedev, minor, openat2,
-    seek,
+    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, XattrFlags,
+    copy_file_range, fadvise, fallocate, fcntl_getfl, fcntl_setfl, fgetxattr, fremovexattr,
+    fsetxattr, fstatfs, linkat, major, makedev, minor, openat2, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -99,6 +99,36 @@ fn or_unsupported(errno: Errno) -> io::Error {
             io::ErrorKind::Unsupported.into()
         }
         errno => errno.into(),
+    }
+}
+
+/// Who may do what with a file besides owner, group and others: an extended attribute.
+const ACL: &str = "system.posix_acl_access";
+/// Longest one, in bytes: the kernel's bound for any such attribute.
+const ACL_LEN: usize = 64 << 10;
+
+/// The access control list of `file`; `None` if it has none.
+pub(crate) fn acl(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut list = vec![0; ACL_LEN];
+    match fgetxattr(file, ACL, &mut list[..]) {
+        Ok(len) => {
+            list.truncate(len);
+            Ok(Some(list))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Gives `file` the access control list `list`, and the mode that belongs to it, or none.
+pub(crate) fn set_acl(file: &File, list: Option<&[u8]>) -> io::Result<()> {
+    let done = match list {
+        Some(list) => fsetxattr(file, ACL, list, XattrFlags::empty()),
+        None => fremovexattr(file, ACL),
+    };
+    match done {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) if list.is_none() => Ok(()),
+        done => done.map_err(io::Error::from),
     }
 }
 

@@ -41,6 +41,17 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn acl(_file: &File) -> io::Result<Option<Vec<u8>>> {
+    Ok(None)
+}
+
+pub(crate) fn set_acl(_file: &File, list: Option<&[u8]>) -> io::Result<()> {
+    match list {
+        Some(_) => Err(io::ErrorKind::Unsupported.into()),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn lock_shared(_file: &File, _byte: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
