@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing, align_down,
+    Error, HostRange, Result, Span, Storage, StorageId, StorageMut, Transfer, Zeroing, align_down,
     align_up,
 };
 
@@ -55,8 +55,8 @@ pub struct FileStorage {
     writing: Mutex<()>,
     /// Bytes written since the disk last began to store.
     unsent: AtomicU64,
-    /// Why something stands in the file that nobody wrote, if that is so.
-    spoiled: Mutex<Option<io::Error>>,
+    /// What failed where nobody could be told, for the next flush to tell.
+    untold: Mutex<Option<Error>>,
 }
 
 impl FileStorage {
@@ -145,7 +145,7 @@ impl FileStorage {
             direct: None,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
-            spoiled: Mutex::new(None),
+            untold: Mutex::new(None),
         })
     }
 
@@ -196,7 +196,7 @@ impl FileStorage {
             direct: None,
             writing: Mutex::new(()),
             unsent: AtomicU64::new(0),
-            spoiled: Mutex::new(None),
+            untold: Mutex::new(None),
         })
     }
 
@@ -267,8 +267,8 @@ impl FileStorage {
         self.direct.is_some() || sys::passes_cache(source)
     }
 
-    fn spoiled(&self) -> MutexGuard<'_, Option<io::Error>> {
-        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn untold(&self) -> MutexGuard<'_, Option<Error>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts `len` bytes that were written up to `end`. Left alone the system keeps gigabytes, and the flush at the
@@ -513,7 +513,7 @@ impl StorageMut for FileStorage {
         });
         if let Err(source) = self.cut(len) {
             // What was tried still stands there, and no way leads back.
-            *self.spoiled() = Some(source);
+            *self.untold() = Some(self.error(E::SetLen { len, source }));
             return None;
         }
         self.len.store(len, Ordering::Relaxed);
@@ -539,13 +539,22 @@ impl StorageMut for FileStorage {
         if done.is_ok() {
             self.wrote(to.saturating_add(from.len), written);
         }
-        done.is_ok() && self.changed().is_ok()
+        if done.is_err() {
+            return false;
+        }
+        match self.changed() {
+            Ok(()) => true,
+            // It may be the write of another thread that was lost, and the system says so only once.
+            Err(error) => {
+                *self.untold() = Some(error);
+                false
+            }
+        }
     }
 
     fn flush(&self) -> Result<()> {
-        if let Some(source) = self.spoiled().take() {
-            let len = self.len();
-            return Err(self.error(E::SetLen { len, source }));
+        if let Some(error) = self.untold().take() {
+            return Err(error);
         }
         if !self.cache.is_lasting() {
             return Ok(());

@@ -291,8 +291,9 @@ impl Target {
 
     /// Makes the image durable, and sure that it may take its name.
     fn store(&self) -> Result<()> {
+        self.storage.flush()?;
         let Place::New { path, old, .. } = &self.place else {
-            return self.storage.flush();
+            return Ok(());
         };
         let stored = match self.storage.is_lasting() {
             // Not only the data: owner and mode must survive as well.

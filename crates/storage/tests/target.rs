@@ -184,7 +184,7 @@ fn replaced_file_hands_down_its_access_control_list() {
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     assert_eq!(mode(&path), 0o660);
     publish(&path, b"golden");
-    let mut found = vec![0; 100];
+    let mut found = [0; 100];
     let len = getxattr(&path, ACCESS, &mut found[..]).unwrap();
     assert_eq!(found[..len], listed);
     assert_eq!(mode(&path), 0o660);

@@ -90,6 +90,23 @@ fn failing_call_fails_the_conversion_by_name() {
     assert!(faults >= 80, "only {faults} faults");
 }
 
+/// What the kernel copies is flushed, too, where all is to be written through; a flush that fails tells of
+/// it once, and of whoever's write it was.
+#[test]
+fn failing_flush_behind_a_copy_fails_the_conversion() {
+    let place = Place::new();
+    place.write("source", &disk("40M:A"));
+    let line = "convert -q -m 1 -t writethrough -f raw -O qcow2 source target";
+    // As many flushes has no other thread than the one that copies.
+    for nth in 15..25 {
+        let (output, injected) = injected(&place, line, "fdatasync", "error=EIO", nth);
+        assert!(injected, "{nth}: {output:?}");
+        assert_eq!(output.status.code(), Some(1), "flush {nth}: {output:?}");
+        assert!(said(&output).starts_with("goldsmith: target: "));
+        assert_eq!(place.names(), ["source"]);
+    }
+}
+
 #[test]
 fn failing_read_fails_the_conversion_by_name() {
     let (place, _) = source();
