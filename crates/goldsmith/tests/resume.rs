@@ -4,11 +4,12 @@
 mod support;
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use goldsmith::{Algorithm, Bitmaps, Cancel, Convert, ErrorKind, Opener, Progress};
+use goldsmith::{Algorithm, Bitmaps, Cancel, Convert, Crc32, ErrorKind, Opener, Progress};
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -61,6 +62,15 @@ impl Begun {
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{}", error.report());
         let names = [".target.goldsmith-partial", "journal", "source"];
         assert_eq!(self.folder.names(), names);
+    }
+
+    /// What `end` does to the end of the conversion, as if it had been cut off before the journal went.
+    fn ended<T>(&self, end: impl FnOnce() -> T) -> T {
+        let (journal, kept) = (self.path("journal"), self.path("kept"));
+        std::fs::hard_link(&journal, &kept).unwrap();
+        let ended = end();
+        std::fs::rename(&kept, &journal).unwrap();
+        ended
     }
 
     /// Fails as `conversion` does, and has changed nothing.
@@ -287,12 +297,69 @@ fn journal_that_is_the_target_is_refused() {
 #[test]
 fn finished_conversion_is_finished() {
     let begun = Begun::new("raw");
-    let journal = std::fs::read(begun.path("journal")).unwrap();
-    let done = begun.conversion().run().unwrap();
-    std::fs::write(begun.path("journal"), journal).unwrap();
+    let done = begun.ended(|| begun.conversion().run().unwrap());
     let again = begun.conversion().run().unwrap();
     assert_eq!((again.file_len, again.data), (done.file_len, 0));
     assert_eq!(begun.folder.names(), ["source", "target"]);
+}
+
+/// Whatever has the target's name: an inode that is free is given to the next file, and the unfinished file
+/// itself may have been moved there.
+#[test]
+fn what_stands_under_the_name_is_not_taken_for_the_finished_target() {
+    for is_moved in [true, false] {
+        let begun = Begun::new("raw");
+        let (partial, target) = (
+            begun.path(".target.goldsmith-partial"),
+            begun.path("target"),
+        );
+        if is_moved {
+            std::fs::rename(&partial, &target).unwrap();
+        } else {
+            let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+            let free = inode(&partial);
+            std::fs::remove_file(&partial).unwrap();
+            std::fs::write(&target, b"somebody's only copy").unwrap();
+            // By chance, as it may be: the journal tells of the inode that this file got.
+            let journal = std::fs::read_to_string(begun.path("journal")).unwrap();
+            let mut crc = 0;
+            let mut lines = String::new();
+            for line in journal.lines() {
+                let text = line.split_once(' ').unwrap().1;
+                let text = match text.strip_prefix(&format!("file {free} ")) {
+                    Some(born) => format!("file {} {born}", inode(&target)),
+                    None => text.to_owned(),
+                };
+                crc = Crc32::of(format!("{crc:08x} {text}").as_bytes()).value();
+                lines += &format!("{crc:08x} {text}\n");
+            }
+            std::fs::write(begun.path("journal"), lines).unwrap();
+        }
+        let before = std::fs::read(&target).unwrap();
+        let error = begun.conversion().run().unwrap_err();
+        let expected = "the unfinished file is gone; remove the journal to begin again";
+        assert!(error.report().ends_with(expected), "{}", error.report());
+        assert!(std::fs::read(&target).unwrap() == before);
+        assert_eq!(begun.folder.names(), ["journal", "source", "target"]);
+    }
+}
+
+/// What is written, flushed and removed are the files that the links mean.
+#[test]
+fn links_to_target_and_journal_stay() {
+    let folder = Folder::new();
+    let source = folder.write("source", &disk(PICTURE));
+    std::fs::create_dir(folder.path("there")).unwrap();
+    for name in ["target", "journal"] {
+        std::os::unix::fs::symlink(format!("there/{name}"), folder.path(name)).unwrap();
+    }
+    convert((&source, "raw"), (&folder.path("target"), "raw"))
+        .resume(folder.path("journal"))
+        .run()
+        .unwrap();
+    assert!(std::fs::read(folder.path("there/target")).unwrap() == whole(&source, "raw"));
+    assert!(folder.path("target").is_symlink() && folder.path("journal").is_symlink());
+    assert!(!folder.path("there/journal").exists());
 }
 
 /// The digests are those of a conversion in one go.
@@ -309,10 +376,9 @@ fn target_that_was_written_in_several_goes_is_proved() {
         let source = begun.path("source");
         let whole = begun.path("whole");
         let expected = proved(convert((&source, "raw"), (&whole, format)));
-        let journal = std::fs::read(begun.path("journal")).unwrap();
-        assert_eq!(proved(begun.conversion()), expected, "{format}");
+        let first = begun.ended(|| proved(begun.conversion()));
+        assert_eq!(first, expected, "{format}");
         // Cut off before the journal went, it is proved once more.
-        std::fs::write(begun.path("journal"), journal).unwrap();
         assert_eq!(proved(begun.conversion()), expected, "{format}");
         assert_eq!(begun.folder.names(), ["source", "target", "whole"]);
     }

@@ -61,7 +61,7 @@ pub use lock::{Use, lock};
 pub use memory::MemoryStorage;
 pub use mmap::MmapStorage;
 pub use rehearsal::Rehearsal;
-pub use target::Target;
+pub use target::{Target, follow};
 pub use unfinished::Unfinished;
 pub use void::VoidStorage;
 pub use window::Window;

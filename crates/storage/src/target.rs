@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{Error, Result, Storage, StorageId, StorageMut};
+use goldsmith_block::{Error, ErrorKind, Result, Storage, StorageId, StorageMut};
 use tempfile::TempPath;
 
 use crate::FileStorage;
@@ -109,6 +109,15 @@ impl Target {
         .and_then(|mut target| {
             if let Place::New { draft, .. } = &mut target.place {
                 lock(&*target.storage, Use::Write)?;
+                // Whoever had it until now may be done with it.
+                let named = draft
+                    .as_ref()
+                    .and_then(|path| fs::symlink_metadata(path).ok());
+                if named.map(|it| Nature::File.id(&it)) != Some(target.storage.id()) {
+                    let text =
+                        "another process was at work on it, and has just ended; look what it left";
+                    return Err(Error::new(ErrorKind::Io, text));
+                }
                 let is_empty = target.storage.is_empty();
                 draft
                     .iter_mut()
@@ -166,7 +175,7 @@ impl Target {
         create: impl FnOnce(&Path, &Path, u32) -> io::Result<(File, Option<TempPath>)>,
     ) -> Result<Self> {
         let cannot_create = |source| E::Create { source };
-        let path = follow(path).map_err(|source| E::Open { source })?;
+        let path = follow(path)?;
         let old = match fs::metadata(&path) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -289,6 +298,24 @@ impl Target {
         targets.into_iter().try_for_each(Self::take_name)
     }
 
+    /// Makes durable what stands under the name already, and that it does.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be.
+    pub fn settle(&self) -> Result<()> {
+        let Place::New { directory, old, .. } = &self.place else {
+            return self.storage.flush();
+        };
+        old.iter()
+            .try_for_each(|old| old.handle().sync_all())
+            .map_err(|source| E::Flush { source })
+            .and_then(|()| {
+                let failed = |source| E::FlushDirectory { source };
+                directory.sync_all().map_err(failed)
+            })
+            .map_err(|error| Error::from(error).in_file(&*self.name))
+    }
+
     /// Makes the image durable, and sure that it may take its name.
     fn store(&self) -> Result<()> {
         self.storage.flush()?;
@@ -376,8 +403,12 @@ fn stands(path: &Path, old: Option<&FileStorage>) -> Result<bool, E> {
 }
 
 /// The path that `path` stands for once symbolic links are followed, whether or not it exists.
-fn follow(path: &Path) -> io::Result<PathBuf> {
-    let mut path = path.to_owned();
+///
+/// # Errors
+/// `Io` if they lead nowhere.
+pub fn follow(path: impl AsRef<Path>) -> Result<PathBuf> {
+    let given = path.as_ref();
+    let mut path = given.to_owned();
     for _ in 0..=LINKS {
         match fs::read_link(&path) {
             Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
@@ -385,7 +416,8 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
             Err(_) => return Ok(path),
         }
     }
-    Err(io::Error::other("it is a symbolic link to itself"))
+    let source = io::Error::other("it is a symbolic link to itself");
+    Err(Error::from(E::Open { source }).in_file(given.to_string_lossy()))
 }
 
 /// The directory in which `path` is a name.

@@ -25,6 +25,7 @@ const LINES: &[&str] = &[
     "convert -f xenserver-ovf -O raw disk.tgz back.raw",
     "convert -f qcow2 -O qcow2 -B golden.raw -F raw overlay.qcow2 child.qcow2",
     "convert -f qcow2 -O raw packed.qcow2 deeper/packed.raw",
+    "convert -f raw -O qcow2 --resume journal golden.raw resumed.qcow2",
     "info packed.qcow2",
     "info --output=json disk.vhd",
     "info disk.tgz",
@@ -141,11 +142,13 @@ fn image_named_by_the_user_may_stand_anywhere() {
     link("far/golden.raw", "link.raw");
     link("far/made.qcow2", "made.qcow2");
     link("far", "way");
+    link("deeper/pointed.raw", "pointed.raw");
     for line in [
         "info link.raw",
         "info way/golden.raw",
         "convert -f raw -O qcow2 link.raw made.qcow2",
         "convert -f qcow2 -O raw --resume way/journal way/made.qcow2 deeper/back.raw",
+        "convert -f raw -O raw --resume way/journal link.raw pointed.raw",
         "convert -f raw -O qcow2 -B ../far/golden.raw -F raw link.raw deeper/over.qcow2",
         "convert --references allow -f qcow2 -O raw deeper/over.qcow2 over.raw",
         "create -f qcow2 -o data_file=far/data apart.qcow2 1M",

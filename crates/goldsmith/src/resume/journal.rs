@@ -4,11 +4,12 @@
 //! 5d6c07aa goldsmith journal 1
 //! 9a1e33b0 source /images/golden.raw: raw, inode 77, 4294967296 bytes, changed ..., head 1f0c2a9e
 //! c0ffee11 ...                        what else the target depends on, a line each
-//! 01d4a3c2 file 4711                  the inode of the unfinished file
+//! 01d4a3c2 file 4711 1795000000.5     the inode of the unfinished file, and when it was made
 //! 7be20d31 data 0 1048576             places that were asked for, in order
 //! 66a90f17 packed 1048576 65536 977 1204 31007
 //! f3d1c5ab zeros 1245184 1310720
 //! 20b58a44 done 134217728 134283264   all before is stored, in a file of so many bytes
+//! 84c1de90 complete 4295229440        the file is, with so many bytes, and wants nothing but its name
 //! ```
 //!
 //! Each line begins with the CRC-32 of the one before, as it is written there, and its own text. Lines
@@ -23,6 +24,9 @@ use goldsmith_engine::Crc32;
 
 /// The first line.
 const TITLE: &str = "goldsmith journal 1";
+/// How the lines begin that say how far the work is.
+const DONE: &str = "done ";
+const COMPLETE: &str = "complete ";
 /// Longest line, in bytes: names in it are short, and so are lists.
 const LINE: u64 = 1 << 20;
 /// Most packed units in one line.
@@ -60,6 +64,8 @@ pub(super) struct Journal {
     pub(super) done: u64,
     /// Bytes that the unfinished file had then, at least.
     pub(super) stored: u64,
+    /// Bytes of the file, if it is complete.
+    pub(super) complete: Option<u64>,
 }
 
 /// The bytes of a journal that tells of `facts` and of nothing done.
@@ -112,14 +118,20 @@ impl Journal {
         }
         let start = (reader.at, reader.crc);
         let (mut end, mut crc) = start;
-        let (mut done, mut stored) = (0, 0);
+        let (mut done, mut stored, mut complete) = (0, 0, None);
         while let Some(line) = reader.next()? {
-            if let Some(numbers) = line.strip_prefix("done ") {
+            if let Some(numbers) = line.strip_prefix(DONE) {
                 let numbers = numbers.split_once(' ');
                 let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
                 (done, stored) = numbers.ok_or_else(|| reader.makes_no_sense(&line))?;
-                (end, crc) = (reader.at, reader.crc);
+                complete = None;
+            } else if let Some(len) = line.strip_prefix(COMPLETE) {
+                let len = len.parse().map_err(|_| reader.makes_no_sense(&line))?;
+                complete = Some(len);
+            } else {
+                continue;
             }
+            (end, crc) = (reader.at, reader.crc);
         }
         drop(reader);
         Ok((
@@ -131,6 +143,7 @@ impl Journal {
                 start,
                 done,
                 stored,
+                complete,
             },
         ))
     }
@@ -149,7 +162,7 @@ impl Journal {
         while reader.at < self.end
             && let Some(line) = reader.next()?
         {
-            if line.starts_with("done ") {
+            if line.starts_with(DONE) || line.starts_with(COMPLETE) {
                 continue;
             }
             let places = parse(&line).ok_or_else(|| reader.makes_no_sense(&line))?;
@@ -164,18 +177,38 @@ impl Journal {
     /// # Errors
     /// Those of the storage.
     pub(super) fn add(&mut self, places: &[Place], done: u64, stored: u64) -> Result<()> {
-        let mut lines = Lines {
+        let mut lines = self.lines();
+        write(places, |line| lines.add(line));
+        lines.add(&format!("{DONE}{done} {stored}"));
+        self.append(lines)?;
+        (self.done, self.stored) = (done, stored);
+        Ok(())
+    }
+
+    /// Adds that the file is complete, with `len` bytes.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub(super) fn finish(&mut self, len: u64) -> Result<()> {
+        let mut lines = self.lines();
+        lines.add(&format!("{COMPLETE}{len}"));
+        self.append(lines)
+    }
+
+    fn lines(&self) -> Lines {
+        Lines {
             text: String::new(),
             crc: self.crc,
-        };
-        write(places, |line| lines.add(line));
-        lines.add(&format!("done {done} {stored}"));
+        }
+    }
+
+    fn append(&mut self, lines: Lines) -> Result<()> {
         self.storage.write_at(self.end, lines.text.as_bytes())?;
         // What a line that did not add up has left there must not be taken for one.
         self.storage.set_len(self.end + lines.text.len() as u64)?;
         self.storage.flush()?;
         self.end += lines.text.len() as u64;
-        (self.crc, self.done, self.stored) = (lines.crc, done, stored);
+        self.crc = lines.crc;
         Ok(())
     }
 }
@@ -417,6 +450,23 @@ mod tests {
                 assert_eq!((reread.done, found(&reread)), (70000, again));
             }
         }
+    }
+
+    #[test]
+    fn file_is_complete_until_work_goes_on() {
+        let (text, _, _) = whole();
+        let storage = Arc::new(MemoryStorage::holding("journal", text));
+        let open = || Journal::open(Arc::clone(&storage) as _, "file ").unwrap().1;
+        let mut journal = open();
+        assert_eq!(journal.complete, None);
+        journal.finish(77).unwrap();
+        let mut journal = open();
+        assert_eq!((journal.done, journal.complete), (50000, Some(77)));
+        assert_eq!(found(&journal), places());
+        journal
+            .add(&[demand(60000, 60001, None)], 70000, 1)
+            .unwrap();
+        assert_eq!((open().done, open().complete), (70000, None));
     }
 
     #[test]

@@ -9,16 +9,18 @@
 mod journal;
 mod noted;
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use goldsmith_block::{
     Chain, Committed, CreateSpec, Demand, Error, ErrorKind, Format, Layer, Placement, Result, Sink,
     SinkProfile, Storage, StorageId, StorageMut,
 };
 use goldsmith_engine::{Crc32, Digest, Job, Milestones, Outcome};
-use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage};
+use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage, follow};
 
 use crate::Opener;
 use crate::proof::{Made, Proof};
@@ -71,22 +73,28 @@ impl Resume {
     }
 
     /// Does `work`, or what is left of it, and forgets the journal. Gives the digests of the file, too.
-    pub(crate) fn run(&self, mut work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
+    pub(crate) fn run(&self, work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
+        // What is read, written and forgotten is the same, then.
+        let journal = follow(&self.journal)?;
+        Self { journal, ..*self }.go(work)
+    }
+
+    fn go(&self, mut work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
         let facts = work.facts()?;
         let name = work.target.to_string_lossy();
         let mut target = Target::resumable(work.target)?;
         let read = work.disks.iter().chain(work.behind);
         refuse_source(work.target, target.id(), read)?;
         target.lock()?;
-        let directories = [directory_of(work.target), directory_of(&self.journal)];
-        let directories = directories.map(|path| path.join(""));
+        let journal_in = Path::new(".").join(directory_of(&self.journal));
+        let directories: Vec<_> = target.directory().into_iter().chain([journal_in]).collect();
         let partial = target.storage();
-        let StorageId::File { ino: file, .. } = partial.id() else {
+        let Some(file) = partial.file().map(identity).transpose()? else {
             let text = "a conversion into a device cannot be gone on with";
             return Err(Error::unsupported(text).in_file(name));
         };
         self.must_be_apart(partial.id())?;
-        let (mut outcome, journal) = match self.open()? {
+        let (mut outcome, mut journal) = match self.open()? {
             None => {
                 if !partial.is_empty() {
                     return Err(Error::usage(left(work.target)).in_file(name));
@@ -94,7 +102,7 @@ impl Resume {
                 // The file stays empty as long as no journal tells of it.
                 let trial = work.create(Arc::new(VoidStorage::new(&*name, 0)))?;
                 must_be_plain(&*trial).map_err(|error| error.in_file(name))?;
-                let mut journal = self.begin(facts, &work.spec, (&target, file))?;
+                let mut journal = self.begin(facts, &work.spec, (&target, &file))?;
                 target.keep();
                 let sink = work.create(Arc::clone(&partial))?;
                 work.opener.all_open(&directories)?;
@@ -105,11 +113,15 @@ impl Resume {
                 let begun = self.compare(&facts, &written)?;
                 if begun.file != file {
                     let gone = "the unfinished file is gone; remove the journal to begin again";
-                    let done = published(&target, work.target, begun.file);
-                    let mut done = done.ok_or_else(|| self.refuse(gone))?;
+                    if target.id().is_none() {
+                        return Err(self.refuse(gone));
+                    }
                     let storage = Arc::new(FileStorage::open(work.target)?);
+                    let done = published(&storage, &begun, &journal)?;
+                    let mut done = done.ok_or_else(|| self.refuse(gone))?;
                     work.opener.all_open(&directories)?;
                     let file_digests = work.prove(storage, &mut done)?;
+                    target.settle()?;
                     self.forget(&journal)?;
                     return Ok((done, file_digests));
                 }
@@ -123,9 +135,13 @@ impl Resume {
                 (outcome, journal)
             }
         };
-        let file_digests = work.prove(partial, &mut outcome)?;
+        let file_digests = work.prove(Arc::clone(&partial) as _, &mut outcome)?;
+        partial.flush()?;
+        journal.finish(partial.len())?;
         target.publish()?;
+        // Locked until there is no journal any more by which somebody could go on with what is done.
         self.forget(&journal)?;
+        drop(partial);
         Ok((outcome, file_digests))
     }
 
@@ -158,7 +174,7 @@ impl Resume {
         &self,
         mut facts: Vec<String>,
         spec: &CreateSpec,
-        (target, file): (&Target, u64),
+        (target, file): (&Target, &str),
     ) -> Result<Journal> {
         let journal = Target::create(&self.journal)?;
         if journal.meets(target) {
@@ -167,7 +183,7 @@ impl Resume {
         let values = [
             spec.uuid.to_string(),
             spec.timestamp.to_string(),
-            file.to_string(),
+            file.to_owned(),
         ];
         facts.extend(
             DECIDED
@@ -198,7 +214,7 @@ impl Resume {
             Some(Begun {
                 uuid: value(0)?.parse().ok()?,
                 timestamp: value(1)?.parse().ok()?,
-                file: value(2)?.parse().ok()?,
+                file: value(2)?.to_owned(),
             })
         };
         begun().ok_or_else(|| self.refuse("the journal does not say how the work began"))
@@ -229,8 +245,20 @@ fn is_of(metadata: &std::fs::Metadata, id: StorageId) -> bool {
 struct Begun {
     uuid: uuid::Uuid,
     timestamp: u64,
-    /// The inode of the unfinished file.
-    file: u64,
+    /// Which file the unfinished one is.
+    file: String,
+}
+
+/// Which file it is, for as long as there are files: an inode is given to another one when it is free.
+fn identity(file: &File) -> Result<String> {
+    let failed = |error| Error::new(ErrorKind::Io, error);
+    let metadata = file.metadata().map_err(failed)?;
+    let born = metadata.created().ok();
+    let born = born.and_then(|it| it.duration_since(UNIX_EPOCH).ok());
+    // Not every file system knows when.
+    let born = born.unwrap_or_default();
+    let (ino, seconds, nanos) = (metadata.ino(), born.as_secs(), born.subsec_nanos());
+    Ok(format!("{ino} {seconds}.{nanos:09}"))
 }
 
 impl Work<'_> {
@@ -307,19 +335,18 @@ fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
     ))
 }
 
-/// What came of a work that was cut off between its last two steps: `file` has its name already.
-fn published(target: &Target, path: &Path, file: u64) -> Option<Outcome> {
-    let Some(StorageId::File { ino, .. }) = target.id() else {
-        return None;
-    };
-    let metadata = std::fs::metadata(path).ok().filter(|_| ino == file)?;
-    Some(Outcome {
+/// What came of a work that was cut off between its last two steps: its file is complete and has its name
+/// already.
+fn published(target: &FileStorage, begun: &Begun, journal: &Journal) -> Result<Option<Outcome>> {
+    let file = target.file().map(identity).transpose()?;
+    let is_done = file.as_ref() == Some(&begun.file) && journal.complete == Some(target.len());
+    Ok(is_done.then(|| Outcome {
         committed: Committed {
-            file_len: metadata.len(),
+            file_len: target.len(),
         },
         data: 0,
         digests: Vec::new(),
-    })
+    }))
 }
 
 /// Fails if bytes do not stand in the target's file as they are on the disk, once and for all.
