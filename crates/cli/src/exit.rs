@@ -102,7 +102,13 @@ impl From<std::io::Error> for Failure {
 
 /// Ends after `--help`, `--version` or words that make no sense. [qemu] Those exit with 1, not
 /// with clap's 2, which `compare` and `check` use for something else.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && option.starts_with("--object")
+    {
+        let hidden = ContextValue::String("secret,...".into());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
     if called::qemu_img() && error.use_stderr() {
         let mut text = error.render().to_string();
         if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {

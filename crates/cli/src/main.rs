@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     let cli = definition().try_get_matches_from(words);
     let cli = match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return exit::usage(error),
     };
     if let Err(failure) = sandbox::begin(cli.sandbox) {
         return failure.report();

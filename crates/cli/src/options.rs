@@ -186,7 +186,8 @@ fn secret(text: &str) -> Result<Secret, String> {
             }
             Some(("format", "raw")) => base64 = false,
             Some(("format", "base64")) => base64 = true,
-            _ => return Err(format!("'{pair}' is nothing that a secret has")),
+            // Without the word: it may be part of a passphrase that has a comma.
+            _ => return Err("one of its words is none that a secret has".into()),
         }
     }
     let (Some(id), Some(mut bytes)) = (id, bytes) else {
@@ -195,7 +196,7 @@ fn secret(text: &str) -> Result<Secret, String> {
     if base64 {
         bytes.retain(|byte| !byte.is_ascii_whitespace());
         let decoded = BASE64_STANDARD.decode(&bytes);
-        bytes = decoded.map_err(|error| format!("secret '{id}': {error}"))?;
+        bytes = decoded.map_err(|_| format!("secret '{id}' is no base64"))?;
     }
     let text = String::from_utf8(bytes).map_err(|_| format!("secret '{id}' is no UTF-8"))?;
     Ok(Secret { id, text })

@@ -19,7 +19,7 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo, name: Option<&str>) -
     let layer = &info.layer;
     match name {
         Some(name) => writeln!(out, "image: {}", shown(name))?,
-        None => writeln!(out, "image: {}", info.path.display())?,
+        None => writeln!(out, "image: {}", shown(&info.path.to_string_lossy()))?,
     }
     writeln!(out, "file format: {}", layer.format)?;
     let size = layer.virtual_size;
@@ -59,7 +59,8 @@ pub(crate) fn info(out: &mut impl Write, info: &ImageInfo, name: Option<&str>) -
         detail(out, 1, name, value)?;
     }
     writeln!(out, "Child node '/file':")?;
-    writeln!(out, "    filename: {}", info.path.display())?;
+    let path = info.path.to_string_lossy();
+    writeln!(out, "    filename: {}", shown(&path))?;
     writeln!(out, "    protocol type: file")?;
     writeln!(
         out,

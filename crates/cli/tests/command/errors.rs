@@ -1,5 +1,7 @@
 //! What goes wrong, and what is said about it.
 
+use std::process::Command;
+
 use goldsmith_testkit::pattern::disk;
 
 use crate::{Done, Folder};
@@ -174,6 +176,51 @@ fn valid_images_convert_in_silence() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn passphrase_is_not_shown_though_the_words_around_it_are_wrong() {
+    let folder = Folder::new();
+    for secret in [
+        "secret,id=s,data=hunter,foo=hunter",
+        "secret,id=s,data=word,hunter",
+        "secret,data=hunter",
+        "secret,id=s,format=base64,data=hunter!",
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+        let done = folder.run(command.args(["info", "--object", secret, "disk.raw"]));
+        assert_eq!(done.status, 1);
+        assert!(
+            done.stderr.contains("'secret,...' for '--object"),
+            "{done:?}"
+        );
+        assert!(!done.stderr.contains("hunter"), "{done:?}");
+    }
+}
+
+/// A file beside the image may be called so, and then the chain shows it.
+#[test]
+fn control_characters_in_names_of_files_behind_never_reach_the_terminal() {
+    let folder = Folder::new();
+    folder.write("a\u{1b}[2Jb.raw", &disk("8k:A"));
+    let behind = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        "a\u{1b}[2Jb.raw",
+        "top",
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+    let done = folder.run(command.args(behind));
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    let done = folder.goldsmith("info --backing-chain top");
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    assert!(done.stdout.contains("image: a\u{fffd}[2Jb.raw"), "{done:?}");
+    assert!(!done.stdout.contains('\u{1b}'), "{done:?}");
 }
 
 /// A name that an image gives to its parent may hold what a terminal obeys.
