@@ -308,6 +308,61 @@ fn parent_without_identity_is_a_raw_disk() {
     assert!(read(&chain)[..8] == *b"conectix");
 }
 
+/// Any file would do, so none is taken but the one that the image names, in the order in which it
+/// does: the next name counts only where there is no file of this one.
+#[test]
+fn parent_without_identity_is_no_other_file_of_its_name() {
+    let folder = Folder::new();
+    for inner in ["base", "a"] {
+        std::fs::create_dir(folder.path(inner)).unwrap();
+    }
+    let (parent, other) = (disk("32k:P"), disk("32k:O"));
+    folder.write("base/disk.raw", &parent);
+    folder.write("a/disk.raw", &other);
+    let top = folder.path("a/top.vhd");
+    let name_it = |name: &str, locators: Locators<'_>| {
+        let image = Vhd::dynamic(disk("32k:-").bytes(), BLOCK);
+        let image = image.child_of([0; 16], 0, name, locators);
+        std::fs::write(&top, image.bytes()).unwrap();
+    };
+    let (relative, url) = (r"..\base\disk.raw", "file://./disk.raw");
+    let absolute = folder.text("base/disk.raw").replace('/', r"\");
+    let shown = |references| read(&open(&top, references).unwrap());
+    let by_name = |name: &str| format!("'{name}' is not in the directory of the image");
+
+    name_it("disk.raw", &[(b"W2ru", relative), (b"W2ku", &absolute)]);
+    let (kind, report) = refused(&top, References::SameDirectory);
+    assert_eq!(kind, ErrorKind::Denied);
+    assert!(report.contains(&by_name("../base/disk.raw")), "{report}");
+    assert!(shown(References::Allow) == parent.bytes());
+
+    name_it("", &[(b"W2ku", &absolute), (b"MacX", url)]);
+    let (kind, report) = refused(&top, References::SameDirectory);
+    assert_eq!(kind, ErrorKind::Denied);
+    let absolute_name = folder.text("base/disk.raw");
+    assert!(report.contains(&by_name(&absolute_name)), "{report}");
+    std::fs::rename(folder.path("base"), folder.path("gone")).unwrap();
+    assert!(shown(References::Allow) == other.bytes(), "its other name");
+
+    for locator in [(b"W2ru", relative), (b"W2ku", &*absolute)] {
+        name_it("disk.raw", &[locator]);
+        let (kind, report) = refused(&top, References::Allow);
+        assert_eq!(kind, ErrorKind::Io);
+        assert!(report.contains("No such file"), "{report}");
+    }
+    name_it(r"D:\base\disk.raw", &[]);
+    assert_eq!(refused(&top, References::Allow).0, ErrorKind::Io);
+
+    // What the image itself calls it is there, whatever the rest leads to.
+    for (name, locators) in [
+        ("disk.raw", &[][..]),
+        ("", &[(b"W2ru", r".\disk.raw"), (b"W2ku", &*absolute)]),
+    ] {
+        name_it(name, locators);
+        assert!(shown(References::SameDirectory) == other.bytes(), "{name}");
+    }
+}
+
 #[test]
 fn parent_of_another_size_is_cut_or_filled_with_zeros() {
     let folder = Folder::new();

@@ -68,18 +68,24 @@ impl Parent {
                 Err(error) => parent.warnings.push(error.to_string()),
             }
         }
-        let unicode = decode_utf16(&header.parent_name, |unit: &U16| unit.get());
-        if let Some(name) = unicode.filter(|name| !name.is_empty()) {
-            let path = local_path(&name);
-            // [spec] It is "the parent hard disk filename", but some write the whole path.
-            let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
-            names.extend([path, file]);
-            parent.details.push(("parent-name", Detail::Text(name)));
-        }
-
         let uuid = Uuid::from_bytes(header.parent_uuid);
         // [libvhd] A parent without an identity is no VHD: XenServer puts images on RAW disks.
         let raw = uuid.is_nil();
+        let unicode = decode_utf16(&header.parent_name, |unit: &U16| unit.get());
+        if let Some(name) = unicode.filter(|name| !name.is_empty()) {
+            let path = local_path(&name);
+            if !raw {
+                // [spec] It is "the parent hard disk filename", but some write the whole path.
+                let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
+                names.extend([path, file]);
+            } else if names.is_empty() {
+                // [ours] Nothing tells a file of that name beside the image from the parent, so it
+                // counts only where no locator says where the parent is.
+                names.push(path);
+            }
+            parent.details.push(("parent-name", Detail::Text(name)));
+        }
+
         let mut seen = Vec::new();
         names.retain(|name| {
             !name.is_empty() && !seen.contains(name) && {

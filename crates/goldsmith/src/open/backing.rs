@@ -1,5 +1,6 @@
 //! What an image names as standing behind it.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use crate::{Opener, References};
 
 impl Opener {
     /// Opens what `reference`, found in the image at the path `from`, means: the first of its names
-    /// that leads to an image with the right identity.
+    /// that leads to an image with the right identity, or to any file if it tells none.
     pub(super) fn open_reference(
         &self,
         from: (&Path, &dyn Storage),
@@ -25,6 +26,10 @@ impl Opener {
         for name in std::iter::once(&reference.name).chain(&reference.other_names) {
             match self.open_name(from, name, reference, budget, depth) {
                 Ok(opened) => return Ok(opened),
+                // Whatever has the next name would do, and this one may be the parent's.
+                Err(error) if reference.uuid.is_none() && !leads_nowhere(&error) => {
+                    return Err(error);
+                }
                 Err(error) => failures.push((name, error)),
             }
         }
@@ -119,6 +124,19 @@ impl Opener {
         }
         Ok((path.to_owned(), layer))
     }
+}
+
+/// Whether `error` says that there is no file of that name.
+fn leads_nowhere(error: &Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), NotFound | NotADirectory);
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// What to say if the file that `storage` is in is not as the image at `from` last saw it.
