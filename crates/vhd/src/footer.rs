@@ -209,8 +209,12 @@ impl RawFooter {
 
 /// Whether the copy at the start is that of the footer at the end, of which `len` bytes are there.
 fn is_same(raw: &RawFooter, copy: &RawFooter, len: u64) -> bool {
-    let [front, copy_front] = [raw, copy].map(|raw| &raw.as_bytes()[..len as usize]);
-    front == copy_front || (keeps_hidden_in_copy(copy) && copy.hidden != raw.hidden)
+    let mut copy = copy.clone();
+    if keeps_hidden_in_copy(&copy) {
+        (copy.hidden, copy.checksum) = (raw.hidden, raw.checksum);
+    }
+    let [front, copy_front] = [raw, &copy].map(|raw| &raw.as_bytes()[..len as usize]);
+    front == copy_front
 }
 
 /// What of two footers is not the same, with both values, the copy's behind the other.

@@ -7,7 +7,7 @@ use goldsmith_block::{
     Budget, Checked, Error, ErrorKind, HostRange, Limits, Result, SECTOR, Scribe, StorageMut,
     Zeroing, align_up,
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::settled;
 use crate::check::{Owner, Place, check_blocks, tables};
@@ -86,8 +86,22 @@ impl Image {
     pub(super) fn prepare(&mut self) -> Result<()> {
         super::refuse_damage(&self.damage)?;
         self.check_shape()?;
+        self.settle_footers()?;
         // The last block may end with the disk, and the file with it; others shall stand behind.
         self.grow_to(self.used_end())
+    }
+
+    /// Makes both footers the same before anything is changed.
+    ///
+    /// A cut may have left them with a head each. These say the same until the first change, which only
+    /// one of them would hear of; and what the other one stands on would be taken for a gap.
+    fn settle_footers(&mut self) -> Result<()> {
+        let mut copy = RawFooter::new_zeroed();
+        self.scribe.read().read_at(0, copy.as_mut_bytes())?;
+        match copy.as_bytes() == self.footer.as_bytes() {
+            true => Ok(()),
+            false => self.set_footers(self.footer.clone()),
+        }
     }
 
     /// Checks that nothing could be half written.

@@ -2,6 +2,7 @@
 
 mod backing;
 mod fixed;
+mod heads;
 mod history;
 mod hostile;
 mod refusals;
