@@ -108,6 +108,11 @@ impl Image {
         if found.warnings.is_empty() {
             return Ok(());
         }
+        let is_cut_in_sector = !found.data_end.is_multiple_of(SECTOR);
+        if is_cut_in_sector && self.has_lost_blocks() {
+            // What a block lacks would be there again, as zeros.
+            return Ok(());
+        }
         // Where the data ends, be it the end of a file that lost its footer.
         self.end = align_up(found.data_end, SECTOR).unwrap_or(found.data_end);
         // One of the two stays as it is.

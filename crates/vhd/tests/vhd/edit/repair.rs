@@ -353,6 +353,30 @@ fn block_outside_the_file_stays_an_error_and_the_footers_are_mended() {
     }
 }
 
+/// A file that was cut inside a sector is not made up to one: a block that lacks less than that would be
+/// whole again, with zeros for what the guest wrote.
+#[test]
+fn block_that_lost_less_than_a_sector_stays_an_error() {
+    let mut forge = forge();
+    forge.current_size = 6 * BLOCK as u64;
+    let image = forge.dynamic();
+    for cut in [513, 612, 1000, 1023, 1024, 1500] {
+        let broken = &image[..image.len() - cut];
+        let storage = Arc::new(MemoryStorage::holding("image", broken.to_vec()));
+        edit(storage.clone()).unwrap().edit(&ALL).unwrap();
+        let after = storage.to_vec();
+        assert!(after.starts_with(broken), "{cut}");
+        let whole = cut % 512 == 0;
+        assert_eq!(after.len(), broken.len() + if whole { 512 } else { 0 });
+        let flaws = check(&after).flaws;
+        assert!(
+            matches!(&flaws[0], Flaw::Corruption(text) if text.contains("block 5 should fill")),
+            "{flaws:?}"
+        );
+        assert_eq!(check(&after).corruptions, if whole { 1 } else { 2 });
+    }
+}
+
 #[test]
 fn sound_image_is_left_as_it_is() {
     let disk = pattern::disk("1M:a 1M:- 1M:b");
