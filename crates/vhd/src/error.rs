@@ -22,6 +22,24 @@ pub enum VhdError {
         /// What its bytes give.
         computed: u32,
     },
+    /// The footer of a fixed image is broken, and a guest can put a copy of any at the start.
+    #[error(
+        "{broken}; what is left of it is that of a fixed image, so the footer at the start of the file \
+         is the guest's and not its copy"
+    )]
+    FixedFooterLost {
+        /// What is wrong with the footer.
+        broken: Box<VhdError>,
+    },
+    /// The end of the file is lost, and a guest can have written either of two footers.
+    #[error(
+        "the file ends with zeros; the footer of a fixed image stands before them at {offset:#x}, and \
+         that of a dynamic one at the start: the guest may have written either"
+    )]
+    TwoFooters {
+        /// Where the first one stands.
+        offset: u64,
+    },
     /// The footer is of a version that we do not know.
     #[error("footer version is {found:#010x}; only 1.x (0x0001....) is known")]
     FooterVersion {

@@ -8,8 +8,8 @@ use crate::error::VhdError;
 use crate::geometry::Chs;
 use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
-    FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, POISON_COOKIE,
-    RawFooter, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
+    FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, NO_OFFSET,
+    POISON_COOKIE, RawFooter, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
 };
 
 /// Whether these are the first bytes of a footer.
@@ -105,32 +105,60 @@ impl Found {
                     });
                 }
             };
-        match Footer::parse(&copy, rule) {
-            Ok(footer) if is_copy(&footer) => Ok(Self {
+        let before_zeros = before_zeros(storage, &tail, rule)?;
+        match (Footer::parse(&copy, rule), before_zeros) {
+            (Ok(footer), None) if is_copy(&footer) => {
+                if is_left_of_fixed(&tail, file_len, &copy) {
+                    let broken = Box::new(lost);
+                    return Err(VhdError::FixedFooterLost { broken }.into());
+                }
+                Ok(Self {
+                    footer,
+                    raw: copy,
+                    data_end: file_len,
+                    recovered: true,
+                    warnings: vec![format!(
+                        "{lost}; its copy at the start is intact and was used"
+                    )],
+                    other: None,
+                })
+            }
+            (Ok(footer), Some((.., offset))) if is_copy(&footer) => {
+                Err(VhdError::TwoFooters { offset }.into())
+            }
+            (_, Some((footer, raw, data_end))) => Ok(Self {
                 footer,
-                raw: copy,
-                data_end: file_len,
+                raw,
+                data_end,
                 recovered: true,
                 warnings: vec![format!(
-                    "{lost}; its copy at the start is intact and was used"
+                    "{lost}; behind the one at {data_end:#x}, which was used, are only zeros"
                 )],
                 other: None,
             }),
-            _ => match before_zeros(storage, &tail, rule)? {
-                Some((footer, raw, data_end)) => Ok(Self {
-                    footer,
-                    raw,
-                    data_end,
-                    recovered: true,
-                    warnings: vec![format!(
-                        "{lost}; behind the one at {data_end:#x}, which was used, are only zeros"
-                    )],
-                    other: None,
-                }),
-                None => Err(lost.into()),
-            },
+            (_, None) => Err(lost.into()),
         }
     }
+}
+
+/// Whether `tail`, the last sector of a file of `file_len` bytes, is what is left of the footer of a
+/// fixed image. Its sector at the start is the guest's then, whatever stands there.
+///
+/// [ours] Where both lead to the same header, it is that of `copy`: a fixed image has no header. Else two
+/// of the four things are enough that it has and bytes of a guest, or another footer, have not.
+fn is_left_of_fixed(tail: &[u8], file_len: u64, copy: &RawFooter) -> bool {
+    let (raw, len) = footer_at_end(tail).unwrap_or_else(|| {
+        let mut raw = RawFooter::new_zeroed();
+        raw.as_mut_bytes()[..tail.len()].copy_from_slice(tail);
+        (raw, FOOTER_LEN)
+    });
+    let signs = [
+        is_cookie(&raw.cookie),
+        raw.disk_type == FIXED,
+        raw.data_offset == NO_OFFSET,
+        raw.current_size == file_len.saturating_sub(len),
+    ];
+    raw.data_offset != copy.data_offset && signs.into_iter().filter(|sign| *sign).count() >= 2
 }
 
 /// Most zeros that are no hole behind which a footer is looked for, in bytes. [ours]

@@ -107,6 +107,114 @@ fn copy_never_speaks_for_a_fixed_image() {
     assert!(image::open(&VHD, headed).is_err());
 }
 
+/// Why `image` cannot be opened, nor checked, nor edited.
+#[track_caller]
+fn refusal(image: &[u8]) -> String {
+    let storage = Arc::new(MemoryStorage::holding("image", image.to_vec()));
+    let budget = || Budget::new(&Limits::default());
+    let options = Options::defaults(VHD.open_options());
+    let errors = [
+        VHD.open(storage.clone(), &budget()).map(|_| ()),
+        VHD.check(storage.clone(), &budget()).map(|_| ()),
+        VHD.edit(storage.clone(), &budget(), &options).map(|_| ()),
+    ];
+    let [report, check, edit] = errors.map(|error| {
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        error.report()
+    });
+    assert_eq!((&report, &report), (&check, &edit));
+    report
+}
+
+/// Whatever of the footer is broken, the rest says that the first sector is the guest's.
+#[test]
+fn copy_never_speaks_for_a_fixed_image_whose_footer_is_broken() {
+    let (forge, _) = forge();
+    let inner = forge.dynamic();
+    let mut outer = Forge::new(inner.len() as u64, 0);
+    for footer_len in [512, 511] {
+        outer.footer_len = footer_len;
+        let image = outer.fixed(&inner);
+        let start = inner.len();
+        for broken in [
+            50..51,
+            63..64,
+            16..24,
+            16..17,
+            48..56,
+            64..68,
+            0..1,
+            0..8,
+            20..60,
+        ] {
+            // Without a cookie one of 511 bytes is nothing.
+            if footer_len == 511 && broken.start == 0 {
+                continue;
+            }
+            for with in [0x55, 0, 0xff] {
+                let mut image = image.clone();
+                image[start..][broken.clone()].fill(with);
+                if image == outer.fixed(&inner) {
+                    continue;
+                }
+                let report = refusal(&image);
+                assert!(report.contains("is that of a fixed image"), "{report}");
+            }
+        }
+    }
+    // By its place and its cookie alone, too.
+    let start = inner.len();
+    outer.footer_len = 512;
+    let mut image = outer.fixed(&inner);
+    image[start + 60..][..4].fill(7);
+    image[start + 16..][..8].fill(7);
+    assert!(refusal(&image).contains("is that of a fixed image"));
+}
+
+/// What a guest writes into the last block is no footer, and one that leads to the header is the copy's.
+#[test]
+fn copy_speaks_for_a_dynamic_image_whatever_of_its_footer_is_broken() {
+    let (forge, disk) = forge();
+    // As large as its file, as the footer of a fixed one would say.
+    let mut as_long = forge.clone();
+    as_long.current_size = forge.dynamic().len() as u64 - 512;
+    for (image, is_header_known) in [(forge.dynamic(), false), (as_long.dynamic(), true)] {
+        let end = image.len() - 512;
+        for broken in [50..51, 63..64, 64..68, 0..1, 0..8, 84..85, 16..17] {
+            if is_header_known && broken.start == 16 {
+                continue;
+            }
+            for with in [2, 0x55, 0xff] {
+                let mut image = image.clone();
+                image[end..][broken.clone()].fill(with);
+                let layer = open(&image);
+                let recovered = [("footer-recovered", Detail::Flag(true))];
+                assert_eq!(layer.info().details, recovered, "{broken:?} {with}");
+                assert!(read(&image)[..disk.len()] == disk);
+            }
+        }
+        // Zeros, ones and a guest's bytes at the end of a file that lost its footer.
+        for with in [0, 0xff, 0x55] {
+            let mut image = image.clone();
+            image[end..].fill(with);
+            assert!(read(&image)[..disk.len()] == disk);
+        }
+    }
+}
+
+/// The file of a fixed image became longer, and its guest wrote a footer to the start; or that of a
+/// dynamic image did, and its guest wrote one to where its disk would end.
+#[test]
+fn neither_of_two_footers_counts_that_a_guest_may_have_written() {
+    let (forge, _) = forge();
+    let inner = forge.dynamic();
+    let fixed = Forge::new(inner.len() as u64, 0).fixed(&inner);
+    let longer = [&fixed[..], &[0; 4096]].concat();
+    let report = refusal(&longer);
+    assert!(report.contains("stands before them at 0x20e00"), "{report}");
+}
+
 /// The file became longer, but nothing else was stored: [ours] file systems may do that.
 #[test]
 fn footer_of_a_fixed_image_is_found_before_zeros() {
