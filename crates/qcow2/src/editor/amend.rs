@@ -387,6 +387,11 @@ impl Draft {
             let old = offset_of(*entry);
             let len = self.geometry.cluster_size();
             *entry = 0;
+            if covers && self.geometry.is_encrypted() {
+                let text = "the disk is encrypted and has zeros that hide what is behind it, which \
+                            version 2 of the format has not";
+                return Err(Error::usage(text));
+            }
             if covers {
                 let offset = self.take(len)?;
                 self.write_zeros(offset, len)?;

@@ -1,6 +1,8 @@
 //! A disk of another size.
 
-use goldsmith_block::{Error, HostRange, Layer, Preallocation, Result, Zeroing, is_zero};
+use goldsmith_block::{
+    Error, HostRange, Layer, Preallocation, Result, SECTOR, Zeroing, align_down, is_zero,
+};
 
 use super::draft::{Draft, offset_of};
 use super::tables::{L1, used};
@@ -36,7 +38,7 @@ impl Draft {
         l1.entries.resize(need, 0);
         if size > old_size {
             self.clear_tail(&mut l1, layer, behind.min(size))?;
-            self.cover(&mut l1, old_size, behind.min(size))?;
+            self.cover(&mut l1, layer, old_size, behind.min(size))?;
             self.preallocate(&mut l1, old_size, size, preallocation)?;
             self.complete_last_table(&mut l1)?;
         }
@@ -46,8 +48,11 @@ impl Draft {
             let there = data.len().clamp(old_size, size);
             data.set_len(size)?;
             let added = HostRange::new(old_size, size - old_size);
-            // Whatever stood behind the disk is not a part of it.
-            data.zero(HostRange::new(old_size, there - old_size), Zeroing::Punch)?;
+            // Whatever stood behind the disk is not a part of it. Where zeros are no zeros as they are
+            // stored, no table leads there.
+            if !self.geometry.is_encrypted() {
+                data.zero(HostRange::new(old_size, there - old_size), Zeroing::Punch)?;
+            }
             match preallocation {
                 Preallocation::Falloc => data.zero(added, Zeroing::Keep)?,
                 Preallocation::Full => write_zeros(added, |at, zeros| data.write_at(at, zeros))?,
@@ -82,7 +87,8 @@ impl Draft {
             let text = "a version 2 image that has snapshots cannot be resized";
             return Err(Error::usage(text));
         }
-        if preallocation != Preallocation::Off && geometry.is_encrypted() {
+        let is_stored = geometry.is_raw_data() && size > geometry.virtual_size;
+        if (is_stored || preallocation != Preallocation::Off) && geometry.is_encrypted() {
             let text = "the added part of an encrypted disk cannot be preallocated: what nobody \
                         writes would not be zeros, but zeros decrypted";
             return Err(Error::usage(text));
@@ -179,7 +185,16 @@ impl Draft {
         let (size, cluster_size) = (self.geometry.virtual_size, self.geometry.cluster_size());
         if let Some(data) = &self.data {
             // A place of its own, which nobody reads so far.
-            let end = (start + cluster_size).min(data.len());
+            let end = start + cluster_size;
+            if self.geometry.is_encrypted() {
+                let first = align_down(size, SECTOR);
+                // At most two megabytes.
+                let mut bytes = vec![0; (end - first) as usize];
+                layer.read_at(first, &mut bytes[..(size - first) as usize])?;
+                let sectors = layer.crypt().encrypt(first, first, &bytes)?;
+                return data.write_at(first, sectors.as_deref().unwrap_or(&bytes));
+            }
+            let end = end.min(data.len());
             if size < end {
                 data.zero(HostRange::new(size, end - size), Zeroing::Punch)?;
             }
@@ -211,19 +226,22 @@ impl Draft {
     }
 
     /// Makes whole clusters from `from` on zeros, as far as the disk behind has bytes there.
-    fn cover(&mut self, l1: &mut L1, from: u64, behind: u64) -> Result<()> {
-        let cluster_size = self.geometry.cluster_size();
+    fn cover(&mut self, l1: &mut L1, layer: &Qcow2Layer, from: u64, behind: u64) -> Result<()> {
+        let (bits, cluster_size) = (self.geometry.cluster_bits, self.geometry.cluster_size());
         let first = from.div_ceil(cluster_size);
         let end = behind.div_ceil(cluster_size).max(first);
         let version = self.geometry.version;
-        self.each_entry(l1, first..end, |draft, _, entry| {
+        self.each_entry(l1, first..end, |draft, cluster, entry| {
             match entry {
                 [_, bitmap] => *bitmap = u64::from(u32::MAX) << 32,
                 entry if version >= 3 => entry[0] = ZERO,
                 entry => {
                     // A version that knows no zeros but those that are stored.
                     let offset = draft.take(cluster_size)?;
-                    draft.write_zeros(offset, cluster_size)?;
+                    // At most two megabytes.
+                    let zeros = vec![0; cluster_size as usize];
+                    let sectors = layer.crypt().encrypt(offset, cluster << bits, &zeros)?;
+                    draft.write("zeros", offset, sectors.as_deref().unwrap_or(&zeros))?;
                     entry[0] = COPIED | offset;
                 }
             }
@@ -272,6 +290,13 @@ impl Draft {
                 }
                 Ok(())
             })?;
+            // What stands in its place was nobody's.
+            if let Some(data) = &self.data {
+                let (start, end) = (cluster << bits, from.min(data.len()));
+                if start < end {
+                    data.zero(HostRange::new(start, end - start), Zeroing::Punch)?;
+                }
+            }
         }
         while cluster < end {
             let (index, at) = (cluster / self.table_len(), cluster % self.table_len());
@@ -291,6 +316,7 @@ impl Draft {
             let places = (0..count).map(|nth| place + (nth << bits));
             let row = entries[at as usize * numbers..].chunks_exact_mut(numbers);
             for (entry, place) in row.zip(places) {
+                self.sub(used(entry[0], &self.geometry))?;
                 // What is zeros already, to hide something, now has a place as well.
                 entry[0] = (entry[0] & ZERO) | COPIED | place;
             }

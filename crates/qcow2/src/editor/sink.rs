@@ -310,7 +310,8 @@ impl Sink for OverSink {
             let tail = self.tail(end)?;
             if !tail.is_empty() || !state.erase(at >> bits)? {
                 let host = state.place(at >> bits)?;
-                match self.layer.geometry().has_data_file() {
+                let is_plain = self.layer.crypt().is_plain();
+                match self.layer.geometry().has_data_file() && is_plain {
                     true => {
                         let range = HostRange::new(host, end - at);
                         self.data.zero(range, Zeroing::Punch)?;

@@ -15,7 +15,7 @@ use crate::encryption::{SECRET, by_qemu, spec};
 
 const OTHER: &str = "another word";
 
-fn editor(path: &Path, secret: &str) -> Result<Box<dyn Editor>> {
+pub(super) fn editor(path: &Path, secret: &str) -> Result<Box<dyn Editor>> {
     let pairs = [("encrypt.key-secret", secret)];
     let options = Options::parse(QCOW2.open_options(), pairs)?;
     let storage = Arc::new(FileStorage::edit(path).unwrap());
@@ -27,7 +27,7 @@ fn edit(path: &Path, secret: &str, edit: &Edit) -> Result<()> {
 }
 
 /// Whether QEMU opens the image at `path` with `secret`, and what it reads then.
-fn qemu_reads(path: &Path, secret: &str) -> Option<Vec<u8>> {
+pub(super) fn qemu_reads(path: &Path, secret: &str) -> Option<Vec<u8>> {
     let object = format!("secret,id=s,data={secret}");
     let raw = path.with_extension("raw");
     let said = qemu::img(&[
@@ -44,7 +44,7 @@ fn qemu_reads(path: &Path, secret: &str) -> Option<Vec<u8>> {
 }
 
 /// QEMU, which has to know the word, finds neither errors nor leaks.
-fn check(path: &Path, secret: &str) {
+pub(super) fn check(path: &Path, secret: &str) {
     let object = format!("secret,id=s,data={secret}");
     qemu::img_ok(&["check", "--object", &object, "--image-opts", &spec(path)]);
 }

@@ -9,6 +9,7 @@ mod repaired;
 mod resized;
 mod sequences;
 mod snapshots;
+mod zeros;
 
 use std::path::Path;
 use std::sync::Arc;
