@@ -25,7 +25,7 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
     }
     let (info, poisoned) = match &opened {
         Opened::Fixed(layer) => {
-            checked.end = layer.info.virtual_size + FOOTER_LEN;
+            checked.end = layer.reach + FOOTER_LEN;
             (layer.info.clone(), layer.poisoned)
         }
         Opened::Dynamic(layer, header) => {
@@ -142,15 +142,22 @@ pub(crate) fn check_blocks(
     checked: &mut Checked,
 ) -> Result<()> {
     let geometry = &layer.geometry;
-    let allocated = layer.bat.iter().filter(|entry| **entry != UNUSED).count() as u64;
-    budget.reserve(
-        allocated * size_of::<Place>() as u64,
-        "places of the blocks",
-    )?;
+    let (disk, behind) = layer.bat.split_at(geometry.blocks as usize);
+    let [allocated, known_to_others] =
+        [disk, behind].map(|part| part.iter().filter(|entry| **entry != UNUSED).count());
+    let count = allocated + known_to_others;
+    budget.reserve((count * size_of::<Place>()) as u64, "places of the blocks")?;
     let mut places = tables(layer, header);
-    places.reserve_exact(allocated as usize);
+    places.reserve_exact(count);
     let block_len = geometry.block_len();
-    (checked.units, checked.allocated) = (geometry.blocks, allocated);
+    (checked.units, checked.allocated) = (geometry.blocks, allocated as u64);
+    if known_to_others > 0 {
+        let (virtual_size, reach) = (geometry.virtual_size, geometry.reach);
+        checked.note(format_args!(
+            "{known_to_others} blocks are past the end of the disk at {virtual_size}, but not past its \
+             other size, {reach} bytes: programs that go by that show them"
+        ));
+    }
 
     let mut expected = None;
     for (block, entry) in (0..).zip(&layer.bat) {
@@ -171,7 +178,7 @@ pub(crate) fn check_blocks(
             checked.fragmented += 1;
         }
         expected = Some(start + block_len);
-        match geometry.block(block, *entry) {
+        match geometry.block_in_reach(block, *entry) {
             Ok(_) => places.push(Place {
                 start,
                 // The last block may end with the disk.
@@ -249,11 +256,11 @@ fn leak(from: u64, to: u64, block_len: u64, checked: &mut Checked) {
     }
 }
 
-/// Entries behind the end of the disk say nothing, and should say so.
+/// Entries behind the end of the disk by any size say nothing, and should say so.
 pub(crate) fn check_spare_entries(layer: &DynamicLayer, checked: &mut Checked) -> Result<()> {
     let geometry = &layer.geometry;
     let end = geometry.bat.offset + u64::from(geometry.bat_entries) * 4;
-    let mut at = geometry.bat.end();
+    let mut at = geometry.bat.offset + geometry.blocks_in_reach * 4;
     let mut piece = vec![0; PIECE as usize];
     // A table may claim four billion entries where the file has nothing but a hole.
     while at < end && checked.flaws.len() < Checked::FLAWS {

@@ -171,10 +171,12 @@ fn candidates(
 ) -> Result<Vec<Candidate>> {
     let (virtual_size, data_end) = (found.footer.virtual_size, found.data_end);
     let mut candidates = Vec::new();
-    for header in possible(raw, place, virtual_size) {
+    let reach = found.footer.reach;
+    for header in possible(raw, place, reach) {
         let Ok(geometry) = Dynamic::parse(&header, place, virtual_size, data_end) else {
             continue;
         };
+        let geometry = geometry.reaching(reach);
         if let Some(layout) = layout(storage, &geometry, budget)? {
             let is_proved = header.checksum == raw.checksum;
             let changes = [
@@ -253,7 +255,8 @@ fn layout(storage: &dyn Storage, geometry: &Dynamic, budget: &Budget) -> Result<
         for entry in piece.chunks_exact(4) {
             let entry = BigEndian::read_u32(entry);
             if entry != UNUSED {
-                let place = (block < geometry.blocks).then(|| geometry.block(block, entry));
+                let is_known = block < geometry.blocks_in_reach;
+                let place = is_known.then(|| geometry.block_in_reach(block, entry));
                 let Some(Ok(place)) = place else {
                     return Ok(None);
                 };

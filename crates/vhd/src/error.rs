@@ -345,6 +345,18 @@ pub enum VhdError {
         /// What a check finds first.
         what: String,
     },
+    /// The footer gives two sizes, and what stands between them is part of the disk for some.
+    #[error(
+        "the disk has {virtual_size} bytes by one of the two sizes in its footer and {other} by the \
+         other, and there is data between the two; convert the image with force_size_calc=chs or \
+         current_size, whichever is meant"
+    )]
+    TwoSizes {
+        /// Size of the disk.
+        virtual_size: u64,
+        /// The other size.
+        other: u64,
+    },
     /// The disk's size is not the one that the image means.
     #[error("force_size_calc overrides the size of the disk, so that cannot be changed")]
     ResizeByRule,
@@ -373,6 +385,7 @@ impl From<VhdError> for Error {
             E::FooterVersion { .. }
             | E::HeaderVersion { .. }
             | E::Unaligned { .. }
+            | E::TwoSizes { .. }
             | E::OddDisk { .. } => ErrorKind::Unsupported,
             E::SizeNotSectors { .. }
             | E::SizeOverDynamic { .. }

@@ -74,7 +74,8 @@ impl FileOrder {
     }
 
     fn of_blocks(layer: &DynamicLayer, budget: &Budget) -> Result<Option<Self>> {
-        let entries = layer.bat.iter().copied().zip(0..);
+        let blocks = &layer.bat[..layer.geometry.blocks as usize];
+        let entries = blocks.iter().copied().zip(0..);
         let entries = entries.filter(|(entry, _)| *entry != UNUSED);
         // A vector that grows may be twice as long as what is in it.
         let bytes = 2 * size_of::<(u32, u32)>() * entries.clone().count();

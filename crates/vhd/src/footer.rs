@@ -323,6 +323,9 @@ pub(crate) enum SizeRule {
 pub(crate) struct Footer {
     /// Size of the disk in bytes.
     pub(crate) virtual_size: u64,
+    /// Where it ends for those who go by the other size that the footer gives, if that is farther; else
+    /// the same. What stands between the two is theirs.
+    pub(crate) reach: u64,
     pub(crate) disk: Disk,
     pub(crate) uuid: [u8; 16],
     /// Whether the sector bitmaps count from the lowest bit of each byte.
@@ -391,8 +394,11 @@ impl Footer {
             found => return Err(VhdError::DiskType { found }),
         };
         let tapdisk = (raw.creator == CREATOR_TAPDISK).then(|| raw.creator_version.get());
+        let size = virtual_size(raw, rule)?;
+        let by_creator = virtual_size(raw, SizeRule::Creator).unwrap_or(0);
         Ok(Self {
-            virtual_size: virtual_size(raw, rule)?,
+            virtual_size: size,
+            reach: size.max(by_creator).max(raw.current_size.get()),
             disk,
             uuid: raw.uuid,
             low_bit_first: tapdisk == Some(TAPDISK_0_1),

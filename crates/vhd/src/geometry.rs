@@ -85,6 +85,10 @@ pub(crate) struct Dynamic {
     pub(crate) block_bits: u32,
     /// Number of blocks in the disk, and of BAT entries that matter.
     pub(crate) blocks: u64,
+    /// Where the disk ends for those who go by another size, at `virtual_size` or behind it, and how many
+    /// blocks it has for them.
+    pub(crate) reach: u64,
+    pub(crate) blocks_in_reach: u64,
     pub(crate) header: HostRange,
     /// The entries that matter; the table may go on behind them.
     pub(crate) bat: HostRange,
@@ -149,11 +153,24 @@ impl Dynamic {
             virtual_size,
             block_bits: block_size.trailing_zeros(),
             blocks: need,
+            reach: virtual_size,
+            blocks_in_reach: need,
             header,
             bat: HostRange::new(offset, need * 4),
             bat_entries: entries,
             data_end,
         })
+    }
+
+    /// The same, where others take the disk for one of `reach` bytes, as far as the table goes.
+    pub(crate) fn reaching(self, reach: u64) -> Self {
+        let most = u64::from(self.bat_entries) << self.block_bits;
+        let reach = reach.min(most).max(self.virtual_size);
+        Self {
+            reach,
+            blocks_in_reach: reach.div_ceil(self.block_size()),
+            ..self
+        }
     }
 
     /// Bytes of guest data per block.
@@ -182,10 +199,17 @@ impl Dynamic {
     /// Of the data only what the disk needs must be in the file. [spec] Each block has its full
     /// length, but a guest never sees what the last one holds past the end of the disk.
     pub(crate) fn block(&self, block: u64, entry: u32) -> Result<Block, VhdError> {
+        self.block_of(self.virtual_size, block, entry)
+    }
+
+    /// The same for those who go by the larger size; `block` may be past the disk, but not past `reach`.
+    pub(crate) fn block_in_reach(&self, block: u64, entry: u32) -> Result<Block, VhdError> {
+        self.block_of(self.reach, block, entry)
+    }
+
+    fn block_of(&self, disk_end: u64, block: u64, entry: u32) -> Result<Block, VhdError> {
         let bitmap_len = self.bitmap_len();
-        let needed = self
-            .block_size()
-            .min(self.virtual_size - (block << self.block_bits));
+        let needed = self.block_size().min(disk_end - (block << self.block_bits));
         let bitmap = u64::from(entry) * SECTOR;
         let host = HostRange::new(bitmap, bitmap_len + needed);
         if host.end() > self.data_end {

@@ -10,7 +10,7 @@ use crate::ondisk::UNUSED;
 /// What ails a fixed image; the disk itself is known to be all there.
 pub(crate) fn fixed(layer: &FixedLayer, data_end: u64) -> Vec<Symptom> {
     let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
-    symptoms.extend(tail(layer.info.virtual_size, data_end));
+    symptoms.extend(tail(layer.reach, data_end));
     symptoms
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
         if *entry == UNUSED {
             continue;
         }
-        match geometry.block(block, *entry) {
+        match geometry.block_in_reach(block, *entry) {
             // The last block may end with the disk.
             Ok(_) => end = end.max(u64::from(*entry) * SECTOR + geometry.block_len()),
             Err(error) => {

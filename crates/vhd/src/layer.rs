@@ -117,6 +117,7 @@ impl Opened {
         raw: RawHeader,
         geometry: Dynamic,
     ) -> Result<Self> {
+        let geometry = geometry.reaching(found.footer.reach);
         let mut info = LayerInfo {
             unit: Some(geometry.block_size()),
             ..info(found)
@@ -182,6 +183,8 @@ pub(crate) fn read_header(
 pub(crate) struct FixedLayer {
     pub(crate) info: LayerInfo,
     pub(crate) poisoned: bool,
+    /// Where the disk ends for those who go by its other size, if that is farther.
+    pub(crate) reach: u64,
     /// Where the footer begins.
     data_end: u64,
     disk: Flat,
@@ -203,6 +206,7 @@ impl FixedLayer {
         Ok(Self {
             info,
             poisoned: found.footer.poisoned,
+            reach: found.footer.reach.min(data_len),
             data_end: data_len,
             disk: Flat::new(storage, virtual_size),
         })
@@ -259,7 +263,7 @@ pub(crate) struct DynamicLayer {
     pub(crate) batmap: Option<Batmap>,
     /// Whether there should be a batmap, but none that can be used is there.
     pub(crate) batmap_is_lost: bool,
-    /// One entry per block of the disk.
+    /// One entry per block of the disk, and of those behind it that others take for a part of it.
     pub(crate) bat: Vec<u32>,
     bitmaps: BitmapCache,
 }
@@ -272,7 +276,7 @@ impl DynamicLayer {
         mut info: LayerInfo,
         budget: &Budget,
     ) -> Result<Self> {
-        let mut bat = budget.zeroed(geometry.blocks, "block table")?;
+        let mut bat = budget.zeroed(geometry.blocks_in_reach, "block table")?;
         storage.read_at(geometry.bat.offset, bat.as_mut_bytes())?;
         BigEndian::from_slice_u32(&mut bat);
         budget.reserve(

@@ -1,12 +1,14 @@
 //! Blocks: moved out of the way and into gaps, and their sector bitmaps.
 
 use goldsmith_block::{
-    HostRange, Preallocation, Result, SECTOR, Scribe, Zeroing, align_up, is_zero,
+    HostRange, Preallocation, Result, SECTOR, Scribe, Storage, Zeroing, align_up, is_zero,
 };
 
 use super::image::Image;
 use crate::bitmap::Bitmap;
 use crate::check::Owner;
+use crate::error::VhdError;
+use crate::ondisk::UNUSED;
 
 /// Bytes that are copied at a time.
 const PIECE: u64 = 1 << 20;
@@ -21,6 +23,27 @@ pub(super) fn write_zeros(scribe: &Scribe, range: HostRange) -> Result<()> {
         at += len;
     }
     Ok(())
+}
+
+/// Whether `range`, of which all is in the file, is zeros.
+pub(super) fn is_zero_in(storage: &dyn Storage, range: HostRange) -> Result<bool> {
+    let mut piece = vec![0; range.len.min(PIECE) as usize];
+    let mut at = range.offset;
+    while at < range.end() {
+        let span = storage.span_at(at, range.end())?;
+        if span.hole {
+            at += span.len;
+            continue;
+        }
+        // At most a piece.
+        let piece = &mut piece[..span.len.min(PIECE) as usize];
+        storage.read_at(at, piece)?;
+        if !is_zero(piece) {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
 }
 
 impl Image {
@@ -151,7 +174,7 @@ impl Image {
             let Some(start) = Self::place_in(&self.bat, index) else {
                 continue;
             };
-            let block = geometry.block(index as u64, self.bat[index])?;
+            let block = geometry.block_in_reach(index as u64, self.bat[index])?;
             let bitmap = self.layer.bitmap(index as u64, block)?;
             if *bitmap == Bitmap::Full {
                 continue;
@@ -171,6 +194,57 @@ impl Image {
         Ok(())
     }
 
+    /// Refuses a change of what lies behind the end of the disk if there is anything by the other size.
+    ///
+    /// # Errors
+    /// `Unsupported` if so; `Corrupt` if the image is damaged.
+    pub(super) fn check_one_size(&self) -> Result<()> {
+        super::refuse_damage(&self.damage)?;
+        let geometry = &self.layer.geometry;
+        let known_to_others = &self.bat[geometry.blocks as usize..];
+        match known_to_others.iter().all(|entry| *entry == UNUSED) && self.ends_with_disk()? {
+            true => Ok(()),
+            false => Err(VhdError::TwoSizes {
+                virtual_size: geometry.virtual_size,
+                other: geometry.reach,
+            }
+            .into()),
+        }
+    }
+
+    /// Whether the block in which the disk ends holds nothing behind that for those who go by the other
+    /// size.
+    fn ends_with_disk(&self) -> Result<bool> {
+        let geometry = &self.layer.geometry;
+        let block_size = geometry.block_size();
+        let (index, within) = (
+            geometry.virtual_size / block_size,
+            geometry.virtual_size % block_size,
+        );
+        let end = (geometry.reach - index * block_size).min(block_size);
+        let place = Self::place_in(&self.bat, index as usize);
+        let (Some(start), true) = (place, 0 < within && within < end) else {
+            return Ok(true);
+        };
+        let block = geometry.block_in_reach(index, self.bat[index as usize])?;
+        let bitmap = self.layer.bitmap(index, block)?;
+        let is_differencing = self.is_differencing()?;
+        let (mut sector, sectors) = (within / SECTOR, end.div_ceil(SECTOR));
+        while sector < sectors {
+            let (holds_data, run) = bitmap.run(sector, sectors);
+            let data = start + geometry.bitmap_len() + sector * SECTOR;
+            // The last block of an image may end with the file.
+            let len = (run * SECTOR).min(self.end.saturating_sub(data));
+            let range = HostRange::new(data, len);
+            // Zeros of a child hide what its parent has there.
+            if holds_data && (is_differencing || !is_zero_in(&*self.scribe.read(), range)?) {
+                return Ok(false);
+            }
+            sector += run;
+        }
+        Ok(true)
+    }
+
     /// Says of all sectors of all blocks that they hold data.
     pub(super) fn set_all_bits(&self) -> Result<()> {
         let geometry = &self.layer.geometry;
@@ -179,7 +253,7 @@ impl Image {
             let Some(start) = Self::place_in(&self.bat, index) else {
                 continue;
             };
-            let block = geometry.block(index as u64, self.bat[index])?;
+            let block = geometry.block_in_reach(index as u64, self.bat[index])?;
             if *self.layer.bitmap(index as u64, block)? != Bitmap::Full {
                 self.scribe.write("sector bitmap", start, &bits)?;
             }

@@ -28,7 +28,11 @@ impl Editor for DynamicEditor {
         let image = &mut self.image;
         match edit {
             Edit::Repair(repair) => return image.repair(*repair),
-            Edit::Resize { .. } | Edit::SetBacking(_) | Edit::Empty => image.prepare()?,
+            Edit::Resize { .. } | Edit::Empty => {
+                image.check_one_size()?;
+                image.prepare()?;
+            }
+            Edit::SetBacking(_) => image.prepare()?,
             other => return Err(unsupported(other)),
         }
         match edit {

@@ -9,7 +9,9 @@ use goldsmith_block::{
 };
 use zerocopy::IntoBytes;
 
+use super::blocks::is_zero_in;
 use super::{check_aligned, check_size, check_whole, refuse_damage, resized, unsupported};
+use crate::error::VhdError;
 use crate::footer::{Found, SizeRule};
 use crate::layer::{FixedLayer, Opened};
 use crate::ondisk::{FOOTER_LEN, RawFooter};
@@ -53,6 +55,7 @@ impl FixedEditor {
         check_whole(old)?;
         // A footer in the place of this one would be half over it.
         check_aligned("footer", self.end)?;
+        self.check_one_size()?;
         let footer = resized(&self.footer, size);
         if size < old {
             self.write_footer(self.end, &footer)?;
@@ -66,6 +69,20 @@ impl FixedEditor {
         }
         self.footer = footer;
         self.cut_to(size)
+    }
+
+    /// Refuses to cut off or fill what those take for the disk's who go by its other size.
+    fn check_one_size(&self) -> Result<()> {
+        let (virtual_size, other) = (self.virtual_size(), self.layer.reach);
+        let between = HostRange::new(virtual_size, other - virtual_size);
+        match is_zero_in(&*self.scribe.read(), between)? {
+            true => Ok(()),
+            false => Err(VhdError::TwoSizes {
+                virtual_size,
+                other,
+            }
+            .into()),
+        }
     }
 
     /// Writes the footer of the disk as it is at `end` too, which makes the file longer.

@@ -132,7 +132,9 @@ fn batmap_of(image: &Image) -> Result<Option<(u32, Vec<u8>)>> {
         if image.bat[index] == UNUSED {
             continue;
         }
-        let block = layer.geometry.block(index as u64, image.bat[index])?;
+        let block = layer
+            .geometry
+            .block_in_reach(index as u64, image.bat[index])?;
         if *layer.bitmap(index as u64, block)? == Bitmap::Full {
             map[index / 8] |= 0x80 >> (index % 8);
         }

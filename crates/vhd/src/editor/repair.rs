@@ -21,6 +21,10 @@ impl Image {
     pub(super) fn repair(&mut self, repair: Repair) -> Result<()> {
         if repair == Repair::Leaks {
             self.prepare()?;
+            if self.has_spare_entries()? {
+                // Readers would miss the blocks to which these point.
+                self.rebuild_head()?;
+            }
             return self.give_back();
         }
         self.check_shape()?;
@@ -123,7 +127,7 @@ impl Image {
     fn has_lost_blocks(&self) -> bool {
         let geometry = &self.layer.geometry;
         let mut used = (0..).zip(&self.bat).filter(|(_, entry)| **entry != UNUSED);
-        used.any(|(index, entry)| geometry.block(index, *entry).is_err())
+        used.any(|(index, entry)| geometry.block_in_reach(index, *entry).is_err())
     }
 
     /// Gives blocks that stand on others, or on tables, places of their own. The guest sees the same
@@ -167,16 +171,21 @@ impl Image {
             let mut blocks = (0..).zip(&self.bat);
             blocks.any(|(index, entry)| *entry == UNUSED && batmap.is_full(index))
         });
-        let mut spare = Checked::default();
-        check_spare_entries(layer, &mut spare)?;
         let (block_len, data_end) = (layer.geometry.block_len(), layer.geometry.data_end);
         let mut overlaps = Checked::default();
         let parts = tables(layer, &self.header);
         find_overlaps_and_gaps(parts, block_len, data_end, &mut overlaps);
         Ok(layer.batmap_is_lost
             || full_but_absent
-            || !spare.flaws.is_empty()
+            || self.has_spare_entries()?
             || overlaps.corruptions > 0)
+    }
+
+    /// Whether the table has entries behind the end of the disk.
+    fn has_spare_entries(&self) -> Result<bool> {
+        let mut spare = Checked::default();
+        check_spare_entries(&self.layer, &mut spare)?;
+        Ok(!spare.flaws.is_empty())
     }
 
     /// Writes the head anew, each part in a place of its own.

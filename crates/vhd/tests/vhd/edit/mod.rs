@@ -9,6 +9,7 @@ mod refusals;
 mod repair;
 mod resize;
 mod sink;
+mod sizes;
 
 use std::sync::Arc;
 
