@@ -368,6 +368,19 @@ pub enum VhdError {
         /// Size of the disk.
         virtual_size: u64,
     },
+    /// Blocks stand on others, and copies of them would be more than all there is.
+    #[error(
+        "{count} blocks stand on others; to part them would take {bytes} bytes, and the whole file has \
+         {file_len}: no damage asks for that, so nothing was changed"
+    )]
+    TooManyParts {
+        /// Blocks that need places of their own.
+        count: u64,
+        /// Bytes that these would take.
+        bytes: u64,
+        /// Length of the file.
+        file_len: u64,
+    },
     /// The next block would start where no entry can point to.
     #[error("block {block} would start at sector {sector}; the block table counts to 4294967294")]
     OutOfReach {
@@ -401,7 +414,9 @@ impl From<VhdError> for Error {
             | E::ResizeByRule
             | E::SinkTooLong { .. }
             | E::FixedLength { .. } => ErrorKind::Usage,
-            E::OutOfReach { .. } | E::TableTooLong { .. } => ErrorKind::Limit,
+            E::OutOfReach { .. } | E::TableTooLong { .. } | E::TooManyParts { .. } => {
+                ErrorKind::Limit
+            }
             _ => ErrorKind::Corrupt,
         };
         Self::new(kind, error)

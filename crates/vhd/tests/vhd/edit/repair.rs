@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Edit, Flaw, Repair};
+use goldsmith_block::{Edit, ErrorKind, Flaw, Repair};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::{image, pattern};
 use goldsmith_vhd::VHD;
@@ -194,6 +194,35 @@ fn blocks_that_overlap_are_parted() {
     ] {
         let after = mends(&broken);
         assert!(check(&after).allocated > 3);
+    }
+}
+
+/// A file becomes at most twice as long by places that its blocks get.
+#[test]
+fn blocks_are_not_parted_without_limit() {
+    let blocks = 40;
+    let mut forge = forge();
+    forge.current_size = (blocks * BLOCK) as u64;
+    // Nothing is written before that is known.
+    let mut image = forge.dynamic();
+    image[50] ^= 1;
+    let first = u32::from_be_bytes(image[1536 + 4 * 3..][..4].try_into().unwrap());
+    let shared = |named| (6..6 + named).fold(image.clone(), |image, at| entry(image, at, first));
+    let most = image.len() / (BLOCK + 512);
+    assert_eq!(most, 3);
+    mends(&shared(most));
+    for named in [most + 1, blocks - 6] {
+        let image = shared(named);
+        let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+        let error = edit(storage.clone()).unwrap().edit(&ALL).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        let text = format!(
+            "{named} blocks stand on others; to part them would take {} bytes, and the whole file has {}",
+            named * (BLOCK + 512),
+            image.len()
+        );
+        assert!(error.report().contains(&text), "{}", error.report());
+        assert!(storage.to_vec() == image);
     }
 }
 
