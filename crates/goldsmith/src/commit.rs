@@ -11,7 +11,7 @@ use goldsmith_storage::FileStorage;
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::found::may_write;
-use crate::open::must_be_unlocked;
+use crate::open::{must_be_unchanged, must_be_unlocked};
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 use crate::work::shown_by;
@@ -94,7 +94,8 @@ impl<'a> Commit<'a> {
     ///
     /// # Errors
     /// `Usage` if the image has no backing file, or not this one; those of opening all of them;
-    /// `Unsupported` if the backing file cannot be written in place; `Cancelled`; and those of
+    /// `Denied` if the image knows its backing file by no identity and by another time of its last
+    /// change, unless that is [named](Self::base); `Unsupported` if the backing file cannot be written in place; `Cancelled`; and those of
     /// [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Edited> {
         let Subject { path, format, .. } = &self.subject;
@@ -128,6 +129,9 @@ impl<'a> Commit<'a> {
         // By its name an image does not get to write where its owner could not.
         let [names_it, it] = [depth - 1, depth].map(|depth| &**layers[depth].storage());
         may_write(self.subject.opener.references, names_it, it)?;
+        if let (None, Some(reference)) = (&self.base, &layers[depth - 1].info().backing) {
+            must_be_unchanged(reference, it).map_err(|error| error.in_file(names_it.name()))?;
+        }
         let mut editor = base.editor()?;
         self.subject.opener.all_open(&[])?;
         let size = chain.virtual_size();

@@ -4,8 +4,9 @@
 mod support;
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use goldsmith::{Commit, Create, NewSize, Opener, Rebase, References, Resize};
+use goldsmith::{Commit, Create, ErrorKind, NewSize, Opener, Rebase, References, Resize};
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::{ModelDisk, qemu};
@@ -98,6 +99,59 @@ fn child_of_a_shorter_parent_makes_it_longer() {
         assert!(qemu::read("vpc", &std::fs::read(&base).unwrap()) == above.bytes());
         assert_sound(&base);
     }
+}
+
+/// A RAW disk has no identity. By its name and time alone a child finds it, and the name may come to
+/// mean another file.
+#[test]
+fn raw_parent_gets_nothing_unless_it_is_as_old_as_the_child_knows() {
+    let folder = Folder::new();
+    let (below, above) = (disk("1M:A"), disk("512k:A 512k:b"));
+    let base = folder.write("base.raw", &below);
+    let file = std::fs::File::options().write(true).open(&base).unwrap();
+    let known = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    file.set_modified(known).unwrap();
+    vhd(&folder, "top.vhd", &above, Some(("base.raw", "raw")));
+    let top = folder.path("top.vhd");
+    let commit = Commit::new(&top).format("vpc").opener(opener());
+    let hour = Duration::from_secs(3600);
+    for (time, order) in [(known + hour, "later"), (known - hour, "earlier")] {
+        file.set_modified(time).unwrap();
+        let before = std::fs::read(&top).unwrap();
+        for commit in [
+            commit.clone(),
+            commit.clone().keep(true),
+            commit.clone().dry_run(true),
+        ] {
+            let error = commit.run().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            let report = error.report();
+            assert!(
+                report.contains(&format!("3600 seconds {order}"))
+                    && report.contains("(commit -b)")
+                    && report.contains("base.raw' has no identity"),
+                "{report}"
+            );
+        }
+        assert!(std::fs::read(&base).unwrap() == below.bytes());
+        assert!(std::fs::read(&top).unwrap() == before);
+    }
+
+    // Both ways out: it is named, or the child is told once more.
+    commit.clone().base("base.raw").run().unwrap();
+    assert!(std::fs::read(&base).unwrap() == above.bytes());
+    std::fs::write(&base, below.bytes()).unwrap();
+    file.set_modified(known - Duration::from_secs(60)).unwrap();
+    commit.run().unwrap_err();
+    let rebase = Rebase::new(&top)
+        .format("vpc")
+        .opener(opener())
+        .unseen(true);
+    rebase.onto("base.raw", Some("raw")).run().unwrap();
+    commit.run().unwrap();
+    assert!(std::fs::read(&base).unwrap() == above.bytes());
+    // And once more, for the child knows what it has done itself.
+    commit.run().unwrap();
 }
 
 proptest! {

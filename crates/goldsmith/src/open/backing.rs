@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use goldsmith_block::{BackingReference, Budget, Error, ErrorKind, Layer, Result, Storage};
 
@@ -148,19 +148,76 @@ pub(super) fn changed_since(
     reference: &BackingReference,
     storage: &dyn Storage,
 ) -> Option<String> {
-    let known = UNIX_EPOCH + Duration::from_secs(reference.modified?);
-    let found = storage.file()?.metadata().and_then(|it| it.modified());
-    let found = found.ok()?;
+    let changed = drift(reference.modified?, modified(storage)?)?;
+    Some(format!(
+        "{}: its backing file '{}' was last changed {changed} than the image says; if it was written \
+         to since, what shows through is wrong",
+        from.display(),
+        storage.name()
+    ))
+}
+
+/// Fails if nothing says that the file that `storage` is in is the one that `reference` means: it has
+/// no identity, and was not last changed when the image says. To be asked before it is written to.
+///
+/// Where an image notes neither, as those of qcow2, its word must do.
+///
+/// # Errors
+/// `Denied`.
+pub(crate) fn must_be_unchanged(reference: &BackingReference, storage: &dyn Storage) -> Result<()> {
+    let (None, Some(known)) = (reference.uuid, reference.modified) else {
+        return Ok(());
+    };
+    let (how, or_else) = match modified(storage).map(|found| drift(known, found)) {
+        Some(None) => return Ok(()),
+        Some(Some(drift)) => (
+            format!("was last changed {drift} than the image says"),
+            ", or base the image on it once more (rebase -u)",
+        ),
+        // The time of a device is that of its name.
+        None => ("does not tell when it was last changed".into(), ""),
+    };
+    Err(denied(format!(
+        "its backing file '{}' has no identity and {how}: it may be another disk; to write to it all \
+         the same, name it (commit -b){or_else}",
+        storage.name()
+    )))
+}
+
+fn modified(storage: &dyn Storage) -> Option<SystemTime> {
+    storage.file()?.metadata().ok()?.modified().ok()
+}
+
+/// How far `found` is from the time that is `known`, in seconds since 1970, if it is another one.
+fn drift(known: u64, found: SystemTime) -> Option<String> {
+    let known = UNIX_EPOCH + Duration::from_secs(known);
     let apart = found
         .duration_since(known)
         .unwrap_or_else(|error| error.duration());
     // File systems that keep two seconds of precision are about.
     let apart = Some(apart.as_secs()).filter(|seconds| *seconds > 2)?;
     let order = if found > known { "later" } else { "earlier" };
-    Some(format!(
-        "{}: its backing file '{}' was last changed {apart} seconds {order} than the image says; if \
-         it was written to since, what shows through is wrong",
-        from.display(),
-        storage.name()
-    ))
+    Some(format!("{apart} seconds {order}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use goldsmith_storage::MemoryStorage;
+
+    use super::*;
+
+    #[test]
+    fn what_tells_no_time_is_not_taken_for_what_the_image_saw() {
+        let storage = MemoryStorage::new("/dev/sdb");
+        let mut reference = BackingReference {
+            modified: Some(1_600_000_000),
+            ..BackingReference::default()
+        };
+        let error = must_be_unchanged(&reference, &storage).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.report().ends_with("name it (commit -b)"), "{error:?}");
+        reference.uuid = Some(crate::Uuid::from_u128(7));
+        must_be_unchanged(&reference, &storage).unwrap();
+        must_be_unchanged(&BackingReference::default(), &storage).unwrap();
+    }
 }
