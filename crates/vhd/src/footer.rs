@@ -141,24 +141,29 @@ impl Found {
     }
 }
 
-/// Whether `tail`, the last sector of a file of `file_len` bytes, is what is left of the footer of a
+/// Whether `tail`, the last sector of a file of `file_len` bytes, has what is left of the footer of a
 /// fixed image. Its sector at the start is the guest's then, whatever stands there.
 ///
 /// [ours] Where both lead to the same header, it is that of `copy`: a fixed image has no header. Else two
 /// of the four things are enough that it has and bytes of a guest, or another footer, have not.
 fn is_left_of_fixed(tail: &[u8], file_len: u64, copy: &RawFooter) -> bool {
-    let (raw, len) = footer_at_end(tail).unwrap_or_else(|| {
-        let mut raw = RawFooter::new_zeroed();
-        raw.as_mut_bytes()[..tail.len()].copy_from_slice(tail);
-        (raw, FOOTER_LEN)
-    });
-    let signs = [
-        is_cookie(&raw.cookie),
-        raw.disk_type == FIXED,
-        raw.data_offset == NO_OFFSET,
-        raw.current_size == file_len.saturating_sub(len),
-    ];
-    raw.data_offset != copy.data_offset && signs.into_iter().filter(|sign| *sign).count() >= 2
+    let cut_short = file_len % SECTOR;
+    [FOOTER_LEN, SHORT_FOOTER_LEN, cut_short]
+        .into_iter()
+        .any(|len| {
+            // At most a sector.
+            let left = &tail[tail.len().saturating_sub(len as usize)..];
+            let mut raw = RawFooter::new_zeroed();
+            raw.as_mut_bytes()[..left.len()].copy_from_slice(left);
+            let signs = [
+                is_cookie(&raw.cookie),
+                raw.disk_type == FIXED,
+                raw.data_offset == NO_OFFSET,
+                raw.current_size == file_len.saturating_sub(len),
+            ];
+            let count = signs.into_iter().filter(|sign| *sign).count();
+            raw.data_offset != copy.data_offset && count >= 2
+        })
 }
 
 /// Most zeros that are no hole behind which a footer is looked for, in bytes. [ours]
