@@ -11,6 +11,7 @@ use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::{image, pattern, qemu};
 use goldsmith_vhd::VHD;
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::sink::{cover, sink};
@@ -269,4 +270,48 @@ fn block_past_any_size_is_given_back_with_its_entry() {
         states += 1;
     });
     assert!(qemu::read("vpc", &after) == old && states > 8);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever is in the table, and wherever the two sizes are.
+    #[test]
+    fn repair_keeps_the_disk_of_either_size(
+        cylinders in 1_u16..14,
+        sectors in 0_u64..900,
+        entries in 7_u32..20,
+        table in prop::collection::vec((0_usize..12, prop_oneof![0_u32..700, any::<u32>()]), 0..4),
+        cut in prop_oneof![3 => Just(0), 1 => 1_usize..2000],
+        repair in prop_oneof![Just(Repair::Leaks), Just(Repair::All)],
+    ) {
+        let mut forge = two_sizes(*b"vpc ");
+        forge.chs.0 = cylinders;
+        forge.current_size = BY_CURRENT_SIZE.min(sectors * 512);
+        forge.table_entries = Some(entries);
+        let mut image = forge.dynamic();
+        for (index, entry) in table {
+            let end = 1536 + 4 * entries as usize;
+            let at = (1536 + 4 * index).min(end - 4);
+            image[at..][..4].copy_from_slice(&entry.to_be_bytes());
+        }
+        image.truncate(image.len() - cut);
+        let disks = |image: &[u8]| {
+            ["chs", "current_size"].map(|rule| {
+                let options = Options::parse(VHD.open_options(), [("force_size_calc", rule)]).unwrap();
+                let storage = Arc::new(MemoryStorage::holding("image", image.to_vec()));
+                let layer = VHD.open_with(storage, &Budget::new(&Limits::default()), &options);
+                image::read(&*layer.ok()?).ok()
+            })
+        };
+        let before = disks(&image);
+        let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+        let outcome = edit(storage.clone()).and_then(|mut editor| editor.edit(&Edit::Repair(repair)));
+        let after = storage.to_vec();
+        prop_assert!(outcome.is_ok() || after == image);
+        for (before, after) in before.iter().zip(disks(&after)) {
+            // What could not be read is not made up.
+            prop_assert!(*before == after);
+        }
+    }
 }
