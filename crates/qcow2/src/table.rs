@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BE, ByteOrder};
-use goldsmith_block::{Budget, HostRange, Result, Storage, StorageMut, is_zero};
+use goldsmith_block::{Budget, HostRange, LastRun, Result, Storage, StorageMut, is_zero};
 
 use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
@@ -19,6 +19,8 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// The way from a guest cluster to its L2 entry.
 pub(crate) struct Tables {
     l1: Vec<u64>,
+    /// L1 entries without a table.
+    empty: LastRun,
     /// A slice is at home in one place only, so a look-up takes one short lock that few share.
     cache: Vec<Mutex<Option<Slice>>>,
     /// Base-2 logarithm of the entries in a slice.
@@ -81,6 +83,7 @@ impl Tables {
         budget.reserve(places * slice_bytes, "L2 table cache")?;
         Ok(Self {
             l1,
+            empty: LastRun::default(),
             cache: (0..places).map(|_| Mutex::new(None)).collect(),
             slice_bits: slice_bytes.trailing_zeros() - entry_bits,
             table_bits: geometry.cluster_bits - entry_bits,
@@ -119,12 +122,11 @@ impl Tables {
         }
 
         // The L1 table reaches as far as the disk, and so do clusters that are asked for.
-        let index = (cluster >> self.table_bits) as usize;
-        let Some(table) = host_offset("L1", self.l1[index], 0, geometry)? else {
+        let index = cluster >> self.table_bits;
+        let Some(table) = host_offset("L1", self.l1[index as usize], 0, geometry)? else {
             let last = (limit - 1) >> self.table_bits;
-            let empty = self.l1[index..=last as usize].iter();
-            let empty = empty.take_while(|entry| **entry == 0).count();
-            let end = (index + empty) as u64;
+            let is_empty = |index| self.l1[index as usize] == 0;
+            let end = self.empty.end(index, last + 1, is_empty);
             let end = (end << self.table_bits).min(limit);
             return Ok(Part::Empty { end });
         };

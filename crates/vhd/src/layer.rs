@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Budget, Detail, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, Layer, LayerInfo,
-    OptionKind, OptionSpec, Options, Result, SECTOR, Storage, Symptom,
+    Budget, Detail, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, LastRun, Layer,
+    LayerInfo, OptionKind, OptionSpec, Options, Result, SECTOR, Storage, Symptom,
 };
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
@@ -266,6 +266,8 @@ pub(crate) struct DynamicLayer {
     /// One entry per block of the disk, and of those behind it that others take for a part of it.
     pub(crate) bat: Vec<u32>,
     bitmaps: BitmapCache,
+    /// Blocks that have no place in the file.
+    unused: LastRun,
 }
 
 impl DynamicLayer {
@@ -301,6 +303,7 @@ impl DynamicLayer {
             batmap: batmap.unwrap_or_default(),
             bat,
             bitmaps: BitmapCache::new(),
+            unused: LastRun::default(),
         })
     }
 
@@ -312,11 +315,14 @@ impl DynamicLayer {
         }
     }
 
-    /// How many blocks from `first` up to `end` have no place in the file.
-    fn unused_run(&self, first: u64, end: u64) -> u64 {
+    /// Up to which block, `limit` at the latest, those from `first` on have no place in the file.
+    fn unused_end(&self, first: u64, limit: u64) -> u64 {
         // Indices below `blocks`, which is the length of a Vec.
-        let entries = &self.bat[first as usize..end as usize];
-        entries.iter().take_while(|entry| **entry == UNUSED).count() as u64
+        let is_unused = |index| self.bat[index as usize] == UNUSED;
+        match is_unused(first) {
+            true => self.unused.end(first, limit, is_unused),
+            false => first,
+        }
     }
 
     /// Which sectors of block `index`, which stands at `block`, hold data.
@@ -349,9 +355,9 @@ impl Layer for DynamicLayer {
         refuse_poison(self.poisoned)?;
         let bits = self.geometry.block_bits;
         let index = offset >> bits;
-        let unused = self.unused_run(index, ((limit - 1) >> bits) + 1);
-        if unused > 0 {
-            let end = limit.min((index + unused) << bits);
+        let unused_end = self.unused_end(index, ((limit - 1) >> bits) + 1);
+        if unused_end > index {
+            let end = limit.min(unused_end << bits);
             return Ok(Extent {
                 range: GuestRange::new(offset, end),
                 kind: self.absent,

@@ -474,6 +474,20 @@ fn empty_disk_of_64_tib_is_one_extent() {
     assert_eq!(extent.kind, ExtentKind::Unallocated);
 }
 
+/// As a chain walks it where the image behind it changes with each of its units. If each answer looked
+/// at the rest of the L1 table, of half a million entries, nobody would wait for the end of this test.
+#[test]
+fn walk_past_tables_that_are_not_there_looks_at_each_once() {
+    let len = 16 << 30;
+    let small = [("cluster_size", "512")];
+    let image = image::write(&QCOW2, &pattern::disk("16G:-"), &small, false).unwrap();
+    let layer = image::open(&QCOW2, image).unwrap();
+    for start in (0..len).step_by(32 << 10) {
+        let extent = layer.extent_at(start, len).unwrap();
+        assert_eq!(extent.range, GuestRange::new(start, len));
+    }
+}
+
 #[test]
 fn packed_neighbours_are_read_at_once() {
     let disk = pattern::disk("2M:A");

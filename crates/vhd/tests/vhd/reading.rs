@@ -439,3 +439,19 @@ fn names_of_the_parent_are_read_in_every_spelling() {
         assert_eq!(backing.unwrap().name, "base.vhd");
     }
 }
+
+/// As a chain walks it where the parent changes with each block. If each answer looked at the rest of
+/// the table, of half a million entries, nobody would wait for the end of this test.
+#[test]
+fn walk_over_unused_blocks_looks_at_each_entry_once() {
+    const BLOCK: u64 = 4096;
+    let (blocks, last) = (512 * KIB, noise(BLOCK));
+    let forge = Forge::new(blocks * BLOCK, BLOCK as u32);
+    let image = forge.full_block(blocks as usize - 1, &last).dynamic();
+    let layer = image::open(&VHD, image).unwrap();
+    let unused = (blocks - 1) * BLOCK;
+    for start in (0..unused).step_by(BLOCK as usize) {
+        let extent = layer.extent_at(start, blocks * BLOCK).unwrap();
+        assert_eq!(extent.range, GuestRange::new(start, unused));
+    }
+}
