@@ -97,6 +97,13 @@ pub trait Format: Send + Sync {
     /// The creation options that [`create`](Self::create) understands.
     fn options(&self) -> &'static [OptionSpec];
 
+    /// The first bytes of a disk that make other programs read another one from a new image with these
+    /// [`options`](Self::options), and a sentence that says so; `None` if there are none.
+    fn misread(&self, options: &Options) -> Option<(&'static [u8], &'static str)> {
+        let _ = options;
+        None
+    }
+
     /// The virtual size is a multiple of this many bytes in images that every reader of the format
     /// reads whole.
     fn size_unit(&self) -> u64;

@@ -108,6 +108,27 @@ fn snapshot_is_a_child_and_said_to_be() {
     );
 }
 
+/// [qemu block/vpc.c] A copy of a footer at the start wins over the footer at the end.
+#[test]
+fn fixed_vhd_in_which_qemu_finds_another_disk_is_told_of() {
+    let folder = family();
+    let said = folder.goldsmith_ok("convert -f raw -O vpc -o subformat=fixed parent.vhd fixed.vhd");
+    assert_eq!(
+        said,
+        "goldsmith: warning: fixed.vhd: the disk begins with the mark of a VHD, and QEMU looks for a \
+         footer there first: it finds another disk in this fixed one\n"
+    );
+    reads(&folder, "fixed.vhd", "parent.raw");
+    folder.goldsmith_ok("compare -f vpc -F raw fixed.vhd parent.vhd");
+    for line in [
+        "convert -f raw -O vpc parent.vhd dynamic.vhd",
+        "convert -f raw -O raw parent.vhd copy",
+        "convert -f raw -O vpc -o subformat=fixed parent.raw fixed.vhd",
+    ] {
+        assert_eq!(folder.goldsmith_ok(line), "", "{line}");
+    }
+}
+
 /// Puts the checksum at `at` of a structure that begins at `start` right.
 fn seal(image: &mut [u8], start: usize, len: usize, at: usize) {
     let at = start + at;

@@ -113,7 +113,8 @@ pub struct Converted {
     /// Which bytes those are, as far as that fits in memory.
     pub losses: Vec<Loss>,
     /// What the caller may want to know: what is wrong with the source without keeping it from being
-    /// read (see [`Chain::warnings`](crate::Chain::warnings)), and that the disk grew to please a cloud.
+    /// read (see [`Chain::warnings`](crate::Chain::warnings)), that the disk grew to please a cloud, and
+    /// that the target holds it but other programs [misread](goldsmith_block::Format::misread) it.
     pub warnings: Vec<String>,
 }
 

@@ -57,7 +57,8 @@ impl Convert<'_> {
         Ok((whole, losses))
     }
 
-    /// What is wrong with the source, and that the disk grew if nobody asked for it by name.
+    /// What is wrong with the source, that the disk grew if nobody asked for it by name, and that others
+    /// misread the target.
     pub(crate) fn warnings(
         &self,
         disks: &[Chain],
@@ -84,7 +85,21 @@ impl Convert<'_> {
                 cloud.name
             ));
         }
+        let why = self.misread(source);
+        warnings.extend(why.map(|why| format!("{}: {why}", self.target.display())));
         warnings
+    }
+
+    /// Why other programs will find another disk than that of `source` in the target, if they do.
+    fn misread(&self, source: &Chain) -> Option<&'static str> {
+        let format = self.format().ok()?;
+        let (mark, why) = format.misread(&self.options(format).ok()?)?;
+        let mut head = vec![0; mark.len()];
+        if source.virtual_size() < mark.len() as u64 {
+            return None;
+        }
+        source.read_at(0, &mut head).ok()?;
+        (head == mark).then_some(why)
     }
 
     /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.
