@@ -85,6 +85,48 @@ pub enum CryptError {
         /// Length of the whole header.
         area: u64,
     },
+    /// Key material where the header itself stands.
+    #[error("LUKS key slot {slot} is at offset {offset}; the header's own fields end at {end}")]
+    SlotInHeader {
+        /// Its number.
+        slot: usize,
+        /// Byte offset of its key material.
+        offset: u64,
+        /// Where key material may start.
+        end: u64,
+    },
+    /// Key material where data would stand.
+    #[error("LUKS key slot {slot} takes {len} bytes at offset {offset}; data starts at {payload}")]
+    SlotInPayload {
+        /// Its number.
+        slot: usize,
+        /// Byte offset of its key material.
+        offset: u64,
+        /// Length of its place.
+        len: u64,
+        /// Byte offset of the data.
+        payload: u64,
+    },
+    /// Two slots at one place: whoever writes to one of them destroys the other.
+    #[error("LUKS key slots {first} and {second} overlap: {len} bytes each, {apart} apart")]
+    SlotsOverlap {
+        /// Number of the one.
+        first: usize,
+        /// Number of the other.
+        second: usize,
+        /// Length of a place.
+        len: u64,
+        /// Bytes from the start of the one to that of the other.
+        apart: u64,
+    },
+    /// Data where the header itself stands.
+    #[error("the LUKS header says that data starts at {found}; its own fields end at {end}")]
+    Payload {
+        /// Byte offset of the data.
+        found: u64,
+        /// Where it may start.
+        end: u64,
+    },
     /// Another number of stripes than everybody writes.
     #[error("LUKS key slot {slot} has {found} stripes; 4000 are supported")]
     Stripes {
@@ -113,6 +155,12 @@ pub enum CryptError {
     /// A slot for another passphrase.
     #[error("LUKS key slot {slot} is taken")]
     SlotTaken {
+        /// Its number.
+        slot: usize,
+    },
+    /// A slot that nothing can be taken from.
+    #[error("LUKS key slot {slot} is free; there is no passphrase to remove")]
+    SlotFree {
         /// Its number.
         slot: usize,
     },

@@ -567,6 +567,7 @@ impl From<Qcow2Error> for Error {
                 CryptError::Passphrase => ErrorKind::Denied,
                 CryptError::NoSlot { .. }
                 | CryptError::SlotTaken { .. }
+                | CryptError::SlotFree { .. }
                 | CryptError::SlotsTaken
                 | CryptError::LastSlot => ErrorKind::Usage,
                 CryptError::Random => ErrorKind::Io,

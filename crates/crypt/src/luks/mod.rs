@@ -10,6 +10,7 @@
 
 mod material;
 mod ondisk;
+mod rules;
 mod slots;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use self::material::{material_len, merge, random, slot_len, split};
 use self::ondisk::{
     ACTIVE, ALIGN, FREE, LEAST_ROUNDS, MAGIC, ROUNDS, RawHeader, RawSlot, SLOTS, STRIPES,
 };
+use self::rules::{bytes, check_rounds, check_slots};
 use crate::cipher::{Cipher, CipherSpec, SECTOR};
 use crate::error::CryptError;
 use crate::hash::Hash;
@@ -110,28 +112,7 @@ impl Luks {
         let spec = CipherSpec::parse(cipher, mode, key_len)?;
         let hash = Hash::named(text("hash", &raw.hash)?)?;
         check_rounds(raw.digest_rounds.get())?;
-        for (nth, slot) in raw.slots.iter().enumerate() {
-            match slot.state.get() {
-                FREE => continue,
-                ACTIVE => {}
-                found => return Err(CryptError::SlotState { slot: nth, found }),
-            }
-            let found = slot.stripes.get();
-            if found != STRIPES {
-                return Err(CryptError::Stripes { slot: nth, found });
-            }
-            check_rounds(slot.rounds.get())?;
-            let offset = u64::from(slot.offset.get()) * SECTOR as u64;
-            let len = material_len(key_len).next_multiple_of(SECTOR) as u64;
-            if offset + len > area {
-                return Err(CryptError::SlotOutside {
-                    slot: nth,
-                    offset,
-                    len,
-                    area,
-                });
-            }
-        }
+        check_slots(&raw, key_len, area)?;
         let uuid = text("UUID", &raw.uuid)?.to_owned();
         Ok(Self {
             raw,
@@ -281,7 +262,7 @@ impl Luks {
 
     /// Where the header ends and data would start, in bytes.
     pub fn payload_offset(&self) -> u64 {
-        u64::from(self.raw.payload.get()) * SECTOR as u64
+        bytes(self.raw.payload)
     }
 
     /// How often the master key is hashed to know it.
@@ -303,7 +284,7 @@ impl Luks {
             active: slot.state.get() == ACTIVE,
             rounds: slot.rounds.get(),
             stripes: slot.stripes.get(),
-            offset: u64::from(slot.offset.get()) * SECTOR as u64,
+            offset: bytes(slot.offset),
         })
     }
 }
@@ -318,14 +299,6 @@ fn text<'a>(what: &'static str, field: &'a [u8]) -> Result<&'a str, CryptError> 
 
 fn put(field: &mut [u8], text: &str) {
     field[..text.len()].copy_from_slice(text.as_bytes());
-}
-
-fn check_rounds(found: u32) -> Result<(), CryptError> {
-    let limit = ROUNDS;
-    if found == 0 || found > limit {
-        return Err(CryptError::Rounds { found, limit });
-    }
-    Ok(())
 }
 
 /// As many rounds as this machine does in `time`, within reason.
@@ -514,6 +487,113 @@ mod tests {
             refused(252, &be(1)),
             CryptError::Stripes { slot: 0, found: 1 }
         ));
+    }
+
+    /// Free slots have a place, too: who takes or wipes one must not hit another.
+    #[test]
+    fn every_slot_has_a_place_of_its_own() {
+        let (_, header) = new();
+        let refused = |numbers: &[(usize, u32)]| {
+            let mut head = head(&header);
+            for (at, number) in numbers {
+                head[*at..at + 4].copy_from_slice(&number.to_be_bytes());
+            }
+            Luks::parse(&head, header.len() as u64).unwrap_err()
+        };
+        let (offset, stripes) = (|nth: usize| 248 + 48 * nth, |nth: usize| 252 + 48 * nth);
+        let overlap = |first, second, apart| CryptError::SlotsOverlap {
+            first,
+            second,
+            len: 504 * 512,
+            apart,
+        };
+        // Sectors: slots take 504 each, the first one is at 8, and data starts at 4040.
+        for (found, expected) in [
+            (refused(&[(offset(1), 8)]), overlap(0, 1, 0)),
+            (refused(&[(offset(1), 511)]), overlap(0, 1, 503 * 512)),
+            (refused(&[(offset(7), 3500)]), overlap(6, 7, 468 * 512)),
+            (refused(&[(offset(1), 2024)]), overlap(1, 4, 0)),
+            (
+                refused(&[(offset(0), 1)]),
+                CryptError::SlotInHeader {
+                    slot: 0,
+                    offset: 512,
+                    end: 4096,
+                },
+            ),
+            (
+                refused(&[(offset(1), 0)]),
+                CryptError::SlotInHeader {
+                    slot: 1,
+                    offset: 0,
+                    end: 4096,
+                },
+            ),
+            (
+                refused(&[(offset(7), 3537)]),
+                CryptError::SlotInPayload {
+                    slot: 7,
+                    offset: 3537 * 512,
+                    len: 504 * 512,
+                    payload: 4040 * 512,
+                },
+            ),
+            (
+                refused(&[(104, 4039)]),
+                CryptError::SlotInPayload {
+                    slot: 7,
+                    offset: 3536 * 512,
+                    len: 504 * 512,
+                    payload: 4039 * 512,
+                },
+            ),
+            (
+                refused(&[(104, 7)]),
+                CryptError::Payload {
+                    found: 7 * 512,
+                    end: 4096,
+                },
+            ),
+            (
+                refused(&[(stripes(3), 0)]),
+                CryptError::Stripes { slot: 3, found: 0 },
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn slots_that_stand_elsewhere_are_read() {
+        let (_, header) = new();
+        let mut head = head(&header);
+        let mut put = |at: usize, number: u32| {
+            head[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        };
+        // Others may leave gaps, count in another order, and keep the rounds of a slot that was used;
+        // in qcow2 nothing stands where data would start.
+        put(248 + 48, 3536);
+        put(248 + 48 * 7, 512);
+        put(248 + 48 * 6, 50_000);
+        put(212 + 48, 7);
+        put(104, u32::MAX);
+        Luks::parse(&head, header.len() as u64).unwrap();
+    }
+
+    #[test]
+    fn slot_without_passphrase_cannot_lose_one() {
+        let (_, mut header) = new();
+        let before = header.clone();
+        let mut luks = Luks::parse(&head(&header), header.len() as u64).unwrap();
+        for slots in [&[3][..], &[0, 3]] {
+            let refused = luks.remove_slots(&mut header, slots).unwrap_err();
+            assert_eq!(refused, CryptError::SlotFree { slot: 3 });
+        }
+        assert!(header == before);
+        assert_eq!(
+            luks.remove_slots(&mut header, &[0]),
+            Err(CryptError::LastSlot)
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct RawHeader {
     pub(super) cipher: [u8; 32],
     pub(super) mode: [u8; 32],
     pub(super) hash: [u8; 32],
-    /// Where encrypted data starts, in sectors; qcow2 makes no use of it.
+    /// Where encrypted data would start, in sectors: behind all key material. qcow2 has it elsewhere.
     pub(super) payload: U32<BE>,
     /// Bytes of the master key.
     pub(super) key_len: U32<BE>,
@@ -53,5 +53,6 @@ pub(super) const STRIPES: u32 = 4000;
 pub(super) const ROUNDS: u32 = 1 << 26;
 /// Fewest rounds that are written. [LUKS]
 pub(super) const LEAST_ROUNDS: u32 = 1000;
-/// Key material starts at multiples of this many bytes. [qemu]
+/// Key material starts at multiples of this many bytes, the first of which the header's own fields
+/// have. [qemu]
 pub(super) const ALIGN: u64 = 4096;

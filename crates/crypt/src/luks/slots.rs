@@ -6,6 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::material::material_len;
 use super::ondisk::{ACTIVE, FREE, SLOTS};
+use super::rules::bytes;
 use super::{Luks, rounds_in};
 use crate::cipher::SECTOR;
 use crate::error::CryptError;
@@ -49,15 +50,18 @@ impl Luks {
     /// [`add_passphrase`](Self::add_passphrase).
     ///
     /// # Errors
-    /// `LastSlot` if no other slot would be left, which would lose the disk; `NoSlot` if there is
-    /// none of that number; `Random` if the system has no random numbers.
+    /// `LastSlot` if no other slot would be left, which would lose the disk; `SlotFree` if one is open
+    /// to nobody already; `NoSlot` if there is none of that number; `Random` if the system has no
+    /// random numbers.
     pub fn remove_slots(&mut self, header: &mut [u8], slots: &[usize]) -> Result<(), CryptError> {
         if let Some(slot) = slots.iter().copied().find(|slot| *slot >= SLOTS) {
             return Err(CryptError::NoSlot { slot });
         }
-        let stays =
-            |nth: &usize| self.raw.slots[*nth].state.get() == ACTIVE && !slots.contains(nth);
-        if !(0..SLOTS).any(|nth| stays(&nth)) {
+        let is_active = |nth: usize| self.raw.slots[nth].state.get() == ACTIVE;
+        if let Some(slot) = slots.iter().copied().find(|slot| !is_active(*slot)) {
+            return Err(CryptError::SlotFree { slot });
+        }
+        if !(0..SLOTS).any(|nth| is_active(nth) && !slots.contains(&nth)) {
             return Err(CryptError::LastSlot);
         }
         for nth in slots.iter().copied() {
@@ -118,7 +122,7 @@ impl Luks {
     /// The key material of slot `nth` in `header`.
     fn material<'a>(&self, header: &'a mut [u8], nth: usize) -> Result<&'a mut [u8], CryptError> {
         let area = header.len() as u64;
-        let offset = u64::from(self.raw.slots[nth].offset.get()) * SECTOR as u64;
+        let offset = bytes(self.raw.slots[nth].offset);
         let len = material_len(self.raw.key_len.get() as usize).next_multiple_of(SECTOR);
         let outside = CryptError::SlotOutside {
             slot: nth,
@@ -126,11 +130,9 @@ impl Luks {
             len: len as u64,
             area,
         };
-        // Slots that are not in use may claim to be anywhere.
-        match offset.checked_add(len as u64) {
-            Some(end) if offset >= Self::LEN as u64 && end <= area => {
-                Ok(&mut header[offset as usize..end as usize])
-            }
+        // Slots that are not in use may be behind the header, where data would start later still.
+        match offset + len as u64 {
+            end if end <= area => Ok(&mut header[offset as usize..end as usize]),
             _ => Err(outside),
         }
     }

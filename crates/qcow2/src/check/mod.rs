@@ -7,9 +7,10 @@ mod count;
 mod tables;
 
 use byteorder::{BE, ByteOrder};
-use goldsmith_block::{Budget, Checked, Result, SECTOR, Storage};
+use goldsmith_block::{Budget, Checked, ErrorKind, Result, SECTOR, Storage};
 
 use crate::bitmap::{Bitmap, Place, place};
+use crate::crypt::read_luks;
 use crate::error::Qcow2Error;
 use crate::geometry::{DataPlace, Encryption, Geometry};
 use crate::layer::Head;
@@ -63,6 +64,12 @@ pub(crate) fn survey(
     let geometry = &head.geometry;
     if geometry.data != DataPlace::Here && head.extensions.data_file.is_none() {
         return Err(Qcow2Error::DataFileNameless.into());
+    }
+    // Of a cipher that is not done nothing needs to be known here.
+    if let Err(error) = read_luks(storage, geometry)
+        && error.kind() == ErrorKind::Corrupt
+    {
+        return Err(error);
     }
     let mut check = Check {
         storage,

@@ -455,6 +455,57 @@ fn encryption_that_is_not_possible_is_refused_with_the_reason() {
     assert!(refused(false, &with(&old)).contains("needs compat=1.1"));
 }
 
+/// Who adds or removes a passphrase writes over the place of its slot, free or not: no other thing may
+/// stand there.
+#[test]
+fn slots_are_refused_where_qemu_refuses_them() {
+    let bench = Bench::new();
+    let disk = pattern::disk("4608:A 3584:-");
+    let path = by_qemu(&bench, &disk, "encrypt.format=luks,encrypt.iter-time=10");
+    let sound = std::fs::read(&path).unwrap();
+    let luks = sound.windows(6).position(|bytes| bytes == b"LUKS\xba\xbe");
+    let luks = luks.unwrap();
+    let (payload, offset, stripes) = (
+        104,
+        |nth: usize| 248 + 48 * nth,
+        |nth: usize| 252 + 48 * nth,
+    );
+    // Sectors: slots take 504 each, the first one is at 8, and data would start at 4040.
+    for (at, number, rule) in [
+        (offset(1), 8, "LUKS key slots 0 and 1 overlap"),
+        (offset(1), 511, "LUKS key slots 0 and 1 overlap"),
+        (offset(7), 3535, "LUKS key slots 6 and 7 overlap"),
+        (offset(0), 1, "LUKS key slot 0 is at offset 512"),
+        (offset(0), 7, "LUKS key slot 0 is at offset 3584"),
+        (offset(7), 3537, "data starts at 2068480"),
+        (payload, 4039, "data starts at 2067968"),
+        (payload, 0, "data starts at 0"),
+        (stripes(3), 0, "LUKS key slot 3 has 0 stripes"),
+        (offset(1), 512, ""),
+        (212 + 48, 7, ""),
+        (payload, 50_000, ""),
+    ] {
+        let mut bytes = sound.clone();
+        bytes[luks + at..][..4].copy_from_slice(&u32::to_be_bytes(number));
+        std::fs::write(&path, &bytes).unwrap();
+        let accepted = qemu::img(&["info", path.to_str().unwrap()])
+            .status
+            .success();
+        assert_eq!(accepted, rule.is_empty(), "{at}: {number}");
+        let storage = Arc::new(MemoryStorage::holding("image", bytes));
+        let checked = QCOW2.check(storage, &Budget::new(&Limits::default()));
+        match open(&path, "") {
+            Ok(_) => assert!(accepted && checked.is_ok(), "{at}: {number}"),
+            Err(error) => {
+                assert!(error.report().contains(rule), "{}", error.report());
+                assert!(!accepted, "{at}: {number}");
+                // Stripes are something that is not done, and no harm to what is checked.
+                assert!(checked.is_err() || at == stripes(3), "{at}: {number}");
+            }
+        }
+    }
+}
+
 #[test]
 fn damaged_encryption_gets_an_answer() {
     let options = [

@@ -136,6 +136,11 @@ fn passphrases_come_and_go() {
             "from 0 to 7",
         ),
         (
+            vec![("encrypt.state", "inactive"), ("encrypt.keyslot", "5")],
+            ErrorKind::Usage,
+            "slot 5 is free",
+        ),
+        (
             vec![
                 ("encrypt.state", "active"),
                 ("encrypt.new-secret", "x"),
@@ -145,9 +150,11 @@ fn passphrases_come_and_go() {
             "taken",
         ),
     ] {
+        let before = std::fs::read(&path).unwrap();
         let error = edit(&path, OTHER, &amend(&options)).unwrap_err();
         assert_eq!(error.kind(), kind);
         assert!(error.report().contains(rule), "{}", error.report());
+        assert!(std::fs::read(&path).unwrap() == before);
     }
     // QEMU's own words for the same, on what we left.
     let known = format!("secret,id=s,data={OTHER}");
