@@ -192,7 +192,13 @@ impl Draft {
     }
 
     /// Lets another passphrase open the disk, or one no longer. The LUKS header gets a new place, like
-    /// everything that changes, and the old one is wiped.
+    /// everything that changes. The old one, in which a passphrase opens the disk that shall not, or
+    /// shall not one day, is overwritten where it stands as soon as the new one is the image's.
+    ///
+    /// Not all is in our hands: file systems that copy on write, snapshots of them, journals of data
+    /// and flash may keep what was overwritten, and so do copies of the image. Of a change that failed
+    /// or was cut between the two, one of the headers is left in clusters that nobody uses. And the
+    /// master key stays the same: whoever had it once can read the disk for ever.
     fn amend_keys(&mut self, options: &Options, passphrase: Option<&str>) -> Result<()> {
         let Encryption::Luks { header: place } = self.geometry.encryption else {
             return conflict(
@@ -243,6 +249,7 @@ impl Draft {
         }
         .map_err(Qcow2Error::from)?;
         self.sub(place)?;
+        self.wipe("old LUKS header", place);
         let offset = self.write_bytes("LUKS header", &header)?;
         self.header.set_luks(HostRange::new(offset, place.len));
         Ok(())

@@ -13,6 +13,9 @@ use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
 use crate::ondisk::OFFSET;
 
+/// Bytes that are wiped with one write. [ours]
+const PIECE: u64 = 64 << 10;
+
 /// A new state of an image, written beside the old one.
 ///
 /// ```text
@@ -37,6 +40,8 @@ pub(super) struct Draft {
     pub(super) header: Header,
     /// The header as it stands.
     old_header: Header,
+    /// What only the old state uses and nobody shall find once it is given back.
+    wiped: Vec<(&'static str, HostRange)>,
 }
 
 impl Draft {
@@ -78,6 +83,7 @@ impl Draft {
             counts,
             old_header,
             header,
+            wiped: Vec::new(),
         })
     }
 
@@ -184,17 +190,23 @@ impl Draft {
         self.scribe.zero(what, range, Zeroing::Keep)
     }
 
+    /// Has `range`, the old `what`, overwritten as soon as the new state stands, which must not use
+    /// it.
+    pub(super) fn wipe(&mut self, what: &'static str, range: HostRange) {
+        self.wiped.push((what, range));
+    }
+
     /// Whether the new state is another one than the old one.
     pub(super) fn is_changed(&self) -> bool {
         self.counts.is_changed() || self.header.raw.as_bytes() != self.old_header.raw.as_bytes()
     }
 
     /// Turns from the old state to the new one. On return it is durable, and what only the old one
-    /// used is given back.
+    /// used is wiped where that was asked for, and given back.
     ///
     /// # Errors
     /// `Io` if the new state cannot be stored; the old one stands then, unless it was the very last
-    /// flush that failed.
+    /// flush that failed, or what comes after it.
     pub(super) fn publish(mut self) -> Result<()> {
         let bits = self.geometry.cluster_bits;
         if self.counts.is_changed() {
@@ -209,7 +221,27 @@ impl Draft {
                 .set_refcount_table(HostRange::new(placed.table_offset, len), bits);
         }
         self.header.clone().write(&self.old_header, &self.scribe)?;
+        self.overwrite_wiped()?;
         self.give_back()
+    }
+
+    /// Writes zeros where something shall be found no more. Blocks that are given back keep what they
+    /// hold until somebody else writes to them, so a hole is not enough.
+    fn overwrite_wiped(&self) -> Result<()> {
+        if self.wiped.is_empty() {
+            return Ok(());
+        }
+        let zeros = [0; PIECE as usize];
+        for (what, range) in &self.wiped {
+            let mut offset = range.offset;
+            while offset < range.end() {
+                let len = PIECE.min(range.end() - offset);
+                self.scribe.write(what, offset, &zeros[..len as usize])?;
+                offset += len;
+            }
+        }
+        // Else giving it back might come first, and what was to be wiped would never be written.
+        self.scribe.barrier()
     }
 
     /// Gives back to the file system what nobody uses any more.

@@ -1,11 +1,15 @@
 //! Encrypted images that are changed, and passphrases that come and go.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use goldsmith_block::{Edit, Editor, ErrorKind, Format, Options, Result, Storage};
+use goldsmith_block::{
+    Edit, Editor, ErrorKind, Format, HostRange, Options, Result, Storage, StorageMut, Zeroing,
+    pass_on,
+};
 use goldsmith_qcow2::QCOW2;
-use goldsmith_storage::FileStorage;
+use goldsmith_storage::{FileStorage, MemoryStorage};
 use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::{image, pattern, qemu};
 
@@ -173,6 +177,119 @@ fn passphrases_come_and_go() {
     ]);
     let layer = editor(&path, "a third word").unwrap().layer();
     assert!(image::read(&*layer).unwrap() == disk.bytes());
+}
+
+/// A file that keeps what is given back, as its file system does.
+#[derive(Debug)]
+struct Grave {
+    inner: MemoryStorage,
+    /// Whether nothing was written since the last flush.
+    flushed: AtomicBool,
+    /// Places that were given back, and what they held.
+    buried: Mutex<Vec<(HostRange, Vec<u8>)>>,
+}
+
+impl Grave {
+    fn bury(&self, range: HostRange) {
+        assert!(self.flushed.load(Ordering::Relaxed), "{range:?}");
+        let mut bytes = vec![0; range.len as usize];
+        self.inner.read_at(range.offset, &mut bytes).unwrap();
+        self.buried.lock().unwrap().push((range, bytes));
+    }
+}
+
+impl Storage for Grave {
+    pass_on!(inner: name, id, len, read_at, span_at);
+}
+
+impl StorageMut for Grave {
+    pass_on!(inner: fixed_len, is_blank);
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.flushed.store(false, Ordering::Relaxed);
+        self.inner.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len < self.inner.len() {
+            self.bury(HostRange::new(len, self.inner.len() - len));
+        }
+        self.inner.set_len(len)
+    }
+
+    fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
+        self.bury(range);
+        self.inner.zero(range, zeroing)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.flushed.store(true, Ordering::Relaxed);
+        self.inner.flush()
+    }
+}
+
+fn luks_headers(bytes: &[u8]) -> Vec<usize> {
+    let mut found = Vec::new();
+    for (at, window) in bytes.windows(6).enumerate() {
+        if window == b"LUKS\xba\xbe" {
+            found.push(at);
+        }
+    }
+    found
+}
+
+/// What a file system takes back it does not wipe; with the old header a word that was revoked would
+/// open the disk still.
+#[test]
+fn old_luks_header_is_overwritten_before_its_place_is_given_back() {
+    let disk = pattern::disk("64k:b 20k:d");
+    let bench = Bench::new();
+    let path = by_qemu(&bench, &disk, "encrypt.format=luks,encrypt.iter-time=10");
+    let bytes = std::fs::read(&path).unwrap();
+    let inner = MemoryStorage::holding("image", bytes);
+    let grave = Arc::new(Grave {
+        inner,
+        flushed: AtomicBool::new(false),
+        buried: Mutex::default(),
+    });
+    let options = Options::parse(QCOW2.open_options(), [("encrypt.key-secret", SECRET)]);
+    let mut editor = QCOW2
+        .edit(Arc::clone(&grave) as _, &budget(), &options.unwrap())
+        .unwrap();
+    let add = [
+        ("encrypt.state", "active"),
+        ("encrypt.new-secret", OTHER),
+        ("encrypt.iter-time", "10"),
+    ];
+    let remove = [("encrypt.state", "inactive"), ("encrypt.old-secret", OTHER)];
+    // The first header stands in the middle of the file, the second one at its end.
+    for options in [&add[..], &remove] {
+        let before = grave.inner.to_vec();
+        let [old] = luks_headers(&before)[..] else {
+            panic!("one header");
+        };
+        // Eight slots of 4000 keys of 64 bytes, each at a multiple of 4096.
+        let old = HostRange::new(old as u64, 4096 + 8 * 258_048);
+        editor.edit(&amend(options)).unwrap();
+        let mut left = old.len;
+        for (range, bytes) in grave.buried.lock().unwrap().drain(..) {
+            assert!(luks_headers(&bytes).is_empty());
+            let start = range.offset.max(old.offset);
+            let end = range.end().min(old.end());
+            if start >= end {
+                continue;
+            }
+            let part = (start - range.offset) as usize..(end - range.offset) as usize;
+            assert!(bytes[part].iter().all(|byte| *byte == 0), "{range:?}");
+            left -= end - start;
+        }
+        assert_eq!(left, 0);
+        assert_eq!(luks_headers(&grave.inner.to_vec()).len(), 1);
+    }
+    std::fs::write(&path, grave.inner.to_vec()).unwrap();
+    assert_eq!(qemu_reads(&path, OTHER), None);
+    assert!(qemu_reads(&path, SECRET).unwrap() == disk.bytes());
+    check(&path, SECRET);
 }
 
 /// Wherever it is cut, the old word opens the disk, or the new one after the old one went.
