@@ -190,6 +190,13 @@ impl Qcow2Layer {
         layer
     }
 
+    /// This image, as open or locked as `other`, which has the same master key.
+    pub(crate) fn unlocked_as(mut self, other: &Self) -> Self {
+        self.crypt = Arc::clone(&other.crypt);
+        self.info.locked = other.info.locked;
+        self
+    }
+
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }

@@ -105,10 +105,11 @@ impl Qcow2Editor {
         Ok(suspended)
     }
 
-    /// Reads the image again, which has become another.
+    /// Reads the image again, which has become another. The master key has not, but the passphrase may
+    /// be gone.
     fn reopen(&mut self) -> Result<()> {
-        let passphrase = self.passphrase.as_deref();
-        let layer = Qcow2Layer::open(self.scribe.read(), &self.budget.afresh(), passphrase)?;
+        let layer = Qcow2Layer::open(self.scribe.read(), &self.budget.afresh(), None)?;
+        let layer = layer.unlocked_as(&self.layer);
         self.layer = Arc::new(match &self.data {
             Some(data) => layer.reading(Arc::clone(data) as _)?,
             None => layer,

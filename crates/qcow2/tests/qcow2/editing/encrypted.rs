@@ -179,6 +179,44 @@ fn passphrases_come_and_go() {
     assert!(image::read(&*layer).unwrap() == disk.bytes());
 }
 
+/// Who opened the image with the word that goes has its disk open still, but no longer a word for it.
+#[test]
+fn word_that_opened_the_image_can_be_revoked() {
+    let disk = pattern::disk("64k:b 20k:d");
+    let bench = Bench::new();
+    let path = by_qemu(&bench, &disk, "encrypt.format=luks,encrypt.iter-time=10");
+    let add = |word| {
+        amend(&[
+            ("encrypt.state", "active"),
+            ("encrypt.new-secret", word),
+            ("encrypt.iter-time", "10"),
+        ])
+    };
+    let mut editor = editor(&path, SECRET).unwrap();
+    editor.edit(&add(OTHER)).unwrap();
+    let remove = [
+        ("encrypt.state", "inactive"),
+        ("encrypt.old-secret", SECRET),
+    ];
+    editor.edit(&amend(&remove)).unwrap();
+    assert!(!editor.layer().info().locked);
+    assert!(image::read(&*editor.layer()).unwrap() == disk.bytes());
+    editor.edit(&snapshot("one")).unwrap();
+    let error = editor.edit(&add("a third word")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert_eq!(qemu_reads(&path, SECRET), None);
+    assert!(qemu_reads(&path, OTHER).unwrap() == disk.bytes());
+    check(&path, OTHER);
+
+    // By its number, too: OTHER is in slot 1.
+    let mut editor = self::editor(&path, OTHER).unwrap();
+    editor.edit(&add(SECRET)).unwrap();
+    let remove = [("encrypt.state", "inactive"), ("encrypt.keyslot", "1")];
+    editor.edit(&amend(&remove)).unwrap();
+    assert_eq!(qemu_reads(&path, OTHER), None);
+    assert!(qemu_reads(&path, SECRET).unwrap() == disk.bytes());
+}
+
 /// A file that keeps what is given back, as its file system does.
 #[derive(Debug)]
 struct Grave {
