@@ -374,12 +374,14 @@ fn rename(
             linked => linked.map(|()| None).map_err(cannot_publish)?,
         },
     };
-    if let Some(draft) = named {
+    if let Some(mut draft) = named {
         match stands(path, old)? {
-            true => draft.persist(path),
-            false => draft.persist_noclobber(path),
+            true => fs::rename(&draft, path),
+            false => sys::rename_new(&draft, path),
         }
-        .map_err(|failed| cannot_publish(failed.error))?;
+        .map_err(cannot_publish)?;
+        // It has another name now.
+        draft.disable_cleanup(true);
     }
     if !storage.is_lasting() {
         return Ok(());
@@ -463,14 +465,17 @@ fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
     };
     let in_group = give(owner)? || give(None)?;
     let (mode, list) = (metadata.mode() & 0o777, sys::acl(old)?);
-    if in_group && list.is_some() {
+    if list.is_some() {
+        // Also where the list cannot be given: who may do what without it nobody knows.
         file.set_permissions(Permissions::from_mode(mode & 0o700))?;
-        return sys::set_acl(file, list.as_deref());
+        if !in_group || sys::set_acl(file, list.as_deref()).is_err() {
+            sys::set_acl(file, None)?;
+        }
+        return Ok(());
     }
     // The directory may have given it one.
     sys::set_acl(file, None)?;
-    // The new group's members were others, or of the old one, whose members are others now. With a list,
-    // the mode's part for the group is not the group's.
+    // The new group's members were others, or of the old one, whose members are others now.
     let both = (mode >> 3) & mode & 0o7;
     let mode = match in_group {
         true => mode,

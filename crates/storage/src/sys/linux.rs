@@ -13,9 +13,9 @@ use std::path::Path;
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, XattrFlags,
-    copy_file_range, fadvise, fallocate, fcntl_getfl, fcntl_setfl, fgetxattr, fremovexattr,
-    fsetxattr, fstatfs, linkat, major, makedev, minor, openat2, seek,
+    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
+    XattrFlags, copy_file_range, fadvise, fallocate, fcntl_getfl, fcntl_setfl, fgetxattr,
+    fremovexattr, fsetxattr, fstatfs, linkat, major, makedev, minor, openat2, renameat_with, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -99,6 +99,15 @@ fn or_unsupported(errno: Errno) -> io::Error {
             io::ErrorKind::Unsupported.into()
         }
         errno => errno.into(),
+    }
+}
+
+/// Gives the file `from` the name `to`, which nothing has. Where a file system cannot see to that, whatever
+/// has taken it since the caller looked is replaced.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(from, to),
+        done => done.map_err(io::Error::from),
     }
 }
 

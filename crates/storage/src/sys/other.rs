@@ -41,6 +41,10 @@ pub(crate) fn zero_allocated(_file: &File, _range: HostRange) -> io::Result<()> 
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)
+}
+
 pub(crate) fn acl(_file: &File) -> io::Result<Option<Vec<u8>>> {
     Ok(None)
 }
