@@ -136,15 +136,13 @@ impl Draft {
             .into();
         }
         self.amend_names(options)?;
-        if options
-            .given()
-            .iter()
-            .any(|name| name.starts_with("encrypt."))
-        {
-            self.amend_keys(options, passphrase)?;
-        }
         if version == 2 && self.geometry.version == 3 {
             self.downgrade(snapshots)?;
+        }
+        let mut given = options.given().iter();
+        if given.any(|name| name.starts_with("encrypt.")) {
+            // Last, so that no new key is left in the file by a change that is refused.
+            self.amend_keys(options, passphrase)?;
         }
         Ok(())
     }
