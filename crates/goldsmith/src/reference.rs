@@ -1,9 +1,12 @@
 //! What a new image says of the files beside it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use goldsmith_block::{BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, Storage};
+use goldsmith_block::{
+    BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, Storage, StorageId,
+};
 use goldsmith_storage::FileStorage;
 
 use crate::Opener;
@@ -125,14 +128,28 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 /// path, which survives a move of both, and by the absolute one, which survives a move of one.
 ///
 /// # Errors
-/// `Io` if the process has no current directory; `Usage` if a path is no text.
+/// `Io` if the process has no current directory; `Usage` if a path is no text, or none leads there.
 pub(crate) fn reference(
     directory: &Path,
     name: &str,
     behind: &dyn Layer,
 ) -> Result<BackingReference> {
-    let directory = plain(directory)?;
-    let path = plain(&directory.join(name))?;
+    let (given, id) = (directory.join(name), behind.storage().id());
+    let mut names = [directory, &*given].map(plain);
+    let leads_there = |[from, path]: &[Result<PathBuf>; 2]| match (from, path) {
+        (Ok(from), Ok(path)) => is_at(path, id) && is_at(&directory.join(relative(path, from)), id),
+        _ => false,
+    };
+    if !leads_there(&names) {
+        // A step back from behind a symbolic link leads elsewhere than it reads.
+        names = [real(directory), real_directory_of(&given)];
+        if !leads_there(&names) {
+            let text = format!("no path leads from its directory to '{}'", given.display());
+            return Err(Error::usage(text));
+        }
+    }
+    let [from, path] = names;
+    let (from, path) = (from?, path?);
     let text = |path: &Path| match path.to_str() {
         Some(text) => Ok(text.to_owned()),
         None => {
@@ -145,7 +162,7 @@ pub(crate) fn reference(
     };
     let info = behind.info();
     Ok(BackingReference {
-        name: text(&relative(&path, &directory))?,
+        name: text(&relative(&path, &from))?,
         other_names: vec![text(&path)?],
         format: Some(info.format.into()),
         uuid: info.uuid,
@@ -155,6 +172,34 @@ pub(crate) fn reference(
             .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
             .map(|since| since.as_secs()),
     })
+}
+
+/// Whether the file or device at `path` is `id`.
+fn is_at(path: &Path, id: StorageId) -> bool {
+    let Ok(found) = std::fs::metadata(path) else {
+        return false;
+    };
+    match id {
+        StorageId::File { dev, ino, .. } => (found.dev(), found.ino()) == (dev, ino),
+        StorageId::Device(device) => found.rdev() == device,
+        _ => true,
+    }
+}
+
+/// `directory` from the root of the file system on, without symbolic links.
+fn real(directory: &Path) -> Result<PathBuf> {
+    let directory = if directory == Path::new("") {
+        Path::new(".")
+    } else {
+        directory
+    };
+    std::fs::canonicalize(directory).map_err(|error| Error::new(ErrorKind::Io, error))
+}
+
+/// `path` in its [real](real) directory; it may be a link itself.
+fn real_directory_of(path: &Path) -> Result<PathBuf> {
+    let directory = real(directory_of(path))?;
+    Ok(directory.join(path.file_name().unwrap_or_default()))
 }
 
 /// `path` from the root of the file system on, without steps that lead nowhere. Symbolic links are

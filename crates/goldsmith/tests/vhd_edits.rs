@@ -101,6 +101,46 @@ fn child_of_a_shorter_parent_makes_it_longer() {
     }
 }
 
+/// The system goes back from where a link leads to, and a path as it reads from where it stands: the names
+/// that a child keeps lead to the disk that it was based on, not to another one of that name.
+#[test]
+fn names_of_a_parent_behind_links_lead_to_it() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("data/vms")).unwrap();
+    std::fs::create_dir_all(folder.path("data/data")).unwrap();
+    std::os::unix::fs::symlink("data/vms", folder.path("vms")).unwrap();
+    let (below, other) = (disk("1M:A"), disk("1M:O"));
+    let above = disk("512k:A 512k:b");
+    let base = folder.write("data/base.raw", &below);
+    // Where the names would lead if nobody followed the link.
+    for name in ["base.raw", "data/data/base.raw"] {
+        folder.write(name, &other);
+    }
+    let absolute = base.to_str().unwrap();
+    for parent in [absolute, "../base.raw"] {
+        std::fs::write(&base, below.bytes()).unwrap();
+        vhd(&folder, "vms/top.vhd", &above, Some((parent, "raw")));
+        let top = folder.path("vms/top.vhd");
+        assert!(guest(&top, "vpc") == above.bytes(), "{parent}");
+        Commit::new(&top)
+            .format("vpc")
+            .opener(opener())
+            .run()
+            .unwrap();
+        assert!(std::fs::read(&base).unwrap() == above.bytes(), "{parent}");
+        for name in ["base.raw", "data/data/base.raw"] {
+            assert!(std::fs::read(folder.path(name)).unwrap() == other.bytes());
+        }
+        // What it is told once more leads there, too.
+        let rebase = Rebase::new(&top)
+            .format("vpc")
+            .opener(opener())
+            .unseen(true);
+        rebase.onto(parent, Some("raw")).run().unwrap();
+        assert!(guest(&top, "vpc") == above.bytes(), "{parent}");
+    }
+}
+
 /// A RAW disk has no identity. By its name and time alone a child finds it, and the name may come to
 /// mean another file.
 #[test]
