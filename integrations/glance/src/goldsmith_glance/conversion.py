@@ -46,12 +46,17 @@ class Wish:
             return ["--for", self.target]
         return ["-O", self.format.goldsmith]
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is, whatever is said of targets that can be."""
+        return self.compression != "none" and self.format is QCOW2
+
     def more_words(self) -> list:
         """What only `goldsmith convert` understands."""
         words = []
         if self.target not in CLOUDS:
             words.append("--round-up")
-        if self.compression != "none" and self.format is QCOW2:
+        if self.is_compressed:
             words += ["-c", "-o", f"compression_type={self.compression}"]
         if self.threads:
             words += ["-m", str(self.threads)]
@@ -179,7 +184,7 @@ def _must_fit(goldsmith, source, claimed, info, wish) -> None:
     words = ["measure", "--output=json", "--estimate", "--references", "deny"]
     words += ["-f", claimed.goldsmith, *wish.words(), source]
     need = json.loads(goldsmith.run(words, goldsmith.work, source))["required"]
-    if wish.compression == "none" and need > wish.max_output:
+    if not wish.is_compressed and need > wish.max_output:
         raise Refused(_too_long(need, wish.max_output))
 
 

@@ -43,7 +43,8 @@ def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -
     # Beside the target, because it is large; what stands there stays until all is well.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".goldsmith-glance-") as scratch:
         fetched, made = os.path.join(scratch, "fetched"), os.path.join(scratch, "made")
-        connection.image.download_image(image, output=fetched)
+        # As it comes: else all of it is in memory first.
+        connection.image.download_image(image, output=fetched, stream=True)
         conversion.convert(goldsmith, fetched, made, claimed, wish)
         digest = conversion.sha256(made)
         os.replace(made, target)

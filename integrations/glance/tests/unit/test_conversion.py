@@ -6,7 +6,7 @@ import os
 import pytest
 from tools import GOLDEN, qemu_img, tool
 
-from goldsmith_glance import formats
+from goldsmith_glance import conversion, formats
 from goldsmith_glance.command import Goldsmith, Refused
 from goldsmith_glance.conversion import Wish, convert, remove, wish_for
 from goldsmith_glance.screening import screen
@@ -83,6 +83,22 @@ def test_what_becomes_too_large_is_refused_and_gone(goldsmith, images, tmp_path,
             Goldsmith(goldsmith), str(images.path("zlib.qcow2")), str(target), formats.QCOW2, wish
         )
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["raw", "vhd", "azure"])
+def test_what_cannot_be_compressed_is_refused_before_it_is_written(
+    goldsmith, images, tmp_path, monkeypatch, target
+):
+    monkeypatch.setattr(conversion, "_run", lambda *_: pytest.fail("it was written"))
+    wish = Wish(target, compression="zstd", max_output=1 << 20)
+    with pytest.raises(Refused, match="this cloud takes 1048576 at most"):
+        convert(
+            Goldsmith(goldsmith),
+            str(images.path("zlib.qcow2")),
+            str(tmp_path / "target"),
+            formats.QCOW2,
+            wish,
+        )
 
 
 def test_screening_reads_the_claim_and_nothing_else(goldsmith, images):
