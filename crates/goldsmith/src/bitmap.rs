@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{BitmapChange, Budget, Edit, Editor, Error, GuestRange, Layer, Result};
+use goldsmith_block::{
+    BitmapChange, BitmapInfo, Budget, Detail, Edit, Editor, Error, GuestRange, Layer, Result,
+};
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::told::told;
@@ -240,6 +242,40 @@ pub enum Bitmaps {
 }
 
 impl Bitmaps {
+    /// Those of `source` that are meant, with their places.
+    fn of(self, source: &dyn Layer) -> impl Iterator<Item = (usize, &BitmapInfo)> {
+        let bitmaps = source.info().bitmaps.iter().enumerate();
+        bitmaps.filter(move |(_, info)| match self {
+            Self::None => false,
+            Self::Sound => !info.inconsistent,
+            Self::All => true,
+        })
+    }
+
+    /// Fails if [`copy`](Self::copy) would for what is known of `source` and of the image `target` before
+    /// anything is written.
+    pub(crate) fn must_fit(
+        self,
+        source: &dyn Layer,
+        target: &dyn Layer,
+        budget: &Budget,
+    ) -> Result<()> {
+        for (index, info) in self.of(source) {
+            let (name, format) = (&info.name, target.info().format);
+            if !keeps_bitmaps(target) {
+                let text =
+                    format!("bitmap '{name}' cannot be copied: this {format} image keeps none");
+                return Err(Error::usage(text).in_file(target.storage().name()));
+            }
+            to_copy(source, index, &budget.afresh())?;
+            if target.info().bitmaps.iter().any(|it| it.name == *name) {
+                let text = format!("bitmap '{name}' cannot be copied: there is one of that name");
+                return Err(Error::usage(text).in_file(target.storage().name()));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the image that `target` edits those of `source` that are meant.
     pub(crate) fn copy(
         self,
@@ -247,18 +283,8 @@ impl Bitmaps {
         target: &mut dyn Editor,
         budget: &Budget,
     ) -> Result<()> {
-        let bitmaps = source.info().bitmaps.iter().enumerate();
-        for (index, info) in bitmaps.filter(|_| self != Self::None) {
-            if info.inconsistent && self == Self::Sound {
-                continue;
-            }
-            let name = &info.name;
-            let dirty = source.dirty_ranges(index, budget).map_err(|error| {
-                told(&error, |why| {
-                    format!("bitmap '{name}' cannot be copied: {why}")
-                })
-                .in_file(source.storage().name())
-            })?;
+        for (index, info) in self.of(source) {
+            let (name, dirty) = (&info.name, to_copy(source, index, budget)?);
             let mut change = |change| {
                 let name = name.clone();
                 target.edit(&Edit::Bitmap { name, change })
@@ -271,4 +297,19 @@ impl Bitmaps {
         }
         Ok(())
     }
+}
+
+/// Whether images such as `layer` have bitmaps at all.
+pub(crate) fn keeps_bitmaps(layer: &dyn Layer) -> bool {
+    let keeps = ("keeps-bitmaps", Detail::Flag(true));
+    layer.info().facts.contains(&keeps)
+}
+
+/// What bitmap `index` of `source` says is dirty.
+fn to_copy(source: &dyn Layer, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
+    source.dirty_ranges(index, budget).map_err(|error| {
+        let name = &source.info().bitmaps[index].name;
+        let text = |why: &_| format!("bitmap '{name}' cannot be copied: {why}");
+        told(&error, text).in_file(source.storage().name())
+    })
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Chain, Content, CreateSpec, Detail, Format, GuestRange, Measured, Result};
+use goldsmith_block::{Chain, Content, CreateSpec, Format, GuestRange, Measured, Result};
 use goldsmith_engine::{Cancel, Progress, data_ranges, lay_out};
 use goldsmith_storage::VoidStorage;
 use uuid::Uuid;
 
+use crate::bitmap::keeps_bitmaps;
 use crate::work::shown_by;
 use crate::{Cloud, Convert, Opener};
 
@@ -182,10 +183,9 @@ impl<'a> Measure<'a> {
         let measured = match source {
             Some(source) => {
                 let info = source.top().info();
-                let keeps_bitmaps = info.facts.contains(&("keeps-bitmaps", Detail::Flag(true)));
                 let content = Content {
                     data: &mut data_ranges(source),
-                    bitmaps: keeps_bitmaps.then_some(&info.bitmaps),
+                    bitmaps: keeps_bitmaps(source.top()).then_some(&info.bitmaps),
                 };
                 format.measure(&spec, Some(content))?
             }

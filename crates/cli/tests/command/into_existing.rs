@@ -163,6 +163,38 @@ fn bitmaps_come_along() {
     twins.same("target.qcow2", "qcow2");
 }
 
+/// What is known before the first byte is written: a disk must not be lost by a slip of the pen.
+#[test]
+fn image_that_cannot_have_the_bitmaps_is_left_alone() {
+    let twins = Twins::new(|folder| {
+        folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+        folder.qemu_img_ok("bitmap --add disk.qcow2 monday");
+        folder.qemu_io("disk.qcow2", &["write -P 1 256k 64k"]);
+        folder.write("full.raw", &disk("1M:A"));
+        folder.qemu_img_ok("convert -f raw -O qcow2 -o compat=0.10 full.raw old.qcow2");
+        folder.qemu_img_ok("convert -f raw -O qcow2 full.raw has.qcow2");
+        folder.qemu_img_ok("bitmap --add has.qcow2 monday");
+    });
+    let names = ["full.raw", "old.qcow2", "has.qcow2"];
+    let read = |name: &str| std::fs::read(twins.ours.path(name)).unwrap();
+    let before = names.map(read);
+    for (line, hint) in [
+        ("-O raw disk.qcow2 full.raw", "this raw image keeps none"),
+        (
+            "-O qcow2 disk.qcow2 old.qcow2",
+            "this qcow2 image keeps none",
+        ),
+        ("-O qcow2 disk.qcow2 has.qcow2", "there is one of that name"),
+    ] {
+        twins.neither(&format!("convert -n --bitmaps -f qcow2 {line}"), hint);
+        assert!(names.map(read) == before, "{line}");
+    }
+    twins.neither(
+        "convert --bitmaps -O qcow2 disk.qcow2 has.qcow2 out",
+        "single source",
+    );
+}
+
 #[test]
 fn what_cannot_be_written_into_is_refused_untouched() {
     let twins = images();

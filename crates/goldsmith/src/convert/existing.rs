@@ -24,7 +24,7 @@ impl Convert<'_> {
         let in_file = |error: Error| error.in_file(path.to_string_lossy());
         self.refuse_creation().map_err(in_file)?;
         let disks = self.disks()?;
-        self.must_keep_bitmaps(disks[0].top())?;
+        self.must_keep_bitmaps(&disks)?;
         let (source, losses) = self.whole(&disks)?;
         // Before it is locked, which does not keep those out who have it open in this process.
         refuse_source(path, Some(FileStorage::open(path)?.id()), &disks)?;
@@ -49,6 +49,10 @@ impl Convert<'_> {
         if self.target_is_zero && layer.info().backing.is_some() {
             return Err(in_file(Error::usage(IS_BACKED)));
         }
+        let bitmaps = self.bitmaps;
+        bitmaps
+            .must_fit(disks[0].top(), &*layer, &open.budget)
+            .map_err(in_file)?;
         drop(layer);
         let shown = match self.target_is_zero {
             true => None,

@@ -104,7 +104,7 @@ impl Convert<'_> {
             format,
             mut spec,
         } = prepared;
-        self.must_keep_bitmaps(disks[0].top())?;
+        self.must_keep_bitmaps(&disks)?;
         let name = self.target.to_string_lossy();
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
         let target = target::create(&self.target, self.cache, read())?;
@@ -132,7 +132,6 @@ impl Convert<'_> {
             }
         };
         let mut file_len = outcome.committed.file_len;
-        // [qemu] Those of the first, if there are several.
         let top = disks[0].top();
         if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
             let budget = Budget::new(&self.sources[0].opener.limits);

@@ -1,8 +1,8 @@
 //! What does not go together.
 
-use goldsmith_block::{Chain, CreateSpec, Detail, Error, Layer, Options, Result};
+use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
 
-use crate::bitmap::Bitmaps;
+use crate::bitmap::{Bitmaps, keeps_bitmaps};
 use crate::convert::Convert;
 use crate::new_image::Identity;
 
@@ -34,17 +34,15 @@ impl Convert<'_> {
         refuse_first(&wanted, cannot_resume)
     }
 
-    /// Fails if bitmaps are wanted of a `source` that cannot have any.
-    pub(super) fn must_keep_bitmaps(&self, source: &dyn Layer) -> Result<()> {
-        let keeps = source
-            .info()
-            .facts
-            .contains(&("keeps-bitmaps", Detail::Flag(true)));
-        match self.bitmaps == Bitmaps::None || keeps {
-            true => Ok(()),
-            // [qemu] The same words.
-            false => Err(Error::usage("Source lacks bitmap support")),
-        }
+    /// Fails if bitmaps are wanted of `disks` that cannot have any. [qemu] The same words.
+    pub(super) fn must_keep_bitmaps(&self, disks: &[Chain]) -> Result<()> {
+        let text = match disks {
+            _ if self.bitmaps == Bitmaps::None => return Ok(()),
+            [only] if keeps_bitmaps(only.top()) => return Ok(()),
+            [_] => "Source lacks bitmap support",
+            _ => "Copying bitmaps only possible with single source",
+        };
+        Err(Error::usage(text))
     }
 
     /// Fails if something is wanted that would change images which are to be kept as they are.
