@@ -29,7 +29,8 @@ pub(crate) struct Amend {
     #[arg(short = 'o', long, value_name = "K=V,...", required = true)]
     options: Vec<String>,
 
-    /// Taken for qemu-img's sake: nothing unsafe is done, or refused for want of it
+    /// Taken for qemu-img's sake: what would be unsafe (to overwrite a key slot that is taken, to erase
+    /// the last one) is refused with it, too
     #[arg(long)]
     force: bool,
 
