@@ -50,7 +50,9 @@ pub use limits::{Budget, Limits};
 pub use measure::{Content, Measured};
 pub use options::{OptionKind, OptionSpec, Options, parse_size};
 pub use sink::{Committed, Demand, Packing, Placement, Sink, SinkProfile, Slot, ZeroPolicy};
-pub use storage::{Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage};
+pub use storage::{
+    Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage, is_same_bytes,
+};
 pub use suggest::did_you_mean;
 pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
 pub use zero::{is_zero, last_byte};

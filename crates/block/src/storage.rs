@@ -37,6 +37,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Where in what has the [`id`](Self::id) these bytes begin: at 0, unless they are a part of it.
+    fn offset(&self) -> u64 {
+        0
+    }
+
     /// As [`file`](Self::file), or the open block device: what other processes are told by locks about.
     fn lockable(&self) -> Option<&File> {
         self.file()
@@ -142,6 +147,11 @@ pub enum Zeroing {
     Punch,
     /// Keep it, so that a later write cannot run out of space.
     Keep,
+}
+
+/// Whether both are the same bytes, opened twice.
+pub fn is_same_bytes(a: &dyn Storage, b: &dyn Storage) -> bool {
+    (a.id(), a.offset(), a.len()) == (b.id(), b.offset(), b.len())
 }
 
 /// The identity of a storage, for finding cycles and targets that are also sources.

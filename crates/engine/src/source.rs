@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Chain, ChainExtent, ExtentKind, GuestRange, Layer, Placement, Result, Sink, Transfer,
-    align_down, align_up,
+    align_down, align_up, is_same_bytes,
 };
 
 use crate::claim::{Origin, Sharing, Status, Walk};
@@ -196,7 +196,7 @@ impl Common {
 /// Whether both layers are the same image, opened twice.
 fn is_one_image(a: &dyn Layer, b: &dyn Layer) -> bool {
     let (ours, theirs) = (a.info(), b.info());
-    a.storage().id() == b.storage().id()
+    is_same_bytes(&**a.storage(), &**b.storage())
         && ours.format == theirs.format
         && ours.virtual_size == theirs.virtual_size
 }

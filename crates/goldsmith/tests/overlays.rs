@@ -5,12 +5,61 @@ mod support;
 
 use std::num::NonZeroUsize;
 
-use goldsmith::{Algorithm, Digest, ErrorKind, ExtentKind};
+use goldsmith::{Algorithm, Digest, ErrorKind, ExtentKind, Opener, Rebase, References};
 use goldsmith_testkit::model::{ModelDisk, any_disk};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use proptest::test_runner::{Config, TestRunner};
 use support::{Folder, convert, guest, open};
+
+/// Two parts of one file are two disks: what one shows is copied where the other would show through.
+#[test]
+fn parts_of_one_file_are_not_one_disk() {
+    let folder = Folder::new();
+    let [first, second] = [disk("1M:A"), disk("1M:B")];
+    let two = folder.text("two.raw");
+    std::fs::write(&two, [first.bytes(), second.bytes()].concat()).unwrap();
+    let part = |offset: u32| {
+        format!(
+            r#"json:{{"driver":"raw","offset":{offset},"size":1048576,"file":{{"driver":"file","filename":"{two}"}}}}"#
+        )
+    };
+    let over = |name: &str, behind: &str| {
+        let path = folder.text(name);
+        let over = [
+            "create", "-q", "-f", "qcow2", "-b", behind, "-F", "raw", &path, "1M",
+        ];
+        qemu::img_ok(&over);
+    };
+    over("top.qcow2", &part(0));
+    over("mid.qcow2", &part(1 << 20));
+    let (top, copy) = (folder.path("top.qcow2"), folder.path("copy.qcow2"));
+    let opener = || Opener::new().references(References::Allow);
+    convert((&top, "qcow2"), (&copy, "qcow2"))
+        .backing("mid.qcow2", "qcow2")
+        .opener(opener())
+        .run()
+        .unwrap();
+    Rebase::new(&top)
+        .format("qcow2")
+        .opener(opener())
+        .onto("mid.qcow2", Some("qcow2"))
+        .run()
+        .unwrap();
+    let raw = folder.text("out");
+    for path in [top, copy] {
+        qemu::img_ok(&[
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            path.to_str().unwrap(),
+            &raw,
+        ]);
+        assert!(std::fs::read(&raw).unwrap() == first.bytes(), "{path:?}");
+    }
+}
 
 /// Creation options of a target, and whether it is compressed.
 type Shape = (&'static [(&'static str, &'static str)], bool);

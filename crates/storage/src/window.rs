@@ -1,5 +1,6 @@
 //! A part of a storage as a storage: a partition, an image inside another file.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use goldsmith_block::{Error, HostRange, Result, Span, Storage, StorageId, StorageMut, Zeroing};
@@ -75,6 +76,14 @@ impl<S: Storage + ?Sized> Storage for Window<S> {
     /// That of the whole storage, whose bytes these are.
     fn id(&self) -> StorageId {
         self.storage.id()
+    }
+
+    fn offset(&self) -> u64 {
+        self.storage.offset() + self.offset
+    }
+
+    fn lockable(&self) -> Option<&File> {
+        self.storage.lockable()
     }
 
     fn len(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Chain, Error, ErrorKind, Layer, Result};
+use goldsmith_block::{Budget, Chain, Error, ErrorKind, Layer, Result, is_same_bytes};
 
 use crate::Opener;
 use crate::found::denied;
@@ -113,10 +113,9 @@ impl Opener {
                 )
                 .map_err(|error| error.in_file(path.to_string_lossy()))?;
             warnings.extend(changed_since(path, &reference, &**layer.storage()));
-            let id = layer.storage().id();
             if std::iter::once(&top)
                 .chain(&behind)
-                .any(|seen| seen.storage().id() == id)
+                .any(|seen| is_same_bytes(&**seen.storage(), &**layer.storage()))
             {
                 return Err(Error::corrupt(format!(
                     "the backing file '{}' is already part of the chain",
