@@ -29,6 +29,14 @@ impl Failure {
         }
     }
 
+    /// The same, where 1 would mean something else: a failure of that status gets `status`.
+    pub(crate) fn not_one(self, status: u8) -> Self {
+        match self.status {
+            1 => self.and_status(status),
+            _ => self,
+        }
+    }
+
     /// The same, with an exit status of its own.
     pub(crate) fn and_status(self, status: u8) -> Self {
         Self { status, ..self }

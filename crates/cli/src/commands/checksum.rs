@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling, snapshot_name};
+use crate::output::human::shown;
 use crate::progress::Showing;
 use crate::proving::{algorithm, by_name};
 use crate::sandbox;
@@ -102,7 +103,7 @@ impl Checksum {
         watch.finish();
 
         let mut out = stdout().lock();
-        let name = source.path.display();
+        let name = shown(&source.path.to_string_lossy());
         match (self.output, &digests[..]) {
             (OutputFormat::Json, _) => {
                 let facts = json!({

@@ -61,6 +61,11 @@ pub(crate) struct Compare {
 
 impl Compare {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        // 1 says that the images differ.
+        self.compare().map_err(|failure| failure.not_one(2))
+    }
+
+    fn compare(self) -> Result<ExitCode, Failure> {
         let first = self.source(&self.first, self.first_format.as_deref())?;
         let second = self.source(&self.second, self.second_format.as_deref())?;
         let mut reach = self.opening.reach_of(&first.path);

@@ -49,3 +49,19 @@ fn image_that_cannot_be_opened_is_status_2() {
         assert_eq!(folder.qemu_img(line).status, 2);
     }
 }
+
+/// 1 says that the images differ, and nothing else does.
+#[test]
+fn answer_that_cannot_be_given_is_no_difference() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("64k:A"));
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+    command.current_dir(folder.path("")).stdout(full.unwrap());
+    let done = command
+        .args("compare -f raw -F raw disk.raw disk.raw".split(' '))
+        .output();
+    let done = done.unwrap();
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("cannot write to standard output"));
+}
