@@ -1,5 +1,6 @@
 //! Encrypted guest data.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use goldsmith_block::{Budget, CreateSpec, Detail, Result, Storage};
@@ -147,6 +148,18 @@ impl Crypt {
         let first = if *by_host { host } else { guest } / SECTOR as u64;
         cipher.encrypt(first, &mut sectors);
         Ok(Some(sectors))
+    }
+
+    /// `data`, which is going to stand at `host`, with zeros up to the end of its unit of 2^`bits` bytes if
+    /// it is to be encrypted. The disk may end there, and once it is larger they are seen. [qemu]
+    pub(crate) fn filled<'a>(&self, data: &'a [u8], host: u64, bits: u32) -> Cow<'a, [u8]> {
+        let end = host + data.len() as u64;
+        // At most two megabytes.
+        let rest = (end.next_multiple_of(1 << bits) - end) as usize;
+        match rest == 0 || self.is_plain() {
+            true => data.into(),
+            false => [data, &vec![0; rest]].concat().into(),
+        }
     }
 
     /// Fails if guest data can be neither read nor written.

@@ -181,9 +181,9 @@ impl Sink for Qcow2Sink {
             return Err(Qcow2Error::Contract { what }.into());
         }
         let guest = slot.range.start;
-        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, data)? {
-            self.data.write_at(slot.host, &sectors)?;
-            return self.clear_behind(slot.host + sectors.len() as u64);
+        let whole = self.crypt.filled(data, slot.host, self.plan.status_bits());
+        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, &whole)? {
+            return self.data.write_at(slot.host, &sectors);
         }
         self.data.write_at(slot.host, data)?;
         if slot.packed.is_none() {

@@ -127,13 +127,20 @@ impl OverSink {
 
     /// Stores `data` for guest offset `guest` at `host`, and zeros behind it if the disk ends there.
     fn store(&self, host: u64, guest: u64, data: &[u8]) -> Result<()> {
-        let sectors = self.layer.crypt().encrypt(host, guest, data)?;
-        let bytes = sectors.as_deref().unwrap_or(data);
-        self.data.write_at(host, bytes)?;
         let end = guest + data.len() as u64;
-        if end == self.layer.info().virtual_size && !self.layer.geometry().has_data_file() {
-            let bits = self.layer.geometry().cluster_bits;
-            clear_rest(&*self.data, host + bytes.len() as u64, bits)?;
+        let is_last = end == self.layer.info().virtual_size;
+        let (bits, crypt) = (self.layer.geometry().cluster_bits, self.layer.crypt());
+        if !crypt.is_plain() {
+            let bits = if is_last { bits } else { 0 };
+            let whole = crypt.filled(data, host, bits);
+            let sectors = crypt.encrypt(host, guest, &whole)?;
+            return self
+                .data
+                .write_at(host, sectors.as_deref().unwrap_or(&whole));
+        }
+        self.data.write_at(host, data)?;
+        if is_last && !self.layer.geometry().has_data_file() {
+            clear_rest(&*self.data, host + data.len() as u64, bits)?;
         }
         Ok(())
     }

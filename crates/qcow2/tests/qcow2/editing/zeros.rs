@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{Edit, Editor, ErrorKind, Preallocation};
-use goldsmith_storage::FileStorage;
-use goldsmith_testkit::{pattern, qemu};
+use goldsmith_block::{Edit, Editor, ErrorKind, Format, Preallocation};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::{FileStorage, MemoryStorage};
+use goldsmith_testkit::{image, pattern, qemu};
 
 use super::encrypted::{check, editor, qemu_reads};
 use super::{amend, resize, write_over};
 use crate::bench::Bench;
-use crate::encryption::{SECRET, by_qemu};
+use crate::encryption::{SECRET, by_qemu, spec};
 
 const KIB: u64 = 1 << 10;
 const FORMATS: [&str; 2] = ["luks,encrypt.iter-time=10", "aes"];
@@ -80,6 +81,55 @@ fn encrypted_disk_in_a_data_file_grows_by_zeros() {
                 assert!(found == expected, "{format}{more}: {size}");
                 check(&path, SECRET);
             }
+        }
+    }
+}
+
+/// QEMU relies on it that a cluster was encrypted up to its end, also behind that of the disk.
+#[test]
+fn encrypted_disk_that_qemu_makes_larger_grows_by_zeros() {
+    let picture = pattern::disk("1000448:A");
+    for format in FORMATS {
+        for more in ["", "data_file", "extended_l2", "over"] {
+            let bench = Bench::new();
+            let (path, file) = (bench.path("image"), bench.text("data"));
+            if more == "over" {
+                let options = format!("encrypt.format={format}");
+                by_qemu(&bench, &pattern::disk("1000448:B"), &options);
+                write_over(open(&path), picture.len(), &[(0, picture.len(), 7)]);
+            } else {
+                let mut options = vec![("encrypt.key-secret", SECRET)];
+                options.push(("encrypt.format", format.split(',').next().unwrap()));
+                options.push(("encrypt.iter-time", "10"));
+                match more {
+                    "data_file" => options.push(("data_file", &file)),
+                    "extended_l2" => options.push(("extended_l2", "on")),
+                    _ => {}
+                }
+                let mut spec = image::spec(&QCOW2, picture.len(), &options, false).unwrap();
+                let [made, apart] =
+                    ["image", "data"].map(|name| Arc::new(MemoryStorage::new(name)));
+                spec.data = (more == "data_file").then(|| apart.clone() as _);
+                image::drive(QCOW2.create(made.clone(), &spec).unwrap(), &picture).unwrap();
+                std::fs::write(&path, made.to_vec()).unwrap();
+                std::fs::write(&file, apart.to_vec()).unwrap();
+            }
+            let object = format!("secret,id=s,data={SECRET}");
+            let spec = spec(&path);
+            qemu::img_ok(&[
+                "resize",
+                "-q",
+                "--object",
+                &object,
+                "--image-opts",
+                &spec,
+                "1M",
+            ]);
+            let found = qemu_reads(&path, SECRET).unwrap();
+            let (disk, added) = found.split_at(picture.len() as usize);
+            assert!(added.iter().all(|byte| *byte == 0), "{format} {more}");
+            assert!(more == "over" || disk == picture.bytes(), "{format} {more}");
+            check(&path, SECRET);
         }
     }
 }
