@@ -95,8 +95,8 @@ impl<'a> Commit<'a> {
     /// # Errors
     /// `Usage` if the image has no backing file, or not this one; those of opening all of them;
     /// `Denied` if the image knows its backing file by no identity and by another time of its last
-    /// change, unless that is [named](Self::base); `Unsupported` if the backing file cannot be written in place; `Cancelled`; and those of
-    /// [`Editor`](goldsmith_block::Editor).
+    /// change, unless that is [named](Self::base); `Unsupported` if the backing file cannot be written in
+    /// place; `Cancelled`; and those of [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Edited> {
         let Subject { path, format, .. } = &self.subject;
         let image = match self.is_emptied() {

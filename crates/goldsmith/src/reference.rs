@@ -175,7 +175,7 @@ pub(crate) fn reference(
 }
 
 /// Whether the file or device at `path` is `id`.
-fn is_at(path: &Path, id: StorageId) -> bool {
+pub(crate) fn is_at(path: &Path, id: StorageId) -> bool {
     let Ok(found) = std::fs::metadata(path) else {
         return false;
     };
@@ -189,11 +189,7 @@ fn is_at(path: &Path, id: StorageId) -> bool {
 /// `directory` from the root of the file system on, without symbolic links.
 #[allow(clippy::disallowed_methods, reason = "a name to be kept, no identity")]
 fn real(directory: &Path) -> Result<PathBuf> {
-    let directory = if directory == Path::new("") {
-        Path::new(".")
-    } else {
-        directory
-    };
+    let directory = Path::new(".").join(directory);
     std::fs::canonicalize(directory).map_err(|error| Error::new(ErrorKind::Io, error))
 }
 
@@ -206,12 +202,9 @@ fn real_directory_of(path: &Path) -> Result<PathBuf> {
 /// `path` from the root of the file system on, without steps that lead nowhere. Symbolic links are
 /// left alone.
 fn plain(path: &Path) -> Result<PathBuf> {
-    let path = if path == Path::new("") {
-        Path::new(".")
-    } else {
-        path
-    };
-    let path = std::path::absolute(path).map_err(|error| Error::new(ErrorKind::Io, error))?;
+    // Of no path at all nothing is made.
+    let path = std::path::absolute(Path::new(".").join(path))
+        .map_err(|error| Error::new(ErrorKind::Io, error))?;
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {

@@ -32,8 +32,8 @@ const NAME: usize = 200;
 /// `.NAME.goldsmith-` and six letters, which is what a kill at that moment leaves.
 ///
 /// An existing file hands down its mode, its access control list and, as far as the process may give
-/// files away, its owner and group; but other hard links to it keep the old content. A symbolic link stays, and what it points to is
-/// replaced. A block device has no second copy: it is written in place.
+/// files away, its owner and group; but other hard links to it keep the old content. A symbolic link
+/// stays, and what it points to is replaced. A block device has no second copy: it is written in place.
 #[derive(Debug)]
 pub struct Target {
     name: String,

@@ -24,7 +24,7 @@ use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage, follow};
 
 use crate::Opener;
 use crate::proof::{Made, Proof};
-use crate::reference::directory_of;
+use crate::reference::{directory_of, is_at};
 use crate::target::refuse_source;
 use journal::{Journal, Place, header};
 use noted::{Noted, Notes};
@@ -225,7 +225,7 @@ impl Resume {
         let failed =
             |error| Error::new(ErrorKind::Io, error).in_file(self.journal.to_string_lossy());
         // By whatever name, what stands there may be something else by now.
-        if std::fs::metadata(&self.journal).is_ok_and(|it| is_of(&it, journal.id())) {
+        if is_at(&self.journal, journal.id()) {
             std::fs::remove_file(&self.journal).map_err(failed)?;
         }
         Ok(())
@@ -234,11 +234,6 @@ impl Resume {
     fn refuse(&self, text: impl Into<String>) -> Error {
         Error::usage(text.into()).in_file(self.journal.to_string_lossy())
     }
-}
-
-/// Whether the file with the `metadata` is `id`.
-fn is_of(metadata: &std::fs::Metadata, id: StorageId) -> bool {
-    matches!(id, StorageId::File { dev, ino, .. } if (dev, ino) == (metadata.dev(), metadata.ino()))
 }
 
 /// What was decided when a work began, and holds for all of it.
