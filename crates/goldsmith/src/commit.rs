@@ -108,31 +108,26 @@ impl<'a> Commit<'a> {
             }
             false => None,
         };
-        let opener = self.subject.opener.clone().force_share(true);
+        let mut base = self.open_base()?;
+        let mut editor = base.editor()?;
+        let ours = image.iter().chain([&base]).flat_map(Open::ids);
+        let opener = self.subject.opener.clone().holding(ours);
         let (chain, paths) = opener.open_with_paths(path, format.as_deref())?;
         must_be_unlocked(&chain)?;
         let depth = self.depth(&chain)?;
-        let mut read = chain.layers().to_vec();
-        read.remove(depth);
-        if image.is_some() {
-            read.remove(0);
-        }
-        self.subject.opener.lock_layers(&read)?;
         let mut edited = Edited {
             warnings: chain.warnings().to_vec(),
             ..Edited::default()
         };
         let layers = chain.layers();
         let (above, below) = (&layers[..depth], &layers[depth + 1..]);
-
-        let mut base = self.open_base(&paths[depth], depth, &*layers[depth])?;
+        self.must_be(&base, &*layers[depth])?;
         // By its name an image does not get to write where its owner could not.
         let [names_it, it] = [depth - 1, depth].map(|depth| &**layers[depth].storage());
         may_write(self.subject.opener.references, names_it, it)?;
         if let (None, Some(reference)) = (&self.base, &layers[depth - 1].info().backing) {
             must_be_unchanged(reference, it).map_err(|error| error.in_file(names_it.name()))?;
         }
-        let mut editor = base.editor()?;
         self.subject.opener.all_open(&[])?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {
@@ -196,24 +191,33 @@ impl<'a> Commit<'a> {
         })
     }
 
-    /// Opens the image at `path`, which must be `layer`, to be written over.
-    fn open_base(&self, path: &Path, depth: usize, layer: &dyn Layer) -> Result<Open> {
+    /// Opens the image that takes it all, to be written over.
+    fn open_base(&self) -> Result<Open> {
+        let Subject { path, format, .. } = &self.subject;
+        // Not to be gone by: somebody may be writing to them.
+        let opener = self.subject.opener.clone().force_share(true);
+        let (chain, mut paths) = opener.open_with_paths(path, format.as_deref())?;
+        let depth = self.depth(&chain)?;
         let subject = Subject {
-            path: path.to_owned(),
-            format: Some(layer.info().format.into()),
+            path: paths.swap_remove(depth),
+            format: Some(chain.layers()[depth].info().format.into()),
             ..self.subject.clone()
         };
-        let base = subject.open_at(depth)?;
+        subject.open_at(depth)
+    }
+
+    /// Fails if `base` is not all of what `layer` is read from.
+    fn must_be(&self, base: &Open, layer: &dyn Layer) -> Result<()> {
+        let path = base.path.display();
         if base.read().id() != layer.storage().id() {
-            return Err(self.refuse(format!("'{}' has become another file", path.display())));
+            return Err(self.refuse(format!("'{path}' has become another file")));
         }
         if base.read().len() != layer.storage().len() {
             return Err(self.refuse(format!(
-                "its backing file is only a part of '{}', into which nothing is put",
-                path.display()
+                "its backing file is only a part of '{path}', into which nothing is put"
             )));
         }
-        Ok(base)
+        Ok(())
     }
 
     /// Lets the image show nothing but its backing file, the one at `path`, which has changed.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageMut,
+    Budget, Chain, Edit, Editor, Error, Format, Layer, Options, Result, Step, Storage, StorageId,
+    StorageMut,
 };
 use goldsmith_engine::Job;
 use goldsmith_storage::{Cache, Rehearsal, Use, lock};
@@ -193,6 +194,11 @@ impl Open {
         std::iter::once(Arc::clone(&self.storage))
             .chain(data)
             .collect()
+    }
+
+    /// What tells the files that are written to from all others.
+    pub(crate) fn ids(&self) -> Vec<StorageId> {
+        self.storages().iter().map(|storage| storage.id()).collect()
     }
 
     /// The file as whoever only reads sees it.

@@ -169,20 +169,18 @@ impl<'a> Rebase<'a> {
             }
             return Ok((Some(reference), None));
         }
-        // Locked only once it is known that it is not the image itself, which is locked already.
-        let opener = self.subject.opener.clone().force_share(true);
+        let ours = open.ids();
+        let opener = self.subject.opener.clone().holding(ours.clone());
         let (path, chain) = open_beside(&opener, &open.path, name, Some(format))?;
-        let id = image.storage().id();
-        if chain
-            .layers()
-            .iter()
-            .any(|layer| layer.storage().id() == id)
-        {
+        let is_ours = |layer: &Arc<dyn Layer>| {
+            let files = [layer.storage().id(), layer.data_storage().id()];
+            files.iter().any(|file| ours.contains(file))
+        };
+        if chain.layers().iter().any(is_ours) {
             return refuse(format!(
                 "based on '{name}' the image would stand behind itself"
             ));
         }
-        self.subject.opener.lock_layers(chain.layers())?;
         let mut reference = reference(directory_of(&open.path), &path, chain.top())?;
         // A format that knows other images by their identity has the place for more than one name.
         if image.info().uuid.is_none() {

@@ -130,6 +130,21 @@ fn image_that_cannot_be_based_there_stays_as_it_is() {
         refused.stderr.contains("its own backing file"),
         "{refused:?}"
     );
+    // What it holds stands there, and would show where it holds nothing.
+    let ours = &twins.ours;
+    ours.qemu_img_ok("create -q -f qcow2 -o data_file=data apart 1M");
+    ours.qemu_img_ok("create -q -f qcow2 -F raw -b data over.apart");
+    for line in [
+        "rebase -b data -F raw apart",
+        "rebase -b over.apart -F qcow2 apart",
+    ] {
+        let refused = ours.goldsmith(line);
+        assert_eq!(refused.status, 1);
+        assert!(
+            refused.stderr.contains("stand behind itself"),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

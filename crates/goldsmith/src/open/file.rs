@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Format, Layer, Result, Storage};
+use goldsmith_block::{Format, Result, Storage};
 use goldsmith_storage::{FileStorage, Use};
 
 use crate::found::{Found, denied};
@@ -54,21 +54,10 @@ impl Opener {
 
     /// Tells other processes that `storage` is read, and must not be written meanwhile.
     pub(crate) fn lock(&self, storage: &dyn Storage) -> Result<()> {
-        match self.force_share {
+        match self.force_share || self.held.contains(&storage.id()) {
             true => Ok(()),
             false => goldsmith_storage::lock(storage, Use::Read),
         }
-    }
-
-    /// As [`lock`](Self::lock), for all files of these layers.
-    pub(crate) fn lock_layers<'a>(
-        &self,
-        layers: impl IntoIterator<Item = &'a Arc<dyn Layer>>,
-    ) -> Result<()> {
-        layers.into_iter().try_for_each(|layer| {
-            self.lock(&**layer.storage())?;
-            self.lock(&**layer.data_storage())
-        })
     }
 
     /// The format of the topmost image, as far as it is known: the one that it was expected to have, or

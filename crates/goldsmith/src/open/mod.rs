@@ -7,7 +7,7 @@
 //!                      └─ backing: what it names ┘
 //! ```
 
-use goldsmith_block::{Format, Limits, Options, Result};
+use goldsmith_block::{Format, Limits, Options, Result, StorageId};
 use goldsmith_storage::Cache;
 
 use crate::filename::Part;
@@ -76,6 +76,8 @@ pub struct Opener {
     snapshot: Option<SnapshotName>,
     secrets: Secrets,
     force_share: bool,
+    /// Files that are locked for this process already, as a file cannot be twice.
+    held: Vec<StorageId>,
     expected: Option<String>,
     /// Whether nobody is going to read any data: files that hold that of an image are left alone.
     heads_only: bool,
@@ -141,6 +143,12 @@ impl Opener {
     #[must_use]
     pub fn force_share(mut self, force_share: bool) -> Self {
         self.force_share = force_share;
+        self
+    }
+
+    /// Leaves the locks on these files to the caller, who has them.
+    pub(crate) fn holding(mut self, held: impl IntoIterator<Item = StorageId>) -> Self {
+        self.held.extend(held);
         self
     }
 
