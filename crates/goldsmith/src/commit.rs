@@ -128,6 +128,9 @@ impl<'a> Commit<'a> {
         if let (None, Some(reference)) = (&self.base, &layers[depth - 1].info().backing) {
             must_be_unchanged(reference, it).map_err(|error| error.in_file(names_it.name()))?;
         }
+        if image.is_some() {
+            self.must_be_emptiable()?;
+        }
         self.subject.opener.all_open(&[])?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {
@@ -189,6 +192,16 @@ impl<'a> Commit<'a> {
                 "Did not find '{name}' in the backing chain of '{path}'"
             ))
         })
+    }
+
+    /// Fails if the image could not be [emptied](Self::empty), before anything is written for that.
+    fn must_be_emptiable(&self) -> Result<()> {
+        let rehearsed = Subject {
+            dry_run: true,
+            opener: self.subject.opener.clone().force_share(true),
+            ..self.subject.clone()
+        };
+        rehearsed.open()?.editor()?.edit(&Edit::Empty)
     }
 
     /// Opens the image that takes it all, to be written over.

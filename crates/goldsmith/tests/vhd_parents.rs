@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use goldsmith::{Chain, ErrorKind, Limits, Opener, References, Result};
+use goldsmith::{Chain, Commit, ErrorKind, Limits, Opener, References, Result};
 use goldsmith_testkit::build::vhd::{Vhd, footer};
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
@@ -503,6 +503,35 @@ fn parent_that_no_vhd_can_have_is_refused_and_nothing_is_left() {
     let error = child.backing("gone.vhd", "vpc").run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
     assert_eq!(folder.names(), ["base.qcow2", "disk.raw"]);
+}
+
+/// What a child holds for those who go by the other of its sizes is not thrown away, so it stays as it
+/// is; and so must its parent.
+#[test]
+fn parent_gets_nothing_if_the_child_could_not_be_emptied_then() {
+    let folder = Folder::new();
+    let base = put(&folder, "base.vhd", &base());
+    // By the geometry the disk ends in its third block, in which there is more.
+    let two_sizes = child("base.vhd", &[(b"W2ru", r".\base.vhd")])
+        .footer(footer::CREATOR, b"vpc ")
+        .footer(footer::CHS, &[0, 1, 2, 17]);
+    let top = put(&folder, "top.vhd", &two_sizes);
+    let before = [&base, &top].map(|path| std::fs::read(path).unwrap());
+    let opener = Opener::new().references(References::SameDirectory);
+    let commit = Commit::new(&top).format("vpc").opener(opener);
+    for dry_run in [true, false] {
+        let error = commit.clone().dry_run(dry_run).run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = "17408 bytes by one of the two sizes in its footer and 32768 by the other";
+        assert!(error.report().contains(text), "{}", error.report());
+    }
+    let after = [&base, &top].map(|path| std::fs::read(path).unwrap());
+    assert!(after == before);
+
+    // It may be deleted, so it need not be emptied.
+    commit.keep(true).run().unwrap();
+    assert!(std::fs::read(&base).unwrap() != before[0]);
+    assert!(std::fs::read(&top).unwrap() == before[1]);
 }
 
 proptest! {
