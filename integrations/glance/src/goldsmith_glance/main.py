@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--compression", default="none", choices=("none", "zlib", "zstd"))
     export.add_argument("-o", "--output", metavar="FILE", help="by default IMAGE_ID.FORMAT")
+    export.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="fetch the image even if Glance keeps no digest of it",
+    )
     export.set_defaults(do=_export)
 
     bring = commands.add_parser(
@@ -83,7 +88,9 @@ def _export(options, goldsmith: Goldsmith) -> int:
     wish = Wish(options.to, compression=options.compression, copy_raw=True)
     output = options.output or f"{options.image}.{wish.format.suffix}"
     connection = transfer.connect(options.os_cloud)
-    digest = transfer.export(connection, goldsmith, options.image, output, wish)
+    digest = transfer.export(
+        connection, goldsmith, options.image, output, wish, unchecked=options.unchecked
+    )
     print(f"{digest}  {output}")
     return 0
 

@@ -1,5 +1,6 @@
 """Images out of one cloud's Glance and into another's, over its v2 API."""
 
+import hashlib
 import os
 import tempfile
 import time
@@ -27,10 +28,18 @@ def _sdk():
     return openstack
 
 
-def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -> str:
+def export(
+    connection,
+    goldsmith: Goldsmith,
+    image_id: str,
+    target: str,
+    wish,
+    unchecked: bool = False,
+) -> str:
     """Fetches an image, makes what `wish` says of it at `target`, and gives that file's sha256.
 
-    What arrives must be what Glance has: its digest is checked before anybody looks into it.
+    What arrives must be what Glance has: its digest is checked before anybody looks into it. Where
+    Glance keeps none, as of an image that it only knows by its address, it is fetched if `unchecked`.
     """
     image = connection.image.get_image(image_id)
     claimed = formats.claimed(image.disk_format, image.container_format)
@@ -38,6 +47,11 @@ def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -
         raise Refused(
             f"The image {image_id} is {image.disk_format} in {image.container_format}, which "
             "goldsmith does not read."
+        )
+    if not (unchecked or _has_digest(image)):
+        raise Refused(
+            f"Glance keeps no digest of the image {image_id} by which one could tell whether it "
+            "arrives whole; to take it as it arrives, say --unchecked."
         )
     folder = os.path.dirname(os.path.abspath(target))
     # Beside the target, because it is large; what stands there stays until all is well.
@@ -49,6 +63,12 @@ def export(connection, goldsmith: Goldsmith, image_id: str, target: str, wish) -
         digest = conversion.sha256(made)
         os.replace(made, target)
     return digest
+
+
+def _has_digest(image) -> bool:
+    """Whether the SDK is going to check what it downloads; it only warns if it cannot."""
+    known = image.hash_value and image.hash_algo in hashlib.algorithms_available
+    return bool(known or image.checksum)
 
 
 def bring(

@@ -1,0 +1,50 @@
+"""What is fetched from a Glance, and what is not."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from goldsmith_glance import transfer
+from goldsmith_glance.command import Refused
+
+SHA512 = {"hash_algo": "sha512", "hash_value": "0" * 128, "checksum": None}
+MD5 = {"hash_algo": None, "hash_value": None, "checksum": "0" * 32}
+NONE = {"hash_algo": None, "hash_value": None, "checksum": None}
+UNKNOWN = {"hash_algo": "sha2048", "hash_value": "0" * 512, "checksum": None}
+
+
+class Fetched(Exception):
+    """The download was begun."""
+
+
+class Images:
+    def __init__(self, digest):
+        self.digest = digest
+
+    def get_image(self, image_id):
+        return SimpleNamespace(
+            id=image_id, disk_format="raw", container_format="bare", **self.digest
+        )
+
+    def download_image(self, image, output, stream):
+        raise Fetched
+
+
+def export(digest, folder, **how):
+    connection = SimpleNamespace(image=Images(digest))
+    transfer.export(connection, None, "7c5f", str(folder / "target"), None, **how)
+
+
+@pytest.mark.parametrize("digest", [SHA512, MD5])
+def test_what_glance_keeps_a_digest_of_is_fetched(digest, tmp_path):
+    with pytest.raises(Fetched):
+        export(digest, tmp_path)
+
+
+@pytest.mark.parametrize("digest", [NONE, UNKNOWN])
+def test_what_nobody_could_check_is_fetched_only_if_that_is_said(digest, tmp_path):
+    with pytest.raises(Refused, match="keeps no digest of the image 7c5f.*--unchecked"):
+        export(digest, tmp_path)
+    with pytest.raises(Fetched):
+        export(digest, tmp_path, unchecked=True)
+    assert list(tmp_path.iterdir()) == []
