@@ -59,7 +59,8 @@ const MINUS: char = '\u{2212}';
 pub(crate) fn words(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<_> = words.collect();
     if words.get(1).is_some_and(|word| word == "resize") {
-        for word in &mut words[2..] {
+        // Behind `--` nothing is taken for an option.
+        for word in words[2..].iter_mut().take_while(|word| *word != "--") {
             let size = word.to_str().and_then(|text| text.strip_prefix('-'));
             if let Some(size) = size.filter(|size| size.starts_with(|c: char| c.is_ascii_digit())) {
                 *word = format!("{MINUS}{size}").into();
@@ -98,7 +99,7 @@ fn preallocation(name: &str) -> Result<Preallocation, String> {
 fn new_size(text: &str) -> Result<NewSize, String> {
     let (make, size): (fn(u64) -> NewSize, _) = match text.chars().next() {
         Some('+') => (NewSize::More, &text[1..]),
-        Some(MINUS) => (NewSize::Less, &text[MINUS.len_utf8()..]),
+        Some(minus @ ('-' | MINUS)) => (NewSize::Less, &text[minus.len_utf8()..]),
         _ => (NewSize::Exactly, text),
     };
     crate::options::size(size).map(make)
@@ -121,7 +122,13 @@ mod tests {
             assert_eq!(new_size(words[4].to_str().unwrap()), Ok(size));
         }
         assert!(new_size("+").is_err() && new_size("").is_err() && new_size("1M1").is_err());
-        let line = ["goldsmith", "create", "disk.raw", "-1"].map(OsString::from);
-        assert_eq!(words(line.iter().cloned()), line);
+        for line in [
+            ["goldsmith", "create", "disk.raw", "-1", ""],
+            ["goldsmith", "resize", "--", "-5name", "-512"],
+        ] {
+            let line = line.map(OsString::from);
+            assert_eq!(words(line.iter().cloned()), line);
+        }
+        assert_eq!(new_size("-512"), Ok(NewSize::Less(512)));
     }
 }
