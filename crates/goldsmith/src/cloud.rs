@@ -361,15 +361,20 @@ pub fn cloud_named(name: &str) -> Result<&'static Cloud> {
 }
 
 impl Rule {
-    /// What to do about an image that breaks it.
+    /// What to do about an image that breaks it; a command is one that a shell understands.
     pub fn mend_for(&self, cloud: &Cloud, image: &Path) -> String {
         match self.mend {
             Some(mend) => mend.into(),
-            None => format!(
-                "goldsmith convert --for {} {} NEW",
-                cloud.name,
-                image.display()
-            ),
+            None => {
+                let image = image.to_string_lossy();
+                let image = match image.strip_prefix('-') {
+                    Some(_) => format!("./{image}").into(),
+                    None => image,
+                };
+                // No path has the byte that cannot be quoted.
+                let image = shlex::try_quote(&image).unwrap_or_else(|_| image.clone());
+                format!("goldsmith convert --for {} {image} NEW", cloud.name)
+            }
         }
     }
 }

@@ -35,6 +35,12 @@ fn finding_is_told_with_its_reason_and_its_mend() {
     );
     assert!(report["findings"].get(1).is_none());
 
+    // Whatever its name, it is told as a shell would understand it.
+    std::fs::copy(folder.path("disk.vhd"), folder.path("$(disk).vhd")).unwrap();
+    let done = folder.goldsmith("lint --for azure $(disk).vhd");
+    let mend = "mend: goldsmith convert --for azure '$(disk).vhd' NEW";
+    assert!(done.stdout.contains(mend), "{done:?}");
+
     // Done as told.
     let done = folder.goldsmith("convert --for azure disk.vhd new.vhd");
     assert_eq!((done.status, &*done.stderr), (0, ""));
