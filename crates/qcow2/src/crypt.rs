@@ -129,25 +129,25 @@ impl Crypt {
     }
 
     /// `data`, for guest offset `guest` and host offset `host`, as it is to be stored: encrypted,
-    /// filled up to a whole sector. `None` if as it is.
+    /// filled up to a whole sector.
     ///
     /// # Errors
     /// `Denied` if nobody gave the passphrase.
-    pub(crate) fn encrypt(
+    pub(crate) fn encrypt<'a>(
         &self,
         host: u64,
         guest: u64,
-        data: &[u8],
-    ) -> Result<Option<Vec<u8>>, Qcow2Error> {
+        data: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>, Qcow2Error> {
         self.must_be_open()?;
         let Self::Open { cipher, by_host } = self else {
-            return Ok(None);
+            return Ok(data.into());
         };
         let mut sectors = data.to_vec();
         sectors.resize(data.len().next_multiple_of(SECTOR), 0);
         let first = if *by_host { host } else { guest } / SECTOR as u64;
         cipher.encrypt(first, &mut sectors);
-        Ok(Some(sectors))
+        Ok(sectors.into())
     }
 
     /// `data`, which is going to stand at `host`, with zeros up to the end of its unit of 2^`bits` bytes if

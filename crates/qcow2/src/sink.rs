@@ -182,12 +182,10 @@ impl Sink for Qcow2Sink {
         }
         let guest = slot.range.start;
         let whole = self.crypt.filled(data, slot.host, self.plan.status_bits());
-        if let Some(sectors) = self.crypt.encrypt(slot.host, guest, &whole)? {
-            return self.data.write_at(slot.host, &sectors);
-        }
-        self.data.write_at(slot.host, data)?;
+        let stored = self.crypt.encrypt(slot.host, guest, &whole)?;
+        self.data.write_at(slot.host, &stored)?;
         if slot.packed.is_none() {
-            self.clear_behind(slot.host + len)?;
+            self.clear_behind(slot.host + stored.len() as u64)?;
         }
         Ok(())
     }

@@ -192,7 +192,7 @@ impl Draft {
                 let mut bytes = vec![0; (end - first) as usize];
                 layer.read_at(first, &mut bytes[..(size - first) as usize])?;
                 let sectors = layer.crypt().encrypt(first, first, &bytes)?;
-                return data.write_at(first, sectors.as_deref().unwrap_or(&bytes));
+                return data.write_at(first, &sectors);
             }
             let end = end.min(data.len());
             if size < end {
@@ -213,7 +213,7 @@ impl Draft {
         layer.read_at(start, &mut bytes[..tail_at])?;
         let offset = self.take(cluster_size)?;
         let sectors = layer.crypt().encrypt(offset, start, &bytes)?;
-        self.write("guest data", offset, sectors.as_deref().unwrap_or(&bytes))?;
+        self.write("guest data", offset, &sectors)?;
         self.sub(used(entry[0], &self.geometry))?;
         let was_packed = entry[0] & ondisk::COMPRESSED != 0;
         entry[0] = COPIED | offset;
@@ -241,7 +241,7 @@ impl Draft {
                     // At most two megabytes.
                     let zeros = vec![0; cluster_size as usize];
                     let sectors = layer.crypt().encrypt(offset, cluster << bits, &zeros)?;
-                    draft.write("zeros", offset, sectors.as_deref().unwrap_or(&zeros))?;
+                    draft.write("zeros", offset, &sectors)?;
                     entry[0] = COPIED | offset;
                 }
             }

@@ -130,17 +130,11 @@ impl OverSink {
         let end = guest + data.len() as u64;
         let is_last = end == self.layer.info().virtual_size;
         let (bits, crypt) = (self.layer.geometry().cluster_bits, self.layer.crypt());
-        if !crypt.is_plain() {
-            let bits = if is_last { bits } else { 0 };
-            let whole = crypt.filled(data, host, bits);
-            let sectors = crypt.encrypt(host, guest, &whole)?;
-            return self
-                .data
-                .write_at(host, sectors.as_deref().unwrap_or(&whole));
-        }
-        self.data.write_at(host, data)?;
+        let whole = crypt.filled(data, host, if is_last { bits } else { 0 });
+        let stored = crypt.encrypt(host, guest, &whole)?;
+        self.data.write_at(host, &stored)?;
         if is_last && !self.layer.geometry().has_data_file() {
-            clear_rest(&*self.data, host + data.len() as u64, bits)?;
+            clear_rest(&*self.data, host + stored.len() as u64, bits)?;
         }
         Ok(())
     }
