@@ -11,7 +11,7 @@ use goldsmith_storage::FileStorage;
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::found::may_write;
-use crate::open::{must_be_unchanged, must_be_unlocked};
+use crate::open::{must_be_unchanged, must_be_unlocked, must_know_backing};
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
 use crate::work::shown_by;
@@ -94,8 +94,8 @@ impl<'a> Commit<'a> {
     ///
     /// # Errors
     /// `Usage` if the image has no backing file, or not this one; those of opening all of them;
-    /// `Denied` if the image knows its backing file by no identity and by another time of its last
-    /// change, unless that is [named](Self::base); `Unsupported` if the backing file cannot be written in
+    /// `Denied` if an image knows its backing file by no identity and by another time of its last change,
+    /// unless that is the one written to and is [named](Self::base); `Unsupported` if the backing file cannot be written in
     /// place; `Cancelled`; and those of [`Editor`](goldsmith_block::Editor).
     pub fn run(&self) -> Result<Edited> {
         let Subject { path, format, .. } = &self.subject;
@@ -128,6 +128,7 @@ impl<'a> Commit<'a> {
         if let (None, Some(reference)) = (&self.base, &layers[depth - 1].info().backing) {
             must_be_unchanged(reference, it).map_err(|error| error.in_file(names_it.name()))?;
         }
+        must_know_backing(&layers[depth..])?;
         if image.is_some() {
             self.must_be_emptiable()?;
         }

@@ -10,7 +10,7 @@ use goldsmith_block::{
 use crate::carry::{Carry, carry_methods};
 use crate::edit::{Edited, Open, Subject, snapshots_lose_sight, subject_methods};
 use crate::filename::ImageName;
-use crate::open::must_be_unlocked;
+use crate::open::{must_be_unlocked, must_know_backing};
 use crate::reference::{beside, directory_of, open_beside, reference, unseen};
 use crate::registry;
 use crate::work::shown_by;
@@ -93,8 +93,9 @@ impl<'a> Rebase<'a> {
     /// # Errors
     /// Those of opening the image and everything behind it, now and then; `Usage` if the image would
     /// come to stand behind itself, or nobody says the format of the new backing file;
-    /// `Unsupported` if the format has no backing files, or nothing is packed in it that shall be;
-    /// `Cancelled`; and those of [`Editor`](goldsmith_block::Editor).
+    /// `Denied` if an image knows what is behind it, now or then, by no identity and by another time of
+    /// its last change, unless neither is [looked at](Self::unseen); `Unsupported` if the format has no
+    /// backing files, or nothing is packed in it that shall be; `Cancelled`; and those of [`Editor`](goldsmith_block::Editor).
     ///
     /// # Cost
     /// Where the image holds the data itself, or both chains lead to the same file, nothing is read.
@@ -118,9 +119,9 @@ impl<'a> Rebase<'a> {
                 Some(_) => layer,
                 None => Arc::new(Alone(layer)),
             };
-            must_be_unlocked(&before)?;
-            if let Some(behind) = &behind {
-                must_be_unlocked(behind)?;
+            for chain in std::iter::once(&before).chain(&behind) {
+                must_be_unlocked(chain)?;
+                must_know_backing(chain.layers())?;
             }
             let behind = behind.as_ref().map_or(&[][..], |chain| chain.layers());
             let after = Chain::new(Arc::clone(&top), behind.iter().cloned());

@@ -10,6 +10,7 @@ use goldsmith_block::{
 
 use crate::Phase;
 use crate::edit::{Edited, Open, Subject, subject_methods};
+use crate::open::must_know_backing;
 use crate::watch::{Watch, watch_methods};
 
 /// How long a disk shall be, in bytes.
@@ -88,7 +89,9 @@ impl<'a> Resize<'a> {
     ///
     /// # Errors
     /// Those of opening the image; `Usage` if the disk would become shorter and may not, or of a
-    /// size that the format cannot hold; those of [`Editor::edit`](goldsmith_block::Editor::edit).
+    /// size that the format cannot hold; `Denied` if it would become longer over a backing file that an
+    /// image knows by no identity and by another time of its last change; those of
+    /// [`Editor::edit`](goldsmith_block::Editor::edit).
     pub fn run(&self) -> Result<Edited> {
         let mut open = self.subject.open()?;
         let editor = open.editor()?;
@@ -98,6 +101,9 @@ impl<'a> Resize<'a> {
             true => Some(open.chain(&*editor)?.0),
             false => None,
         };
+        if let Some(chain) = &chain {
+            must_know_backing(chain.layers())?;
+        }
         self.subject.opener.all_open(&[])?;
         let mut edited = Edited {
             warnings: std::mem::take(&mut open.warnings),

@@ -6,7 +6,9 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use goldsmith::{Commit, Create, ErrorKind, NewSize, Opener, Rebase, References, Resize};
+use goldsmith::{
+    Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Resize, Result,
+};
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::{ModelDisk, qemu};
@@ -192,6 +194,111 @@ fn raw_parent_gets_nothing_unless_it_is_as_old_as_the_child_knows() {
     assert!(std::fs::read(&base).unwrap() == above.bytes());
     // And once more, for the child knows what it has done itself.
     commit.run().unwrap();
+}
+
+/// What another disk shows would stay in the image, or what the image shows be lost because that has it,
+/// too.
+#[test]
+fn image_is_not_changed_by_what_a_raw_parent_shows_that_may_be_another_disk() {
+    let folder = Folder::new();
+    let (below, above, topmost) = (disk("1M:A"), disk("512k:A 512k:b"), disk("1M:A"));
+    let base = folder.write("base.raw", &below);
+    let file = std::fs::File::options().write(true).open(&base).unwrap();
+    let known = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    file.set_modified(known).unwrap();
+    vhd(&folder, "mid.vhd", &above, Some(("base.raw", "raw")));
+    vhd(&folder, "top.vhd", &topmost, Some(("mid.vhd", "vpc")));
+    vhd(&folder, "alone.vhd", &above, None);
+    let (mid, top) = (folder.path("mid.vhd"), folder.path("top.vhd"));
+    let overlay = folder.path("overlay.qcow2");
+    Create::new(&overlay)
+        .format("qcow2")
+        .option("backing_file", "mid.vhd")
+        .option("backing_fmt", "vpc")
+        .opener(opener())
+        .run()
+        .unwrap();
+    let alone = folder.path("alone.vhd");
+    let source = folder.write("source", &disk("512k:- 512k:b"));
+    let rebase = |path: &Path, format| Rebase::new(path).format(format).opener(opener());
+    let resize = |path: &Path, size| {
+        let resize = Resize::new(path, NewSize::Exactly(size)).opener(opener());
+        resize.format("vpc").shrink(true).run()
+    };
+    let commit = || Commit::new(&top).format("vpc").opener(opener());
+    let into = || {
+        let job = convert((&source, "raw"), (&mid, "vpc")).into_existing(opener());
+        job.run().map(|_| Edited::default())
+    };
+
+    let before = [&mid, &top, &overlay, &alone].map(|path| std::fs::read(path).unwrap());
+    file.set_modified(known + Duration::from_secs(3600))
+        .unwrap();
+    std::fs::write(&base, disk("1M:O").bytes()).unwrap();
+    file.set_modified(known + Duration::from_secs(3600))
+        .unwrap();
+    let changes: [(&str, &dyn Fn() -> Result<Edited>); 9] = [
+        ("alone", &|| rebase(&mid, "vpc").run()),
+        ("alone, rehearsed", &|| {
+            rebase(&mid, "vpc").dry_run(true).run()
+        }),
+        ("onto another one", &|| {
+            rebase(&mid, "vpc").onto("alone.vhd", Some("vpc")).run()
+        }),
+        ("from another one", &|| {
+            rebase(&alone, "vpc").onto("mid.vhd", Some("vpc")).run()
+        }),
+        ("at the end of a chain", &|| rebase(&overlay, "qcow2").run()),
+        ("longer", &|| resize(&mid, 2 << 20)),
+        ("commit above it", &|| commit().run()),
+        ("named commit above it", &|| commit().base("mid.vhd").run()),
+        ("written over", &into),
+    ];
+    for (what, change) in changes {
+        let error = change().expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Denied, "{what}");
+        let report = error.report();
+        assert!(
+            report.contains("mid.vhd: ")
+                && report.contains("base.raw' has no identity and was last changed 3600 seconds")
+                && report.ends_with("base the image on it once more (rebase -u)"),
+            "{what}: {report}"
+        );
+    }
+    let after = [&mid, &top, &overlay, &alone].map(|path| std::fs::read(path).unwrap());
+    assert!(after == before);
+
+    // Nothing of it matters for a shorter disk.
+    resize(&top, 512 << 10).unwrap();
+    std::fs::write(&base, below.bytes()).unwrap();
+    rebase(&mid, "vpc")
+        .unseen(true)
+        .onto("base.raw", Some("raw"))
+        .run()
+        .unwrap();
+    rebase(&overlay, "qcow2").run().unwrap();
+    assert!(guest(&overlay, "qcow2") == above.bytes());
+    resize(&mid, 2 << 20).unwrap();
+    rebase(&mid, "vpc").run().unwrap();
+    assert!(guest(&mid, "vpc")[..1 << 20] == *above.bytes());
+}
+
+/// The disk would go on behind its old end with what the right one has there.
+#[test]
+fn disk_does_not_become_longer_over_a_raw_parent_that_was_cut() {
+    let folder = Folder::new();
+    let base = folder.write("base.raw", &disk("4M:A"));
+    vhd(&folder, "top.vhd", &disk("1M:A"), Some(("base.raw", "raw")));
+    let top = folder.path("top.vhd");
+    let file = std::fs::File::options().write(true).open(&base).unwrap();
+    file.set_len(1 << 20).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000))
+        .unwrap();
+    let before = std::fs::read(&top).unwrap();
+    let resize = Resize::new(&top, NewSize::Exactly(2 << 20)).format("vpc");
+    let error = resize.opener(opener()).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(std::fs::read(&top).unwrap() == before);
 }
 
 proptest! {

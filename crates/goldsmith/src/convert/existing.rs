@@ -11,6 +11,7 @@ use crate::carry::tally;
 use crate::convert::refused::cannot_resume;
 use crate::convert::{Convert, Converted};
 use crate::edit::{Open, Subject};
+use crate::open::must_know_backing;
 use crate::resize::keep_unit;
 use crate::splice::Splice;
 use crate::target::refuse_source;
@@ -58,6 +59,9 @@ impl Convert<'_> {
             true => None,
             false => Some(open.chain(&*editor)?.0),
         };
+        if let Some(shown) = &shown {
+            must_know_backing(shown.layers())?;
+        }
         self.opener_of_source().all_open(&[])?;
         let (sink, bytes) = self
             .over(&mut open, editor, shown.as_ref(), need)

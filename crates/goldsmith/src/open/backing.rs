@@ -165,23 +165,74 @@ pub(super) fn changed_since(
 /// # Errors
 /// `Denied`.
 pub(crate) fn must_be_unchanged(reference: &BackingReference, storage: &dyn Storage) -> Result<()> {
-    let (None, Some(known)) = (reference.uuid, reference.modified) else {
+    let Some(doubt) = Doubt::about(reference, storage) else {
         return Ok(());
     };
-    let (how, or_else) = match modified(storage).map(|found| drift(known, found)) {
-        Some(None) => return Ok(()),
-        Some(Some(drift)) => (
-            format!("was last changed {drift} than the image says"),
-            ", or base the image on it once more (rebase -u)",
-        ),
-        // The time of a device is that of its name.
-        None => ("does not tell when it was last changed".into(), ""),
+    let or_else = match doubt.can_be_settled {
+        true => ", or base the image on it once more (rebase -u)",
+        false => "",
     };
+    let why = doubt.why;
     Err(denied(format!(
-        "its backing file '{}' has no identity and {how}: it may be another disk; to write to it all \
-         the same, name it (commit -b){or_else}",
-        storage.name()
+        "{why}; to write to it all the same, name it (commit -b){or_else}"
     )))
+}
+
+/// Fails if nothing says that the files behind the images of `layers` are the ones that those mean. To be
+/// asked before an image is changed by what they show: what is copied from another disk stays, and what is
+/// not copied because another disk has it, too, is lost.
+///
+/// # Errors
+/// `Denied`.
+pub(crate) fn must_know_backing(layers: &[Arc<dyn Layer>]) -> Result<()> {
+    for (image, behind) in layers.iter().zip(layers.iter().skip(1)) {
+        let reference = image.info().backing.as_ref();
+        let doubt = reference.and_then(|it| Doubt::about(it, &**behind.storage()));
+        let Some(doubt) = doubt else {
+            continue;
+        };
+        let way_out = match doubt.can_be_settled {
+            true => "base the image on it once more (rebase -u)",
+            false => "convert the image into another one",
+        };
+        let why = doubt.why;
+        let text = format!("{why}; to go by what it shows all the same, {way_out}");
+        return Err(denied(text).in_file(image.storage().name()));
+    }
+    Ok(())
+}
+
+/// What makes the file behind an image look like another one.
+struct Doubt {
+    /// A sentence.
+    why: String,
+    /// Whether the image can note what the file is like now.
+    can_be_settled: bool,
+}
+
+impl Doubt {
+    /// What speaks against the file that `storage` is in as the one that `reference` means.
+    fn about(reference: &BackingReference, storage: &dyn Storage) -> Option<Self> {
+        let (None, Some(known)) = (reference.uuid, reference.modified) else {
+            return None;
+        };
+        let found = modified(storage);
+        let how = match found {
+            Some(found) => {
+                let drift = drift(known, found)?;
+                format!("was last changed {drift} than the image says")
+            }
+            // The time of a device is that of its name.
+            None => "does not tell when it was last changed".into(),
+        };
+        let name = storage.name();
+        Some(Self {
+            why: format!(
+                "its backing file '{name}' has no identity and {how}: it may be another disk"
+            ),
+            can_be_settled: found.is_some(),
+        })
+    }
 }
 
 fn modified(storage: &dyn Storage) -> Option<SystemTime> {
@@ -216,6 +267,8 @@ mod tests {
         let error = must_be_unchanged(&reference, &storage).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
         assert!(error.report().ends_with("name it (commit -b)"), "{error:?}");
+        // To note its time once more would be of no use.
+        assert!(!Doubt::about(&reference, &storage).unwrap().can_be_settled);
         reference.uuid = Some(crate::Uuid::from_u128(7));
         must_be_unchanged(&reference, &storage).unwrap();
         must_be_unchanged(&BackingReference::default(), &storage).unwrap();

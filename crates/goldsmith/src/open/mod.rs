@@ -21,7 +21,7 @@ mod file;
 mod layer;
 mod when_open;
 
-pub(crate) use backing::must_be_unchanged;
+pub(crate) use backing::{must_be_unchanged, must_know_backing};
 pub(crate) use chain::must_be_unlocked;
 pub(crate) use file::ImageFile;
 pub(crate) use layer::refuse_itself;
