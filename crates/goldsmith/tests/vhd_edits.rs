@@ -170,6 +170,9 @@ fn raw_parent_gets_nothing_unless_it_is_as_old_as_the_child_knows() {
             let report = error.report();
             assert!(
                 report.contains(&format!("3600 seconds {order}"))
+                    && report.contains(
+                        "as after a commit that was cut off, base the image on it once more"
+                    )
                     && report.contains("(commit -b)")
                     && report.contains("base.raw' has no identity"),
                 "{report}"

@@ -168,14 +168,15 @@ pub(crate) fn must_be_unchanged(reference: &BackingReference, storage: &dyn Stor
     let Some(doubt) = Doubt::about(reference, storage) else {
         return Ok(());
     };
-    let or_else = match doubt.can_be_settled {
-        true => ", or base the image on it once more (rebase -u)",
-        false => "",
+    let Doubt { why, .. } = &doubt;
+    let way_out = match doubt.can_be_settled {
+        true => {
+            "if it is not, as after a commit that was cut off, base the image on it once more \
+             (rebase -u), or name it (commit -b), which does not empty the image"
+        }
+        false => "if it is not, name it (commit -b), which does not empty the image",
     };
-    let why = doubt.why;
-    Err(denied(format!(
-        "{why}; to write to it all the same, name it (commit -b){or_else}"
-    )))
+    Err(denied(format!("{why}; {way_out}")))
 }
 
 /// Fails if nothing says that the files behind the images of `layers` are the ones that those mean. To be
@@ -266,7 +267,8 @@ mod tests {
         };
         let error = must_be_unchanged(&reference, &storage).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
-        assert!(error.report().ends_with("name it (commit -b)"), "{error:?}");
+        let way_out = "if it is not, name it (commit -b), which does not empty the image";
+        assert!(error.report().ends_with(way_out), "{error:?}");
         // To note its time once more would be of no use.
         assert!(!Doubt::about(&reference, &storage).unwrap().can_be_settled);
         reference.uuid = Some(crate::Uuid::from_u128(7));
