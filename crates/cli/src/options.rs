@@ -1,6 +1,7 @@
 //! Options that several subcommands share.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -559,6 +560,14 @@ pub(crate) enum OutputFormat {
 /// A size such as 65536 or 64k, for clap.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     goldsmith::parse_size(text).ok_or_else(|| "expected a size such as 65536 or 64k".into())
+}
+
+/// A number of threads, for clap.
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number: &NonZeroUsize| number.get() <= goldsmith::MOST_THREADS)
+        .ok_or_else(|| format!("expected a number from 1 to {}", goldsmith::MOST_THREADS))
 }
 
 #[cfg(test)]

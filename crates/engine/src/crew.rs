@@ -12,9 +12,13 @@ pub fn cores() -> NonZeroUsize {
     *CORES.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// As many workers as are `asked` for; else one per core, and no fewer than `least`.
+/// The most workers of one job: each has buffers of its own. [ours] More machines have no use for.
+pub const MOST_THREADS: usize = 1024;
+
+/// As many workers as are `asked` for, [`MOST_THREADS`] at most; else one per core, and no fewer than `least`.
 pub(crate) fn workers(asked: Option<NonZeroUsize>, least: usize) -> usize {
-    asked.map_or_else(|| cores().get().max(least), NonZeroUsize::get)
+    let own = || cores().get().max(least);
+    asked.map_or_else(own, |asked| asked.get().min(MOST_THREADS))
 }
 
 /// Runs `work` on `threads` threads at once, and returns when all are back.

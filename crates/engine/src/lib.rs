@@ -57,7 +57,7 @@ pub use cancel::Cancel;
 pub use checksum::{ChecksumJob, checksum};
 pub use compare::{CompareError, CompareJob, Comparison, compare};
 pub use convert::{Behind, Job, Outcome, convert};
-pub use crew::cores;
+pub use crew::{MOST_THREADS, cores};
 pub use digest::{Algorithm, Crc32, Digest};
 pub use measure::{data_ranges, lay_out};
 pub use milestone::Milestones;

@@ -108,7 +108,8 @@ impl Sink for Tally {
 /// The methods that every builder has which carries guest data; `carry` is a field of it.
 macro_rules! carry_methods {
     () => {
-        /// Sets the number of workers. Default: one per core.
+        /// Sets the number of workers, at most [`MOST_THREADS`](crate::MOST_THREADS). Default: one per
+        /// core.
         #[must_use]
         pub fn threads(mut self, threads: std::num::NonZeroUsize) -> Self {
             self.carry.job.threads = Some(threads);

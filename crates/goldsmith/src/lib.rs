@@ -135,7 +135,7 @@ pub use goldsmith_block::{
     Storage, Symptom, did_you_mean, parse_size,
 };
 pub use goldsmith_engine::{
-    Algorithm, Cancel, CompareError, Comparison, Crc32, Digest, Phase, Progress,
+    Algorithm, Cancel, CompareError, Comparison, Crc32, Digest, MOST_THREADS, Phase, Progress,
 };
 pub use goldsmith_storage::{Cache, scratch_directory};
 pub use info::{ImageInfo, NamedFile, Role};

@@ -10,7 +10,7 @@ use goldsmith::Algorithm;
 use serde_json::json;
 
 use crate::exit::Failure;
-use crate::options::{Opening, OutputFormat, Spelling, snapshot_name};
+use crate::options::{Opening, OutputFormat, Spelling, snapshot_name, threads};
 use crate::output::human::shown;
 use crate::progress::Showing;
 use crate::proving::{algorithm, by_name};
@@ -58,7 +58,7 @@ pub(crate) struct Checksum {
     snapshot: Option<String>,
 
     /// Threads; by default one per core
-    #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
+    #[arg(short = 'm', long, value_name = "N", visible_alias = "threads", value_parser = threads)]
     parallel: Option<NonZeroUsize>,
 
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::called;
 use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{
-    Opening, Reading, Source, Spelling, Writing, asks_for_help, pairs, size, snapshot_name,
+    Opening, Reading, Source, Spelling, Writing, asks_for_help, pairs, size, snapshot_name, threads,
 };
 use crate::output::human;
 use crate::progress::Showing;
@@ -180,7 +180,7 @@ pub(crate) struct Convert {
     milestone: u64,
 
     /// Threads; by default one per core
-    #[arg(short = 'm', long, value_name = "N", visible_alias = "threads")]
+    #[arg(short = 'm', long, value_name = "N", visible_alias = "threads", value_parser = threads)]
     parallel: Option<NonZeroUsize>,
 
     /// Write in any order, as is done anyway

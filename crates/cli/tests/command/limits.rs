@@ -367,3 +367,30 @@ fn memory_that_an_image_wants_is_refused_with_the_figures() {
         }
     }
 }
+
+#[test]
+fn threads_are_no_more_than_a_machine_can_have() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("64k:A"));
+    for number in [
+        "0",
+        "1025",
+        "4000000000",
+        "18446744073709551616",
+        "-1",
+        "many",
+    ] {
+        for line in [
+            "convert -f raw -O raw disk.raw out",
+            "checksum -f raw disk.raw",
+        ] {
+            let (command, rest) = line.split_once(' ').unwrap();
+            let refused = folder.goldsmith(&format!("{command} --threads={number} {rest}"));
+            assert_eq!(refused.status, 1);
+            let range = "expected a number from 1 to 1024";
+            assert!(refused.stderr.contains(range), "{refused:?}");
+        }
+    }
+    folder.goldsmith_ok("convert -f raw -O raw --threads=1024 disk.raw out");
+    assert!(std::fs::read(folder.path("out")).unwrap() == disk("64k:A").bytes());
+}

@@ -37,6 +37,7 @@ fn what_qemu_img_refuses_is_refused() {
         ("-r fast disk.raw out", "fast"),
         ("-r -1 disk.raw out", "-1"),
         ("-m 0 disk.raw out", "0"),
+        ("-m 4000000000 disk.raw out", "1"),
         ("-t warm disk.raw out", "warm"),
         ("-T warm disk.raw out", "warm"),
         ("--skip-broken-bitmaps disk.raw out", "--bitmaps"),
