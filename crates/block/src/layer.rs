@@ -39,7 +39,9 @@ pub trait Layer: Send + Sync {
     ///
     /// # Errors
     /// `Corrupt` if a table entry breaks the format's rules or names bytes past the end of the
-    /// file; `Io` if a table cannot be read. Never cached.
+    /// file; `Io` if a table cannot be read. Never cached. The [guest range](Error::guest) of the error
+    /// is what nothing can be said of, however little of it is asked for: it may begin behind `offset`,
+    /// and without one it is all up to `limit`.
     ///
     /// # Cost
     /// At most one table read, none once the table is cached.

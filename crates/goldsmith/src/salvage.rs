@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
-    Chain, Error, ErrorKind, Extent, ExtentKind, GuestRange, Layer, LayerInfo, Result, SECTOR,
-    Storage, align_down, align_up,
+    Chain, ChainExtent, Error, ErrorKind, Extent, ExtentKind, GuestRange, Layer, LayerInfo, Result,
+    SECTOR, Storage, align_down,
 };
 
 /// Losses that are kept one by one; of more, only the bytes are counted.
@@ -40,13 +40,10 @@ impl Losses {
     }
 
     /// Adds a loss; each byte is lost once.
-    fn add(&self, range: GuestRange, error: &Error) {
+    fn add(&self, range: GuestRange, why: String) {
         let mut known = self.known();
         known.bytes += range.len();
-        let mut loss = Loss {
-            range,
-            why: error.report(),
-        };
+        let mut loss = Loss { range, why };
         let next = known.losses.remove(&range.end);
         if let Some(next) = next {
             loss.range.end = next.range.end;
@@ -73,45 +70,61 @@ impl Losses {
 pub(crate) struct Salvage {
     info: LayerInfo,
     disk: Chain,
-    /// What the tables of the disk tell of as one, in bytes.
-    unit: u64,
+    /// Where the disk begins among those that are read behind each other, in bytes.
+    start: u64,
     losses: Arc<Losses>,
 }
 
 impl Salvage {
-    pub(crate) fn new(disk: Chain, losses: Arc<Losses>) -> Self {
+    pub(crate) fn new(disk: Chain, start: u64, losses: Arc<Losses>) -> Self {
         let top = disk.top().info();
+        let units = disk.layers().iter().filter_map(|layer| layer.info().unit);
         let info = LayerInfo {
             format: top.format,
             virtual_size: disk.virtual_size(),
-            unit: top.unit,
+            unit: units.max(),
             encrypted: top.encrypted,
             ..LayerInfo::default()
         };
-        let unit = info.unit.map_or(SECTOR, |unit| unit.max(SECTOR));
         Self {
             info,
-            unit,
             disk,
+            start,
             losses,
         }
     }
 
-    /// Fills `buf` from `offset`, and with zeros where that cannot be.
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let Err(error) = self.disk.read_at(offset, buf) else {
+    /// What there is from `offset`, up to `limit`; or what cannot be told of from there on, and why.
+    fn tell(&self, offset: u64, limit: u64) -> Result<Result<ChainExtent, (GuestRange, Error)>> {
+        let mut limit = limit;
+        loop {
+            let error = match self.disk.extent_at(offset, limit) {
+                Err(error) if is_damage(&error) => error,
+                found => return found.map(Ok),
+            };
+            let lost = error.guest().filter(|lost| lost.end > offset);
+            let lost = lost.unwrap_or(GuestRange::new(offset, limit));
+            // What stands before it can be told of, in whole sectors.
+            let before = align_down(lost.start, SECTOR);
+            if offset < before && before < limit {
+                limit = before;
+                continue;
+            }
+            let lost = GuestRange::new(offset, lost.end.min(limit));
+            return Ok(Err((lost, error)));
+        }
+    }
+
+    /// Fills `buf`, which stands at `offset`, with the data that the layer at `depth` has there, and with
+    /// zeros where that cannot be read.
+    fn read(&self, depth: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let Err(error) = self.disk.read_layer(depth, offset, buf) else {
             return Ok(());
         };
         if !is_damage(&error) {
             return Err(error);
         }
         let end = offset + buf.len() as u64;
-        // Where the tables do not even say what there is, no part of it can be read.
-        if end - offset <= self.unit && self.disk.extent_at(offset, end).is_err() {
-            buf.fill(0);
-            self.losses.add(GuestRange::new(offset, end), &error);
-            return Ok(());
-        }
         // Half of it, in whole sectors of the disk: what is around the damage is read in few steps.
         let middle = align_down(offset + (end - offset) / 2, SECTOR);
         let middle = if middle > offset {
@@ -120,14 +133,21 @@ impl Salvage {
             align_down(offset, SECTOR) + SECTOR
         };
         if middle >= end {
-            buf.fill(0);
-            self.losses.add(GuestRange::new(offset, end), &error);
+            self.lose(offset, buf, error.report());
             return Ok(());
         }
         // Inside the buffer.
         let (first, rest) = buf.split_at_mut((middle - offset) as usize);
-        self.read(offset, first)?;
-        self.read(middle, rest)
+        self.read(depth, offset, first)?;
+        self.read(depth, middle, rest)
+    }
+
+    /// Makes zeros of `buf`, which stands at `offset` and cannot be read.
+    fn lose(&self, offset: u64, buf: &mut [u8], why: String) {
+        buf.fill(0);
+        let start = self.start + offset;
+        let range = GuestRange::new(start, start + buf.len() as u64);
+        self.losses.add(range, why);
     }
 }
 
@@ -146,26 +166,14 @@ impl Layer for Salvage {
     }
 
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
-        let mut limit = limit;
-        let found = loop {
-            match self.disk.extent_at(offset, limit) {
-                Ok(found) => break found.extent,
-                Err(error) if !is_damage(&error) => return Err(error),
-                Err(_) => {}
-            }
-            let unit = align_up(offset + 1, self.unit).unwrap_or(limit);
-            if limit <= unit {
-                // Whoever reads it will find out what of it can be had.
-                break Extent {
-                    range: GuestRange::new(offset, limit),
-                    kind: ExtentKind::Data { host: None },
-                };
-            }
-            // [qemu] Perhaps less of it can be told of.
-            limit = unit.max(offset + (limit - offset) / 4);
+        let data = ExtentKind::Data { host: None };
+        let found = match self.tell(offset, limit)? {
+            Ok(found) => found.extent,
+            // Whoever reads it is given zeros.
+            Err((range, _)) => return Ok(Extent { range, kind: data }),
         };
         let kind = match found.kind {
-            kind if kind.is_data() => ExtentKind::Data { host: None },
+            kind if kind.is_data() => data,
             ExtentKind::Zero { allocated, .. } => ExtentKind::Zero {
                 allocated,
                 host: None,
@@ -176,7 +184,26 @@ impl Layer for Salvage {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.read(offset, buf)
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let told = self.tell(at, end)?;
+            let part_end = match &told {
+                Ok(found) => found.extent.range.end,
+                Err((lost, _)) => lost.end,
+            };
+            // Both ends lie in `buf`, so their distances from its start fit.
+            let part = &mut buf[(at - offset) as usize..(part_end - offset) as usize];
+            match told {
+                Err((_, error)) => self.lose(at, part, error.report()),
+                Ok(ChainExtent { extent, depth }) => match extent.kind {
+                    kind if kind.is_data() => self.read(depth, at, part)?,
+                    _ => part.fill(0),
+                },
+            }
+            at = part_end;
+        }
+        Ok(())
     }
 }
 
@@ -197,7 +224,7 @@ mod tests {
         let budget = Budget::new(&Limits::default());
         let layer = goldsmith_raw::RAW.open(storage, &budget).unwrap();
         let losses = Arc::new(Losses::default());
-        let salvage = Salvage::new(Chain::new(layer, []), Arc::clone(&losses));
+        let salvage = Salvage::new(Chain::new(layer, []), 0, Arc::clone(&losses));
         (bytes, salvage, losses)
     }
 
@@ -240,7 +267,6 @@ mod tests {
     #[test]
     fn neighbours_are_one_loss_whoever_finds_them_first() {
         let losses = Losses::default();
-        let error = Error::corrupt("broken");
         for (start, end) in [
             (0, 512),
             (1024, 1536),
@@ -248,7 +274,7 @@ mod tests {
             (4096, 4608),
             (3584, 4096),
         ] {
-            losses.add(GuestRange::new(start, end), &error);
+            losses.add(GuestRange::new(start, end), "broken".into());
         }
         let (found, bytes) = losses.all();
         let ranges: Vec<_> = found

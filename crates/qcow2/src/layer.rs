@@ -210,13 +210,17 @@ impl Qcow2Layer {
     }
 
     /// What the entries say from `offset`, up to `limit`. Says nothing of whether the file holds it.
+    ///
+    /// An error is about the guest range that the broken entry, or the missing piece of the table, maps.
     fn run(&self, offset: u64, limit: u64) -> Result<Run> {
         let geometry = &self.geometry;
         let (bits, status_bits) = (geometry.cluster_bits, geometry.status_bits());
         let (cluster, last) = (offset >> bits, (limit - 1) >> bits);
+        let until = |cluster: u64| GuestRange::new(offset, limit.min(cluster << bits));
         let part = self
             .tables
-            .part(&*self.storage, geometry, cluster, last + 1)?;
+            .part(&*self.storage, geometry, cluster, last + 1)
+            .map_err(|error| error.at_guest(until(self.tables.slice_end(cluster))))?;
         let (entries, first) = match part {
             Part::Empty { end } => {
                 return Ok(Run {
@@ -235,7 +239,8 @@ impl Qcow2Layer {
         let start = align_down(offset, 1 << status_bits);
         // Less than the parts of a cluster.
         let at = ((start - (cluster << bits)) >> status_bits) as u32;
-        let first = next(at).transpose()?;
+        let first = next(at).transpose();
+        let first = first.map_err(|error| Error::from(error).at_guest(until(cluster + 1)))?;
         let (mapping, parts) = first.unwrap_or((NOWHERE, 1));
         // Clusters past the disk's end do not exist, so ends stay below 2^63 and a cluster.
         let mut end = start + (u64::from(parts) << status_bits);
@@ -337,7 +342,10 @@ impl Qcow2Layer {
             buf[..part.len()].copy_from_slice(part);
             return Ok(end);
         }
-        let mut all = self.packed(host)?;
+        let mut all = self.packed(host).map_err(|error| {
+            let end = limit.min(start + cluster_size);
+            Error::from(error).at_guest(GuestRange::new(offset, end))
+        })?;
         units.clear();
         units.push(Packed { start, host });
         start += cluster_size;
@@ -484,9 +492,10 @@ impl Layer for Qcow2Layer {
             },
             Mapping::Compressed { host } => {
                 let start = align_down(offset, self.geometry.cluster_size());
+                let host = self.packed(host);
                 ExtentKind::Compressed {
                     unit: GuestRange::new(start, start + self.geometry.cluster_size()),
-                    host: self.packed(host)?,
+                    host: host.map_err(|error| Error::from(error).at_guest(range))?,
                     codec: self.geometry.codec,
                 }
             }

@@ -96,6 +96,11 @@ impl Tables {
         self.l1.iter().filter(|entry| **entry != 0).count() as u64
     }
 
+    /// First cluster behind those that are read together with `cluster`; the disk may end before it.
+    pub(crate) fn slice_end(&self, cluster: u64) -> u64 {
+        ((cluster >> self.slice_bits) + 1) << self.slice_bits
+    }
+
     /// What is known of guest cluster `cluster` and those after it, as far as `limit`.
     ///
     /// # Errors

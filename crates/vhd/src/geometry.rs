@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use goldsmith_block::{HostRange, SECTOR, align_up};
+use goldsmith_block::{HostRange, SECTOR, align_down, align_up};
 
 use crate::error::VhdError;
 use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, RawHeader, VERSION};
@@ -207,11 +207,20 @@ impl Dynamic {
         self.block_of(self.reach, block, entry)
     }
 
+    /// The same for a block that the file does not hold to its end, but whose sector bitmap it does; and
+    /// how many bytes of the data are there, in whole sectors.
+    pub(crate) fn cut_block(&self, block: u64, entry: u32) -> Option<(Block, u64)> {
+        let place = self.place(entry);
+        let there = self.data_end.checked_sub(place.data)?;
+        let host = HostRange::new(place.bitmap, self.bitmap_len() + there);
+        self.off_metadata(block, host).ok()?;
+        Some((place, align_down(there, SECTOR)))
+    }
+
     fn block_of(&self, disk_end: u64, block: u64, entry: u32) -> Result<Block, VhdError> {
-        let bitmap_len = self.bitmap_len();
         let needed = self.block_size().min(disk_end - (block << self.block_bits));
-        let bitmap = u64::from(entry) * SECTOR;
-        let host = HostRange::new(bitmap, bitmap_len + needed);
+        let place = self.place(entry);
+        let host = HostRange::new(place.bitmap, self.bitmap_len() + needed);
         if host.end() > self.data_end {
             return Err(VhdError::BlockOutside {
                 block,
@@ -220,6 +229,20 @@ impl Dynamic {
                 data_end: self.data_end,
             });
         }
+        self.off_metadata(block, host)?;
+        Ok(place)
+    }
+
+    fn place(&self, entry: u32) -> Block {
+        let bitmap = u64::from(entry) * SECTOR;
+        Block {
+            bitmap,
+            data: bitmap + self.bitmap_len(),
+        }
+    }
+
+    /// Fails if `block`, which takes `host`, stands on something else.
+    fn off_metadata(&self, block: u64, host: HostRange) -> Result<(), VhdError> {
         let copy = HostRange::new(0, FOOTER_LEN);
         for (taken, what) in [
             (copy, "copy of the footer"),
@@ -230,10 +253,7 @@ impl Dynamic {
                 return Err(VhdError::BlockOnMetadata { block, host, what });
             }
         }
-        Ok(Block {
-            bitmap,
-            data: bitmap + bitmap_len,
-        })
+        Ok(())
     }
 }
 

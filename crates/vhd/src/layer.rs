@@ -325,6 +325,19 @@ impl DynamicLayer {
         }
     }
 
+    /// Where block `index`, which has a place, stands; if not all of it is in the file, how many bytes of
+    /// its data are, and what is wrong with it.
+    fn block_there(&self, index: u64) -> Result<(Block, Option<(u64, VhdError)>), VhdError> {
+        let entry = self.bat[index as usize];
+        self.geometry
+            .block(index, entry)
+            .map(|block| (block, None))
+            .or_else(|error| match self.geometry.cut_block(index, entry) {
+                Some((block, there)) => Ok((block, Some((there, error)))),
+                None => Err(error),
+            })
+    }
+
     /// Which sectors of block `index`, which stands at `block`, hold data.
     pub(crate) fn bitmap(&self, index: u64, block: Block) -> Result<Arc<Bitmap>> {
         if self
@@ -365,27 +378,31 @@ impl Layer for DynamicLayer {
         }
         let start = index << bits;
         let end = limit.min(start + self.geometry.block_size());
-        let block = self
-            .geometry
-            .block(index, self.bat[index as usize])
-            .map_err(|error| Error::from(error).at_guest(GuestRange::new(offset, end)))?;
-        let bitmap = self.bitmap(index, block)?;
+        let range = GuestRange::new(offset, end);
+        let (block, cut) = self
+            .block_there(index)
+            .map_err(|error| Error::from(error).at_guest(range))?;
+        let bitmap = self.bitmap(index, block);
+        let bitmap = bitmap.map_err(|error| error.at_guest(range))?;
         let sector = (offset - start) / SECTOR;
         let (set, sectors) = bitmap.run(sector, (end - start).div_ceil(SECTOR));
-        let kind = if set {
-            ExtentKind::Data {
-                host: Some(block.data + (offset - start)),
-            }
-        } else {
+        let mut range = GuestRange::new(offset, end.min(start + (sector + sectors) * SECTOR));
+        if !set {
             // [spec] A sector whose bit is clear was never written, whatever stands there. QEMU
             // does not look at the bitmap and shows what stands there.
-            self.absent
-        };
-        let run_end = start + (sector + sectors) * SECTOR;
-        Ok(Extent {
-            range: GuestRange::new(offset, end.min(run_end)),
-            kind,
-        })
+            let kind = self.absent;
+            return Ok(Extent { range, kind });
+        }
+        if let Some((there, error)) = cut {
+            // Only the part that is missing: what the file still holds is good.
+            if offset >= start + there {
+                return Err(Error::from(error).at_guest(range));
+            }
+            range.end = range.end.min(start + there);
+        }
+        let host = Some(block.data + (offset - start));
+        let kind = ExtentKind::Data { host };
+        Ok(Extent { range, kind })
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

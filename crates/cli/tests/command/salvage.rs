@@ -140,6 +140,89 @@ fn table_past_the_end_is_one_loss() {
     assert_eq!(byte, [0, 2]);
 }
 
+/// Cuts `len` bytes off the end of a file.
+fn cut(folder: &Folder, image: &str, len: u64) {
+    let file = File::options().write(true).open(folder.path(image));
+    let file = file.unwrap();
+    file.set_len(file.metadata().unwrap().len() - len).unwrap();
+}
+
+/// `line` makes out.raw, in which `lost` of the disk are zeros, which are told; the rest is there.
+fn rescued(folder: &Folder, line: &str, whole: &[u8], lost: std::ops::Range<usize>) {
+    let done = folder.goldsmith(&format!("convert --salvage {line} out.raw"));
+    assert_eq!(done.status, 0, "{line}: {done:?}");
+    for said in [
+        format!(
+            "error while reading offset {}: {} bytes are zeros",
+            lost.start,
+            lost.len()
+        ),
+        format!("warning: {} bytes could not be read", lost.len()),
+    ] {
+        assert!(done.stderr.contains(&said), "{line}: {done:?}");
+    }
+    let mut expected = whole.to_vec();
+    expected[lost].fill(0);
+    assert!(
+        std::fs::read(folder.path("out.raw")).unwrap() == expected,
+        "{line}"
+    );
+}
+
+/// However large the cluster or block is in which the file ends.
+#[test]
+fn file_that_was_cut_off_loses_only_the_sectors_that_are_gone() {
+    let folder = Folder::new();
+    let whole = disk("6M:A").bytes().to_vec();
+    folder.write("disk.raw", &disk("6M:A"));
+    // What stands behind the disk's data, and which part of the last two MiB is cut off with it.
+    let footer = 512;
+    let gone = 1_000_000;
+    let left = whole.len() - gone;
+    for (line, format, behind) in [
+        ("-o cluster_size=2M", "qcow2", 0),
+        ("-o cluster_size=2M,extended_l2=on", "qcow2", 0),
+        ("-o subformat=dynamic,force_size=on", "vpc", footer),
+    ] {
+        folder.qemu_img_ok(&format!("convert {line} -O {format} disk.raw cut"));
+        cut(&folder, "cut", behind + gone as u64);
+        assert_eq!(
+            folder
+                .goldsmith(&format!("convert -f {format} cut out.raw"))
+                .status,
+            1
+        );
+        let lost = left / 512 * 512..whole.len();
+        rescued(&folder, &format!("-f {format} cut"), &whole, lost);
+    }
+}
+
+/// Of what shows through as one, each part is lost alone.
+#[test]
+fn large_cluster_over_small_ones_loses_only_what_a_small_one_held() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("4M:A"));
+    folder.qemu_img_ok("convert -O qcow2 disk.raw base.qcow2");
+    folder.qemu_img_ok("create -q -f qcow2 -o cluster_size=2M -b base.qcow2 -F qcow2 top.qcow2");
+    let crooked = (1_u64 << 63) | 0x50200;
+    let at = l2(&folder, "base.qcow2") + 32 * 8;
+    patch(&folder, "base.qcow2", at, &crooked.to_be_bytes());
+    let lost = 32 << 16..33 << 16;
+    rescued(&folder, "-f qcow2 top.qcow2", disk("4M:A").bytes(), lost);
+}
+
+#[test]
+fn loss_in_the_second_source_is_told_by_its_place_in_the_target() {
+    let folder = images().ours;
+    let at = l2(&folder, "plain.qcow2") + 3 * 8;
+    let past = (1_u64 << 63) | (1 << 40);
+    patch(&folder, "plain.qcow2", at, &past.to_be_bytes());
+    let mut whole = disk("1M:A").bytes().to_vec();
+    whole.extend(disk("1M:A").bytes());
+    let lost = (1 << 20) + (3 << 16)..(1 << 20) + (4 << 16);
+    rescued(&folder, "packed.qcow2 plain.qcow2", &whole, lost);
+}
+
 #[test]
 fn sound_image_is_salvaged_without_a_word() {
     let twins = images();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Chain, Error, Format, GuestRange, Result};
+use goldsmith_block::{Chain, Error, Format, GuestRange, Result, SECTOR, align_up};
 
 use crate::convert::{Convert, Source};
 use crate::open::ImageFile;
@@ -40,14 +40,21 @@ impl Convert<'_> {
     /// The disk that `disks`, those of all sources, make, and what it turns out to have lost.
     pub(crate) fn whole(&self, disks: &[Chain]) -> Result<(Chain, Arc<Losses>)> {
         let losses = Arc::new(Losses::default());
-        let mut whole = match disks {
+        let mut readable = disks.to_vec();
+        if self.salvage {
+            let mut start = 0_u64;
+            for disk in &mut readable {
+                let salvage = Salvage::new(disk.clone(), start, Arc::clone(&losses));
+                // Too much of it is refused below.
+                let len = align_up(disk.virtual_size(), SECTOR).unwrap_or(u64::MAX);
+                start = start.saturating_add(len);
+                *disk = Chain::new(Arc::new(salvage), []);
+            }
+        }
+        let mut whole = match &readable[..] {
             [disk] => disk.clone(),
             disks => Chain::new(Arc::new(Splice::join(disks)?), []),
         };
-        if self.salvage {
-            let salvage = Salvage::new(whole, Arc::clone(&losses));
-            whole = Chain::new(Arc::new(salvage), []);
-        }
         let size = whole.virtual_size();
         let end = self.part.1.min(size);
         let part = GuestRange::new(self.part.0.min(end), end);

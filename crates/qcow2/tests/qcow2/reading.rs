@@ -1,5 +1,6 @@
 //! What a reader must make of images, and what it must not.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use goldsmith_block::{
@@ -22,10 +23,12 @@ pub(crate) fn refused(forge: &Forge) -> (ErrorKind, String) {
     let error = match image::open(&QCOW2, forge.bytes.clone()) {
         Ok(layer) => {
             let reading = image::read(&*layer).unwrap_err();
-            // What the extents say is the same, save that they do not unpack.
+            // What the extents say is the same, save that they do not unpack, and of how much it is.
             let size = layer.info().virtual_size;
             if let Err(walking) = walk(&*layer, 0, size, usize::MAX) {
-                assert_eq!(walking.report(), reading.report());
+                assert_eq!(walking.kind(), reading.kind());
+                let why = |error: &Error| error.source().map(ToString::to_string);
+                assert_eq!(why(&walking), why(&reading));
             }
             reading
         }
@@ -156,7 +159,7 @@ fn missing_table_is_truncation() {
     forge.bytes.pop();
     assert_eq!(
         refused(&forge).1,
-        "corrupt image: the L2 table takes 2048 bytes at offset 0x3000; the file ends at 0x37ff, \
+        "corrupt image: guest range 0x0..0x1: the L2 table takes 2048 bytes at offset 0x3000; the file ends at 0x37ff, \
          it is truncated"
     );
     forge.bytes.truncate(2 * 4096);
@@ -234,6 +237,9 @@ fn faulty_entry_leaves_its_neighbours_readable() {
     layer.read_at(3 * 4096, &mut found[..4096]).unwrap();
     assert!(found[..4096] == bytes[3 * 4096..]);
     assert!(layer.read_at(8000, &mut found[..1000]).is_err());
+    // And says which bytes are lost, however many are asked for.
+    let error = layer.extent_at(9000, 4 * 4096).unwrap_err();
+    assert_eq!(error.guest(), Some(GuestRange::new(9000, 3 * 4096)));
 }
 
 #[test]
