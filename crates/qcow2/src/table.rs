@@ -18,6 +18,7 @@ const CACHE_BYTES: u64 = 1 << 20;
 
 /// The way from a guest cluster to its L2 entry.
 pub(crate) struct Tables {
+    /// As many entries as the disk needs, or as there are where the file ends in the table.
     l1: Vec<u64>,
     /// L1 entries without a table.
     empty: LastRun,
@@ -56,7 +57,7 @@ pub(crate) enum Part {
 }
 
 impl Tables {
-    /// Reads the L1 table and makes room for L2 tables.
+    /// Reads the L1 table, as far as the file goes, and makes room for L2 tables.
     ///
     /// # Errors
     /// `Limit` if `budget` does not cover them; `Io` if the table cannot be read.
@@ -65,7 +66,8 @@ impl Tables {
         geometry: &Geometry,
         budget: &Budget,
     ) -> Result<Self> {
-        let mut l1 = budget.zeroed::<u64>(geometry.l1.len / 8, "L1 table")?;
+        let there = geometry.file_len.saturating_sub(geometry.l1.offset);
+        let mut l1 = budget.zeroed::<u64>(there.min(geometry.l1.len) / 8, "L1 table")?;
         let mut bytes = vec![0; SLICE_BYTES.min(geometry.l1.len) as usize];
         let mut offset = geometry.l1.offset;
         for part in l1.chunks_mut(SLICE_BYTES as usize / 8) {
@@ -104,7 +106,7 @@ impl Tables {
     /// What is known of guest cluster `cluster` and those after it, as far as `limit`.
     ///
     /// # Errors
-    /// `Corrupt` if the L1 entry breaks a rule or the file does not hold the table; `Io` if it
+    /// `Corrupt` if the L1 entry breaks a rule or the file does not hold the L2 entry; `Io` if it
     /// cannot be read.
     ///
     /// # Cost
@@ -121,21 +123,25 @@ impl Tables {
         // An image of some clusters has some places.
         let place = &self.cache[(number % self.cache.len() as u64) as usize];
         let cached = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(slice) = cached.filter(|slice| slice.number == number) {
+        let holds = |slice: &Slice| slice.number == number && slice.holds(cluster - first, self);
+        if let Some(slice) = cached.filter(holds) {
             let entries = slice.entries;
             return Ok(Part::Entries { entries, first });
         }
 
-        // The L1 table reaches as far as the disk, and so do clusters that are asked for.
+        // A sound L1 table reaches as far as the disk, and so do clusters that are asked for.
         let index = cluster >> self.table_bits;
-        let Some(table) = host_offset("L1", self.l1[index as usize], 0, geometry)? else {
+        let Some(entry) = self.l1.get(index as usize) else {
+            return Err(truncated("L1 table", geometry.l1, geometry).into());
+        };
+        let Some(table) = host_offset("L1", *entry, 0, geometry)? else {
             let last = (limit - 1) >> self.table_bits;
-            let is_empty = |index| self.l1[index as usize] == 0;
+            let is_empty = |index| self.l1.get(index as usize) == Some(&0);
             let end = self.empty.end(index, last + 1, is_empty);
             let end = (end << self.table_bits).min(limit);
             return Ok(Part::Empty { end });
         };
-        let entries = self.load(storage, geometry, table, first)?;
+        let entries = self.load(storage, geometry, table, cluster)?;
         let slice = Slice {
             number,
             entries: Arc::clone(&entries),
@@ -144,34 +150,51 @@ impl Tables {
         Ok(Part::Entries { entries, first })
     }
 
-    /// Reads the entries of the slice that starts with cluster `first`, in the L2 table at `table`.
+    /// Reads the slice that holds the entry of `cluster`, in the L2 table at `table`: all of its entries
+    /// or, where the file ends in it, as many as there are.
     fn load(
         &self,
         storage: &dyn Storage,
         geometry: &Geometry,
         table: u64,
-        first: u64,
+        cluster: u64,
     ) -> Result<Arc<[u64]>> {
+        let first = cluster >> self.slice_bits << self.slice_bits;
         // The disk may end before the slice, and a file before the unused rest of its last table.
         let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
-        let count = (clusters - first).min(1 << self.slice_bits) as usize;
+        let count = (clusters - first).min(1 << self.slice_bits);
         let in_table = first & ((1 << self.table_bits) - 1);
-        let bytes = count << self.entry_bits;
-        let host = HostRange::new(table + (in_table << self.entry_bits), bytes as u64);
-        if host.end() > geometry.file_len {
-            return Err(Qcow2Error::TableTruncated {
-                table: "L2 table",
-                offset: host.offset,
-                len: host.len,
-                file_len: geometry.file_len,
-            }
-            .into());
+        let host = HostRange::new(
+            table + (in_table << self.entry_bits),
+            count << self.entry_bits,
+        );
+        let there = geometry.file_len.saturating_sub(host.offset) >> self.entry_bits;
+        if there <= cluster - first {
+            return Err(truncated("L2 table", host, geometry).into());
         }
-        let mut bytes = vec![0; bytes];
+        // At most a slice.
+        let mut bytes = vec![0; (there.min(count) << self.entry_bits) as usize];
         storage.read_at(host.offset, &mut bytes)?;
         let mut entries = vec![0; bytes.len() / 8];
         BE::read_u64_into(&bytes, &mut entries);
         Ok(entries.into())
+    }
+}
+
+impl Slice {
+    /// Whether the entry is here that stands at `index`; the file may have ended before it.
+    fn holds(&self, index: u64, tables: &Tables) -> bool {
+        (index << tables.entry_bits) < self.entries.len() as u64 * 8
+    }
+}
+
+/// What is wrong with a table that should fill `host`.
+fn truncated(table: &'static str, host: HostRange, geometry: &Geometry) -> Qcow2Error {
+    Qcow2Error::TableTruncated {
+        table,
+        offset: host.offset,
+        len: host.len,
+        file_len: geometry.file_len,
     }
 }
 
