@@ -55,6 +55,21 @@ pub trait Format: Send + Sync {
         self.open(storage, budget)
     }
 
+    /// As [`open_with`](Self::open_with), for callers who want what can still be read of a damaged disk:
+    /// what is broken, and is not needed for that, is left out instead of being refused, and a
+    /// [warning](crate::LayerInfo::warnings) says which rule it broke.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    fn salvage(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        self.open_with(storage, budget, options)
+    }
+
     /// As [`open_with`](Self::open_with), for callers who ask for [`Layer::info`] and nothing else:
     /// what it takes to give extents and bytes may be left out, and these be errors.
     ///

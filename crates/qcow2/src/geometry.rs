@@ -1,10 +1,11 @@
 //! The header, checked. After this no code sees an integer that only the file vouches for.
 
-use goldsmith_block::{Codec, HostRange};
+use goldsmith_block::{Codec, Error, HostRange, Result};
 
 use crate::area::Area;
 use crate::error::Qcow2Error;
 use crate::ondisk::{self, RawEncryption, RawHeader, RawSnapshot};
+use crate::spare::Spare;
 
 /// The shape of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +74,30 @@ pub(crate) enum DataPlace {
 impl Geometry {
     /// Checks everything else in the header. Unknown incompatible features were refused before.
     ///
-    /// `luks` is what a header extension says of a LUKS header.
+    /// `luks` is what a header extension says of a LUKS header. That refcounts, snapshots or the end of
+    /// the L1 table are missing, without which some of the disk can be read, is for `spare` to judge.
     pub(crate) fn parse(
+        raw: &RawHeader,
+        area: &Area,
+        luks: Option<&RawEncryption>,
+        file_len: u64,
+        spare: &mut Spare,
+    ) -> Result<Self> {
+        let disk = Self::of_disk(raw, area, luks, file_len)?;
+        let l1 = l1_table(raw, area, file_len).check();
+        spare.or_default(l1.map_err(Error::from))?;
+        // A file that lost one of them lost its end.
+        let order = spare.or_default(refcounts(raw, area, file_len).map_err(Error::from))?;
+        let snapshots = spare.or_default(snapshots(raw, area, file_len).map_err(Error::from))?;
+        Ok(Self {
+            refcount_bits: 1 << order,
+            snapshots,
+            ..disk
+        })
+    }
+
+    /// The same without refcounts and snapshots; the file may end in the L1 table.
+    fn of_disk(
         raw: &RawHeader,
         area: &Area,
         luks: Option<&RawEncryption>,
@@ -106,14 +129,6 @@ impl Geometry {
         if extended_l2 && area.cluster_bits < ondisk::EXTENDED_CLUSTER_BITS {
             return Err(Qcow2Error::Subclusters { cluster_size });
         }
-        let refcount_order = match area.version {
-            2 => ondisk::REFCOUNT_ORDER_V2,
-            _ => raw.refcount_order.get(),
-        };
-        if refcount_order > ondisk::REFCOUNT_ORDER {
-            let found = refcount_order;
-            return Err(Qcow2Error::RefcountOrder { found });
-        }
         let virtual_size = raw.size.get();
         if i64::try_from(virtual_size).is_err() {
             let found = virtual_size;
@@ -128,36 +143,12 @@ impl Geometry {
                 need,
             });
         }
-        let table = |table, offset, len, limit| Table {
-            table,
-            offset,
-            len,
-            limit,
-            cluster_size,
-            file_len,
-        };
-        let l1_bytes = u64::from(l1_entries) * 8;
         let l1_offset = raw.l1_table_offset.get();
-        table("L1 table", l1_offset, l1_bytes, ondisk::L1_BYTES).check()?;
-
-        // Reading needs neither refcounts nor snapshots, but a file that lost them lost its end.
-        let refcount_clusters = u64::from(raw.refcount_table_clusters.get());
-        if refcount_clusters == 0 {
-            return Err(Qcow2Error::NoRefcountTable);
+        match l1_table(raw, area, file_len).check() {
+            // Whether what is left of it will do is for the caller to know.
+            Err(Qcow2Error::TableTruncated { .. }) if l1_offset < file_len => {}
+            checked => checked?,
         }
-        let offset = raw.refcount_table_offset.get();
-        let bytes = refcount_clusters << area.cluster_bits;
-        table(
-            "refcount table",
-            offset,
-            bytes,
-            ondisk::REFCOUNT_TABLE_BYTES,
-        )
-        .check()?;
-        let snapshots = raw.nb_snapshots.get();
-        let least = size_of::<RawSnapshot>() as u64;
-        let (bytes, limit) = (u64::from(snapshots) * least, ondisk::SNAPSHOTS * least);
-        table("snapshot table", raw.snapshots_offset.get(), bytes, limit).check()?;
 
         Ok(Self {
             version: area.version,
@@ -167,7 +158,7 @@ impl Geometry {
             // Checked as part of the whole table, unless that is empty and may claim to be anywhere.
             l1: HostRange::new(if need == 0 { 0 } else { l1_offset }, need * 8),
             codec: codec(raw, area)?,
-            refcount_bits: 1 << refcount_order,
+            refcount_bits: 1,
             dirty: area.incompatible & ondisk::DIRTY != 0,
             corrupt: area.incompatible & ondisk::CORRUPT != 0,
             lazy_refcounts: v3 && raw.compatible_features.get() & ondisk::LAZY_REFCOUNTS != 0,
@@ -175,7 +166,7 @@ impl Geometry {
             data,
             encryption,
             snapshots_offset: raw.snapshots_offset.get(),
-            snapshots,
+            snapshots: 0,
             bitmaps_valid: autoclear & ondisk::BITMAPS_VALID != 0,
         })
     }
@@ -260,6 +251,59 @@ pub(crate) fn mapped_bits(cluster_bits: u32, extended_l2: bool) -> u32 {
 /// Base-2 logarithm of the length of an L2 entry in bytes.
 fn entry_bits(extended_l2: bool) -> u32 {
     if extended_l2 { 4 } else { 3 }
+}
+
+/// Where the L1 table stands, with the part that holds the state of virtual machines.
+fn l1_table(raw: &RawHeader, area: &Area, file_len: u64) -> Table {
+    Table {
+        table: "L1 table",
+        offset: raw.l1_table_offset.get(),
+        len: u64::from(raw.l1_size.get()) * 8,
+        limit: ondisk::L1_BYTES,
+        cluster_size: 1 << area.cluster_bits,
+        file_len,
+    }
+}
+
+/// Base-2 logarithm of the width of a refcount in bits, where there is a table of them.
+fn refcounts(raw: &RawHeader, area: &Area, file_len: u64) -> Result<u32, Qcow2Error> {
+    let order = match area.version {
+        2 => ondisk::REFCOUNT_ORDER_V2,
+        _ => raw.refcount_order.get(),
+    };
+    if order > ondisk::REFCOUNT_ORDER {
+        return Err(Qcow2Error::RefcountOrder { found: order });
+    }
+    let clusters = u64::from(raw.refcount_table_clusters.get());
+    if clusters == 0 {
+        return Err(Qcow2Error::NoRefcountTable);
+    }
+    Table {
+        table: "refcount table",
+        offset: raw.refcount_table_offset.get(),
+        len: clusters << area.cluster_bits,
+        limit: ondisk::REFCOUNT_TABLE_BYTES,
+        cluster_size: 1 << area.cluster_bits,
+        file_len,
+    }
+    .check()?;
+    Ok(order)
+}
+
+/// How many internal snapshots there are, where there is room for a table of them.
+fn snapshots(raw: &RawHeader, area: &Area, file_len: u64) -> Result<u32, Qcow2Error> {
+    let snapshots = raw.nb_snapshots.get();
+    let least = size_of::<RawSnapshot>() as u64;
+    Table {
+        table: "snapshot table",
+        offset: raw.snapshots_offset.get(),
+        len: u64::from(snapshots) * least,
+        limit: ondisk::SNAPSHOTS * least,
+        cluster_size: 1 << area.cluster_bits,
+        file_len,
+    }
+    .check()?;
+    Ok(snapshots)
 }
 
 /// Where the LUKS header stands.
@@ -396,15 +440,16 @@ mod tests {
         }
     }
 
-    fn parse(raw: &RawHeader, file_len: u64) -> Result<Geometry, Qcow2Error> {
-        Geometry::parse(raw, &Area::parse(raw, file_len)?, None, file_len)
+    fn parse(raw: &RawHeader, file_len: u64) -> Result<Geometry> {
+        let area = Area::parse(raw, file_len)?;
+        Geometry::parse(raw, &area, None, file_len, &mut Spare::Needed)
     }
 
     /// What is said of the good header after `change`.
     fn refused(change: impl FnOnce(&mut RawHeader)) -> String {
         let mut raw = good();
         change(&mut raw);
-        parse(&raw, FILE_LEN).unwrap_err().to_string()
+        parse(&raw, FILE_LEN).unwrap_err().report()
     }
 
     #[test]
@@ -437,7 +482,7 @@ mod tests {
                 raw.incompatible_features = 16.into();
                 raw.size = ((1 << 28) + 1).into();
             }),
-            "L1 table has 1 entries; the disk size needs 2"
+            "corrupt image: L1 table has 1 entries; the disk size needs 2"
         );
         assert!(refused(|raw| raw.incompatible_features = 8.into()).contains("bit 3"));
         assert!(refused(|raw| raw.compression_type = 1).contains("type is 1"));
@@ -446,14 +491,14 @@ mod tests {
         assert!(refused(|raw| raw.size = (1 << 63).into()).contains("2^63"));
         assert_eq!(
             refused(|raw| raw.size = ((1 << 29) + 1).into()),
-            "L1 table has 1 entries; the disk size needs 2"
+            "corrupt image: L1 table has 1 entries; the disk size needs 2"
         );
         assert!(refused(|raw| raw.l1_size = (1 << 23).into()).contains("33554432"));
         assert!(refused(|raw| raw.l1_table_offset = 0.into()).contains("offset 0x0"));
         assert!(refused(|raw| raw.l1_table_offset = 512.into()).contains("offset 0x200"));
         assert_eq!(
             refused(|raw| raw.l1_table_offset = (4 << 16).into()),
-            "the L1 table takes 8 bytes at offset 0x40000; the file ends at 0x40000, \
+            "corrupt image: the L1 table takes 8 bytes at offset 0x40000; the file ends at 0x40000, \
              it is truncated"
         );
         assert!(refused(|raw| raw.l1_table_offset = (u64::MAX << 16).into()).contains("truncated"));
@@ -544,6 +589,13 @@ mod tests {
             raw.l1_size = l1_size.into();
             raw.refcount_table_clusters = 1.into();
             raw.refcount_table_offset = (1 << 21).into();
+            if let Ok(area) = Area::parse(&raw, len) {
+                let mut spare = Spare::Missing(Vec::new());
+                if let Ok(found) = Geometry::parse(&raw, &area, None, len, &mut spare) {
+                    prop_assert!(found.l1.len == 0 || found.l1.offset < len);
+                    prop_assert!(found.l1.len <= ondisk::L1_BYTES);
+                }
+            }
             if let Ok(geometry) = parse(&raw, len) {
                 prop_assert!(geometry.l1.end() <= len);
                 prop_assert!(geometry.l1.len <= ondisk::L1_BYTES);

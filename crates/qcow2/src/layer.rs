@@ -21,6 +21,7 @@ use crate::health::symptoms;
 use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;
 use crate::snapshot::Snapshots;
+use crate::spare::Spare;
 use crate::table::{Part, Tables};
 
 /// Packed bytes that are read together at most, unless one unit alone has more. [ours] As many as
@@ -56,6 +57,11 @@ pub(crate) struct Head {
 impl Head {
     /// Reads the header and its extensions, and checks them.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        Self::read_with(storage, &mut Spare::Needed)
+    }
+
+    /// The same, for whom `spare` says what must be sound of what the disk can be read without.
+    fn read_with(storage: &dyn Storage, spare: &mut Spare) -> Result<Self> {
         let file_len = storage.len();
         let mut raw = RawHeader::new_zeroed();
         let there = file_len.min(size_of::<RawHeader>() as u64);
@@ -64,7 +70,8 @@ impl Head {
         // Before any other rule: an unknown feature may be why that one seems broken.
         let extensions = Extensions::read(storage, &area)?;
         extensions.refuse_unknown(area.incompatible)?;
-        let geometry = Geometry::parse(&raw, &area, extensions.encryption.as_ref(), file_len)?;
+        let luks = extensions.encryption.as_ref();
+        let geometry = Geometry::parse(&raw, &area, luks, file_len, spare)?;
         Ok(Self {
             raw,
             area,
@@ -109,12 +116,22 @@ impl Qcow2Layer {
         budget: &Budget,
         passphrase: Option<&str>,
     ) -> Result<Self> {
+        Self::open_with(storage, budget, passphrase, Spare::Needed)
+    }
+
+    /// The same, where `spare` says what must be sound of what the disk can be read without.
+    pub(crate) fn open_with(
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        passphrase: Option<&str>,
+        mut spare: Spare,
+    ) -> Result<Self> {
         let Head {
             area,
             extensions,
             geometry,
             ..
-        } = Head::read(&*storage)?;
+        } = Head::read_with(&*storage, &mut spare)?;
         let backing = match area.backing_name {
             Some(name) => Some(BackingReference {
                 name: read_name(&*storage, name, "backing file name")?,
@@ -124,11 +141,11 @@ impl Qcow2Layer {
             None => None,
         };
         let tables = Tables::open(&*storage, &geometry, budget)?;
-        let snapshots = Snapshots::read(&*storage, &geometry, budget)?;
+        let snapshots = spare.or_default(Snapshots::read(&*storage, &geometry, budget))?;
         let bitmaps = match &extensions.bitmaps {
             // Others than these may say nothing of the disk any more. [spec]
             Some(raw) if geometry.bitmaps_valid => {
-                Bitmap::read_all(raw, &*storage, &geometry, budget)?
+                spare.or_default(Bitmap::read_all(raw, &*storage, &geometry, budget))?
             }
             _ => Vec::new(),
         };
@@ -154,6 +171,7 @@ impl Qcow2Layer {
                 details: details(&geometry, data_file.as_deref(), &bitmaps, luks.as_ref()),
                 facts: vec![("keeps-bitmaps", Detail::Flag(geometry.version >= 3))],
                 data_file,
+                warnings: spare.into_warnings(),
                 ..LayerInfo::default()
             },
             data: (geometry.data == DataPlace::Here).then(|| Arc::clone(&storage)),

@@ -9,7 +9,7 @@
 //!
 //! The modules follow the bytes: `ondisk` (as they stand in the file), `features` and `geometry`
 //! (the header, checked), `table` (L1 and L2), `mapping` (one entry), `snapshot` and `bitmap` (the
-//! lists of them), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
+//! lists of them), `spare` (what the disk can be read without), `layer` (reading), `plan` (the options), `refcount`, `layout` and `sink` (writing); `crypt`
 //! is for both, `check` looks at all tables, `measure` reckons how long they get, and `editor` changes
 //! an image that stands: a new state is written beside the old one, then the header turns to it.
 //!
@@ -76,6 +76,7 @@ mod plan;
 mod refcount;
 mod sink;
 mod snapshot;
+mod spare;
 mod table;
 
 use std::sync::Arc;
@@ -86,6 +87,7 @@ use goldsmith_block::{
 };
 
 pub use error::Qcow2Error;
+use spare::Spare;
 
 /// The format's name.
 const NAME: &str = "qcow2";
@@ -135,6 +137,19 @@ impl Format for Qcow2 {
     ) -> Result<Arc<dyn Layer>> {
         let passphrase = options.secret(plan::KEY_SECRET);
         let layer = layer::Qcow2Layer::open(storage, budget, passphrase)?;
+        Ok(Arc::new(layer))
+    }
+
+    /// Without refcounts, snapshots and bitmaps if need be.
+    fn salvage(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        let passphrase = options.secret(plan::KEY_SECRET);
+        let spare = Spare::Missing(Vec::new());
+        let layer = layer::Qcow2Layer::open_with(storage, budget, passphrase, spare)?;
         Ok(Arc::new(layer))
     }
 

@@ -129,7 +129,8 @@ pub(crate) struct Convert {
     skip_broken_bitmaps: bool,
 
     /// Make zeros of what cannot be read of the source, and tell on standard error how much that is,
-    /// instead of giving up
+    /// instead of giving up. What is broken and not needed, as refcounts, snapshots and bitmaps are not, is
+    /// told, too
     #[arg(long)]
     salvage: bool,
 

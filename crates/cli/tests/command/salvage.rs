@@ -211,6 +211,114 @@ fn large_cluster_over_small_ones_loses_only_what_a_small_one_held() {
     rescued(&folder, "-f qcow2 top.qcow2", disk("4M:A").bytes(), lost);
 }
 
+/// What a header says of a table: the byte at which it says so, and what.
+fn say(folder: &Folder, image: &str, at: u64, number: u64) {
+    patch(folder, image, at, &number.to_be_bytes());
+}
+
+/// Refcounts, snapshots and bitmaps: the disk can be read without them, and is if that is asked for.
+#[test]
+fn what_the_disk_does_not_need_is_told_and_left_out() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    folder.qemu_img_ok("convert -O qcow2 disk.raw whole.qcow2");
+    folder.qemu_img_ok("snapshot -c one whole.qcow2");
+    folder.qemu_img_ok("bitmap --add whole.qcow2 days");
+    let whole = std::fs::read(folder.path("whole.qcow2")).unwrap();
+    let end = (whole.len() as u64).next_multiple_of(65536);
+    let number = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+    let extension = whole[..4096]
+        .windows(4)
+        .position(|it| it == [0x23, 0x85, 0x28, 0x75]);
+    let directory = extension.unwrap() as u64 + 8 + 16;
+    for (at, is, rule) in [
+        (48, end, "refcount table takes 65536 bytes at offset"),
+        (48, 512, "refcount table is at offset 0x200"),
+        (56, 0, "no refcount"),
+        (64, end, "snapshot table takes"),
+        // Its first entry has a name that goes on and on.
+        (number(64) + 8, u64::MAX, "snapshot table takes"),
+        (directory, end, "bitmap directory takes"),
+        (
+            number(directory as usize) + 16,
+            u64::MAX,
+            "bitmap directory has",
+        ),
+    ] {
+        std::fs::write(folder.path("broken.qcow2"), &whole).unwrap();
+        say(&folder, "broken.qcow2", at, is);
+        let refused = folder.goldsmith("convert -f qcow2 broken.qcow2 out.raw");
+        assert_eq!(refused.status, 1, "{rule}: {refused:?}");
+        assert!(refused.stderr.contains(rule), "{rule}: {refused:?}");
+        let said = folder.goldsmith_ok("convert --salvage -f qcow2 broken.qcow2 out.raw");
+        assert!(said.contains(rule), "{rule}: {said}");
+        let told = "what does not need it is read all the same";
+        assert!(said.contains(told) && said.lines().count() == 1, "{said}");
+        assert!(std::fs::read(folder.path("out.raw")).unwrap() == disk("1M:A").bytes());
+    }
+    // Who asks for what is broken is told.
+    let line = "convert --salvage --bitmaps -f qcow2 -O qcow2 broken.qcow2 out.qcow2";
+    let refused = folder.goldsmith(line);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stderr.contains("bitmap directory"), "{refused:?}");
+    std::fs::write(folder.path("broken.qcow2"), &whole).unwrap();
+    say(&folder, "broken.qcow2", 64, end);
+    let refused = folder.goldsmith("convert --salvage -l one broken.qcow2 out.raw");
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(
+        refused.stderr.contains("snapshot table takes"),
+        "{refused:?}"
+    );
+}
+
+/// [qemu] It opens an image that is marked as corrupt to be read, and one that was not closed.
+#[test]
+fn marks_of_damage_keep_nobody_from_reading() {
+    let twins = images();
+    for mark in [1, 2, 3] {
+        for folder in [&twins.ours, &twins.theirs] {
+            say(folder, "plain.qcow2", 72, mark);
+        }
+        twins.both("convert -O raw plain.qcow2 out.raw");
+        twins.both("convert --salvage -O raw plain.qcow2 out.raw");
+        assert!(std::fs::read(twins.ours.path("out.raw")).unwrap() == disk("1M:A").bytes());
+    }
+}
+
+/// The entries before the cut are as good as ever.
+#[test]
+fn table_in_which_the_file_ends_is_used_as_far_as_it_goes() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 -o cluster_size=4k disk.qcow2 8M");
+    folder.qemu_io("disk.qcow2", &["write -P 1 0 1M", "write -P 2 5M 1M"]);
+    let bytes = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let mut whole = vec![0; 8 << 20];
+    whole[..1 << 20].fill(1);
+    // The tables move to the end of the file, which is cut off in the middle of the L2 table ...
+    let (l1, end) = (number(40) as usize, bytes.len().next_multiple_of(4096));
+    let table = (number(l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    let mut moved = bytes.clone();
+    moved.resize(end, 0);
+    let table = bytes[table..table + 4096].to_vec();
+    moved.extend(&table[..100 * 8 + 3]);
+    let entry = (1 << 63) | end as u64;
+    moved[l1..l1 + 8].copy_from_slice(&entry.to_be_bytes());
+    std::fs::write(folder.path("cut.qcow2"), &moved).unwrap();
+    let mut expected = whole.clone();
+    expected[5 << 20..6 << 20].fill(2);
+    rescued(&folder, "-f qcow2 cut.qcow2", &expected, 100 << 12..2 << 20);
+    // ... or of the L1 table, of which each entry maps 2 MiB.
+    let mut moved = bytes.clone();
+    moved.resize(end, 0);
+    moved.extend(&bytes[l1..l1 + 15]);
+    moved[40..48].copy_from_slice(&(end as u64).to_be_bytes());
+    std::fs::write(folder.path("cut.qcow2"), &moved).unwrap();
+    let refused = folder.goldsmith("convert -f qcow2 cut.qcow2 out.raw");
+    assert!(refused.stderr.contains("the L1 table takes"), "{refused:?}");
+    rescued(&folder, "-f qcow2 cut.qcow2", &whole, 2 << 20..8 << 20);
+}
+
 #[test]
 fn loss_in_the_second_source_is_told_by_its_place_in_the_target() {
     let folder = images().ours;

@@ -221,7 +221,9 @@ impl<'a> Convert<'a> {
 
     /// Sets whether what cannot be read of the source becomes zeros, which the outcome
     /// [tells](Converted::losses), instead of ending the work. All of the source is read then, nothing
-    /// [shared](Self::share). Default: no.
+    /// [shared](Self::share). An image is opened, too, in which something is broken that its disk can be
+    /// read without; a [warning](Converted::warnings) says which rule it broke. Limits and references
+    /// are what they are. Default: no.
     #[must_use]
     pub fn salvage(mut self, salvage: bool) -> Self {
         self.salvage = salvage;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{Chain, Error, Format, GuestRange, Result, SECTOR, align_up};
 
+use crate::bitmap::Bitmaps;
 use crate::convert::{Convert, Source};
 use crate::open::ImageFile;
 use crate::salvage::{Losses, Salvage};
@@ -33,7 +34,12 @@ impl Convert<'_> {
     /// The disks in `files`, those of all sources.
     pub(super) fn disks_in(&self, files: Vec<ImageFile>) -> Result<Vec<Chain>> {
         let sources = self.sources.iter().zip(files);
-        let disks = sources.map(|(source, file)| source.opener.open_from(&source.path, file));
+        let disks = sources.map(|(source, file)| {
+            // Who wants all bitmaps wants to know that they are gone.
+            let salvages = self.salvage && self.bitmaps != Bitmaps::All;
+            let opener = source.opener.clone().salvaging(salvages);
+            opener.open_from(&source.path, file)
+        });
         disks.collect()
     }
 

@@ -9,6 +9,7 @@ use crate::Opener;
 use crate::found::denied;
 use crate::open::ImageFile;
 use crate::open::backing::changed_since;
+use crate::told::told;
 
 impl Opener {
     /// Opens the image at `path` with everything behind it, as the disk that a guest sees.
@@ -66,9 +67,20 @@ impl Opener {
         let mut top = self.open_image(file, &budget, 0).map_err(in_top)?;
         top = self.with_data(path, top).map_err(in_top)?;
         if let Some(name) = &self.snapshot {
-            top = name.open(&*top, &budget).map_err(in_top)?;
+            let found = name.open(&*top, &budget);
+            top = found.map_err(|error| in_top(self.with_damage(error, &*top)))?;
         }
         self.open_behind(path, top, &budget)
+    }
+
+    /// `error`, and what of `layer` was left out that may be why.
+    fn with_damage(&self, error: Error, layer: &dyn Layer) -> Error {
+        match &layer.info().warnings[..] {
+            warnings @ [_, ..] if self.salvages => {
+                told(&error, |why| format!("{why}: {}", warnings.join("; ")))
+            }
+            _ => error,
+        }
     }
 
     /// The layers of the image at `path`, and the path of each: to be asked about themselves, not for

@@ -56,6 +56,7 @@ impl Opener {
         match (self.heads_only, self.extents_only) {
             (true, _) => format.inspect(storage, budget, &options),
             (_, true) => format.survey(storage, budget, &options),
+            _ if self.salvages => format.salvage(storage, budget, &options),
             _ => format.open_with(storage, budget, &options),
         }
     }

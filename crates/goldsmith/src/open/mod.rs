@@ -83,6 +83,8 @@ pub struct Opener {
     heads_only: bool,
     /// Whether nobody is going to ask for more than where the bytes of a disk are.
     extents_only: bool,
+    /// Whether to open images in which something is broken that the disk can be read without.
+    salvages: bool,
     when_open: WhenOpen,
     cache: Cache,
 }
@@ -173,6 +175,12 @@ impl Opener {
     #[must_use]
     pub fn expect(mut self, format: impl Into<String>) -> Self {
         self.expected = Some(format.into());
+        self
+    }
+
+    /// Sets whether to open images in which something is broken that the disk can be read without.
+    pub(crate) fn salvaging(mut self, salvages: bool) -> Self {
+        self.salvages = salvages;
         self
     }
 
