@@ -73,6 +73,7 @@ pub(crate) struct Salvage {
     /// Where the disk begins among those that are read behind each other, in bytes.
     start: u64,
     losses: Arc<Losses>,
+    unpacked: Failures,
 }
 
 impl Salvage {
@@ -91,6 +92,7 @@ impl Salvage {
             disk,
             start,
             losses,
+            unpacked: Failures::default(),
         }
     }
 
@@ -142,6 +144,23 @@ impl Salvage {
         self.read(depth, middle, rest)
     }
 
+    /// The same for part of what is packed as one from `unit` on: no part of it unpacks alone.
+    fn unpack(&self, depth: usize, unit: u64, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if let Some(why) = self.unpacked.find(depth, unit) {
+            self.lose(offset, buf, why);
+            return Ok(());
+        }
+        match self.disk.read_layer(depth, offset, buf) {
+            Err(error) if is_damage(&error) => {
+                let why = error.report();
+                self.unpacked.keep(depth, unit, &why);
+                self.lose(offset, buf, why);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
     /// Makes zeros of `buf`, which stands at `offset` and cannot be read.
     fn lose(&self, offset: u64, buf: &mut [u8], why: String) {
         buf.fill(0);
@@ -154,6 +173,33 @@ impl Salvage {
 /// Whether `error` is one of bytes that cannot be had, rather than of somebody who has to decide.
 fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::Corrupt)
+}
+
+/// Packed units that did not unpack: each is tried once, though pieces of it are asked for many times.
+#[derive(Default)]
+struct Failures(Mutex<BTreeMap<(usize, u64), String>>);
+
+impl Failures {
+    /// How many are kept. [ours] At a time some workers are in a unit of each layer; all are forgotten
+    /// if there are more.
+    const KEPT: usize = 1 << 12;
+
+    /// Why the unit that begins at `unit` in the layer at `depth` did not unpack, if it did not.
+    fn find(&self, depth: usize, unit: u64) -> Option<String> {
+        self.lock().get(&(depth, unit)).cloned()
+    }
+
+    fn keep(&self, depth: usize, unit: u64, why: &str) {
+        let mut failed = self.lock();
+        if failed.len() >= Self::KEPT {
+            failed.clear();
+        }
+        failed.insert((depth, unit), why.to_owned());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(usize, u64), String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Layer for Salvage {
@@ -197,6 +243,9 @@ impl Layer for Salvage {
             match told {
                 Err((_, error)) => self.lose(at, part, error.report()),
                 Ok(ChainExtent { extent, depth }) => match extent.kind {
+                    ExtentKind::Compressed { unit, .. } => {
+                        self.unpack(depth, unit.start, at, part)?;
+                    }
                     kind if kind.is_data() => self.read(depth, at, part)?,
                     _ => part.fill(0),
                 },
@@ -209,7 +258,9 @@ impl Layer for Salvage {
 
 #[cfg(test)]
 mod tests {
-    use goldsmith_block::{Budget, Format, Limits};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use goldsmith_block::{Budget, Codec, Format, HostRange, Limits};
     use goldsmith_storage::MemoryStorage;
     use goldsmith_testkit::fault::FaultStorage;
     use goldsmith_testkit::pattern::disk;
@@ -262,6 +313,68 @@ mod tests {
         salvage.read_at(0, &mut buf).unwrap();
         assert!(buf == bytes);
         assert_eq!(losses.all(), (vec![], 0));
+    }
+
+    /// A disk that is one packed unit, which does not unpack.
+    struct Packed {
+        info: LayerInfo,
+        storage: Arc<dyn Storage>,
+        tries: AtomicUsize,
+    }
+
+    impl Layer for Packed {
+        fn info(&self) -> &LayerInfo {
+            &self.info
+        }
+
+        fn storage(&self) -> &Arc<dyn Storage> {
+            &self.storage
+        }
+
+        fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
+            Ok(Extent {
+                range: GuestRange::new(offset, limit),
+                kind: ExtentKind::Compressed {
+                    host: HostRange::new(0, 512),
+                    codec: Codec::Deflate,
+                    unit: GuestRange::new(0, self.info.virtual_size),
+                },
+            })
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
+            self.tries.fetch_add(1, Ordering::Relaxed);
+            Err(Error::corrupt("it does not unpack"))
+        }
+    }
+
+    /// Whether all of it is asked for or, as by an image above it, pieces.
+    #[test]
+    fn packed_unit_that_does_not_unpack_is_tried_once() {
+        const UNIT: usize = 2 << 20;
+        for piece in [UNIT, 4096] {
+            let packed = Arc::new(Packed {
+                info: LayerInfo {
+                    virtual_size: UNIT as u64,
+                    unit: Some(UNIT as u64),
+                    ..LayerInfo::default()
+                },
+                storage: Arc::new(MemoryStorage::new("disk")),
+                tries: AtomicUsize::new(0),
+            });
+            let losses = Arc::new(Losses::default());
+            let chain = Chain::new(Arc::clone(&packed) as _, []);
+            let salvage = Salvage::new(chain, 0, Arc::clone(&losses));
+            let mut buf = vec![0xEE; UNIT];
+            for (index, buf) in buf.chunks_mut(piece).enumerate() {
+                salvage.read_at((index * piece) as u64, buf).unwrap();
+            }
+            assert_eq!(packed.tries.load(Ordering::Relaxed), 1);
+            assert!(buf.iter().all(|byte| *byte == 0));
+            let (found, lost) = losses.all();
+            assert_eq!((found.len(), lost), (1, UNIT as u64));
+            assert!(found[0].why.ends_with("it does not unpack"), "{found:?}");
+        }
     }
 
     #[test]
