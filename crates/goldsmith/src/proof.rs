@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, CreateSpec, Error, ErrorKind, Format, HostRange, Limits, Options, Result,
-    Storage,
+    Budget, Chain, CreateSpec, Error, ErrorKind, Format, GuestRange, HostRange, Limits, Options,
+    Result, Storage,
 };
 use goldsmith_engine::{
     Algorithm, ChecksumJob, CompareError, CompareJob, Comparison, Digest, Job, Phase, checksum,
@@ -14,6 +14,7 @@ use goldsmith_storage::{FileStorage, Window};
 
 use crate::ovf::Container;
 use crate::registry;
+use crate::splice::Splice;
 
 /// What is to be proved.
 #[derive(Clone, Debug, Default)]
@@ -38,14 +39,17 @@ pub(crate) struct Made<'a> {
     pub(crate) format: &'a dyn Format,
     pub(crate) spec: &'a CreateSpec,
     pub(crate) storage: Arc<dyn Storage>,
-    /// Length of the file in bytes.
+    /// Whether that is a device, which is as long as it is.
+    pub(crate) on_device: bool,
+    /// Length of the file in bytes or, on a device, that of what was written there.
     pub(crate) file_len: u64,
     pub(crate) behind: Option<&'a Chain>,
     pub(crate) limits: &'a Limits,
 }
 
 impl Made<'_> {
-    /// The disk in it, as whoever opens it for the first time finds it.
+    /// The disk in it, as whoever opens it for the first time finds it. What stands on a device behind a
+    /// RAW one is none of it.
     fn disk(&self) -> Result<Chain> {
         let specs = self.format.open_options();
         let secrets = specs.iter().filter_map(|spec| {
@@ -59,7 +63,12 @@ impl Made<'_> {
             layer = layer.with_data(Arc::clone(data) as _)?;
         }
         let behind = self.behind.into_iter().flat_map(Chain::layers);
-        Ok(Chain::new(layer, behind.map(Arc::clone)))
+        let disk = Chain::new(layer, behind.map(Arc::clone));
+        let written = GuestRange::new(0, self.spec.virtual_size);
+        if self.on_device && disk.is_flat() && disk.virtual_size() > written.end {
+            return Ok(Chain::new(Arc::new(Splice::cut(&disk, written)?), []));
+        }
+        Ok(disk)
     }
 }
 
@@ -279,6 +288,7 @@ mod tests {
             format,
             spec: &spec,
             storage,
+            on_device: false,
             file_len: outcome.committed.file_len,
             behind: None,
             limits: &Limits::default(),

@@ -131,8 +131,11 @@ impl Sink for RawSink {
 
     fn commit(self: Box<Self>) -> Result<Committed> {
         self.storage.flush()?;
-        Ok(Committed {
-            file_len: self.storage.len(),
-        })
+        // A device is longer than what was written to it.
+        let file_len = match self.storage.fixed_len() {
+            Some(_) => self.profile.virtual_size,
+            None => self.storage.len(),
+        };
+        Ok(Committed { file_len })
     }
 }

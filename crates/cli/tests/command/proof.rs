@@ -50,6 +50,51 @@ fn digests_are_those_of_the_tools_and_the_summary_tells_them() {
     assert_eq!(folder.goldsmith_ok(line), "");
 }
 
+/// The disk ends before the device, which keeps what it has behind. Only where loop devices are to be
+/// had, as for all tests of devices.
+#[test]
+fn disk_on_a_larger_device_is_verified_without_what_stands_behind_it() {
+    let control = std::fs::File::options()
+        .write(true)
+        .open("/dev/loop-control");
+    if control.is_err() {
+        return;
+    }
+    let folder = folder();
+    let (disk, backing) = (folder.path("disk.raw"), folder.path("backing"));
+    let disk = std::fs::read(disk).unwrap();
+    std::fs::write(
+        &backing,
+        vec![7; disk.len() + 4096 - disk.len() % 4096 + 4096],
+    )
+    .unwrap();
+    let made = folder.run(
+        Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&backing),
+    );
+    assert_eq!(made.status, 0, "{made:?}");
+    let device = made.stdout.trim();
+    let line = "convert -f raw --verify --digest sha256 --file-digest sha256 disk.raw";
+    let done = folder.goldsmith(&format!("{line} {device}"));
+    let json = folder.goldsmith(&format!("{line} --output=json {device}"));
+    let gone = folder.run(Command::new("losetup").args(["-d", device]));
+    assert_eq!(gone.status, 0, "{gone:?}");
+
+    let sha256 = tool(&folder, "sha256sum", "disk.raw");
+    let said = format!(
+        "disk sha256: {sha256}\nfile sha256: {sha256}\n\
+         verified: the target was read back and holds this disk\n"
+    );
+    assert_eq!((&*done.stderr, &*done.stdout), ("", &*said));
+    let facts: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(facts["file-length"], disk.len());
+    let written = std::fs::read(backing).unwrap();
+    let (front, rest) = written.split_at(disk.len());
+    assert!(front == disk);
+    assert!(rest.iter().all(|byte| *byte == 7), "the rest of the device");
+}
+
 #[test]
 fn summary_for_programs_is_one_line() {
     let folder = folder();

@@ -144,6 +144,7 @@ impl Convert<'_> {
             format,
             spec: &spec,
             storage: target.storage(),
+            on_device: target.storage().fixed_len().is_some(),
             file_len,
             behind: behind.as_ref(),
             limits: &self.sources[0].opener.limits,

@@ -281,6 +281,7 @@ impl Work<'_> {
             format: self.format,
             spec: &self.spec,
             storage,
+            on_device: false,
             file_len: outcome.committed.file_len,
             behind: self.behind,
             limits: &self.opener.limits,
