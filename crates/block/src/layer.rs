@@ -89,6 +89,12 @@ pub trait Layer: Send + Sync {
         Err(Error::usage("the image has no such bitmap"))
     }
 
+    /// The first bytes of a disk that make other programs read another one from this image, as of a
+    /// [new one](crate::Format::misread).
+    fn misread(&self) -> Option<(&'static [u8], &'static str)> {
+        None
+    }
+
     /// What ails the image as far as it shows at a glance, beyond what [`info`](Self::info) says: no
     /// substitute for [`Format::check`](crate::Format::check), which looks at all tables.
     ///

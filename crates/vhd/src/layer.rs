@@ -18,7 +18,7 @@ use crate::footer::{Disk, Footer, Found, SizeRule};
 use crate::geometry::{Block, Dynamic};
 use crate::health;
 use crate::locator::{self, Parent};
-use crate::ondisk::{RawHeader, UNUSED};
+use crate::ondisk::{FOOTER_COOKIE, RawHeader, UNUSED};
 
 /// The options with which an image can be opened.
 pub(crate) static OPEN_OPTIONS: [OptionSpec; 1] = [OptionSpec {
@@ -27,6 +27,13 @@ pub(crate) static OPEN_OPTIONS: [OptionSpec; 1] = [OptionSpec {
     default: "auto",
     help: "which of the two sizes in a VHD is the disk's; auto: the one that its creator means",
 }];
+
+/// What a disk begins with that is misread in a fixed image, and why. [qemu block/vpc.c]
+pub(crate) const MISREAD: (&[u8], &str) = (
+    &FOOTER_COOKIE,
+    "the disk begins with the mark of a VHD, and QEMU looks for a footer there first: it finds another \
+     disk in this fixed one",
+);
 
 /// Zeros that the image states and does not store: a dynamic disk has nothing behind it, so what it
 /// does not hold is its own zeros. QEMU's map says the same.
@@ -234,6 +241,10 @@ impl Layer for FixedLayer {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         refuse_poison(self.poisoned)?;
         self.disk.storage().read_at(offset, buf)
+    }
+
+    fn misread(&self) -> Option<(&'static [u8], &'static str)> {
+        Some(MISREAD)
     }
 
     fn symptoms(&self) -> Result<Vec<Symptom>> {

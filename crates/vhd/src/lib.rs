@@ -154,10 +154,7 @@ impl Format for Vhd {
     }
 
     fn misread(&self, options: &Options) -> Option<(&'static [u8], &'static str)> {
-        // [qemu block/vpc.c]
-        let why = "the disk begins with the mark of a VHD, and QEMU looks for a footer there first: \
-                   it finds another disk in this fixed one";
-        (options.choice("subformat") == "fixed").then_some((&ondisk::FOOTER_COOKIE, why))
+        (options.choice("subformat") == "fixed").then_some(layer::MISREAD)
     }
 
     fn size_unit(&self) -> u64 {

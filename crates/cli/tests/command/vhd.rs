@@ -129,6 +129,19 @@ fn fixed_vhd_in_which_qemu_finds_another_disk_is_told_of() {
     }
 }
 
+#[test]
+fn fixed_vhd_that_stands_is_told_of_as_a_new_one_is() {
+    let folder = family();
+    for (subformat, told) in [("fixed", true), ("dynamic", false)] {
+        let options = format!("-f vpc -o subformat={subformat}");
+        folder.goldsmith_ok(&format!("create -q {options} stands.vhd 64M"));
+        let said = folder.goldsmith_ok("convert -n -f raw -O vpc parent.vhd stands.vhd");
+        let warning = "warning: stands.vhd: the disk begins with the mark of a VHD, and QEMU";
+        assert_eq!(said.contains(warning), told, "{said}");
+        assert_eq!(said.lines().count(), usize::from(told));
+    }
+}
+
 /// Puts the checksum at `at` of a structure that begins at `start` right.
 fn seal(image: &mut [u8], start: usize, len: usize, at: usize) {
     let at = start + at;

@@ -54,6 +54,7 @@ impl Convert<'_> {
         bitmaps
             .must_fit(disks[0].top(), &*layer, &open.budget)
             .map_err(in_file)?;
+        let misread = layer.misread();
         drop(layer);
         let shown = match self.target_is_zero {
             true => None,
@@ -99,7 +100,7 @@ impl Convert<'_> {
             verified: self.proof.verify,
             lost,
             losses,
-            warnings: self.warnings(&disks, &source, need),
+            warnings: self.warnings(&disks, &source, need, misread),
         })
     }
 

@@ -187,7 +187,7 @@ impl Convert<'_> {
             verified: false,
             lost: 0,
             losses: Vec::new(),
-            warnings: self.warnings(disks, source, virtual_size),
+            warnings: self.warnings(disks, source, virtual_size, self.misread()),
         }
     }
 

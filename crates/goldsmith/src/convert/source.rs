@@ -71,12 +71,13 @@ impl Convert<'_> {
     }
 
     /// What is wrong with the source, that the disk grew if nobody asked for it by name, and that others
-    /// misread the target.
+    /// misread the target if the disk begins as `misread` says.
     pub(crate) fn warnings(
         &self,
         disks: &[Chain],
         source: &Chain,
         virtual_size: u64,
+        misread: Misread,
     ) -> Vec<String> {
         let warnings = disks.iter().flat_map(Chain::warnings);
         let mut warnings: Vec<_> = warnings.cloned().collect();
@@ -98,21 +99,18 @@ impl Convert<'_> {
                 cloud.name
             ));
         }
-        let why = self.misread(source);
-        warnings.extend(why.map(|why| format!("{}: {why}", self.target.display())));
+        if let Some((mark, why)) = misread
+            && begins_with(source, mark)
+        {
+            warnings.push(format!("{}: {why}", self.target.display()));
+        }
         warnings
     }
 
-    /// Why other programs will find another disk than that of `source` in the target, if they do.
-    fn misread(&self, source: &Chain) -> Option<&'static str> {
+    /// How the disk in a new target must begin so that other programs find another one there.
+    pub(crate) fn misread(&self) -> Misread {
         let format = self.format().ok()?;
-        let (mark, why) = format.misread(&self.options(format).ok()?)?;
-        let mut head = vec![0; mark.len()];
-        if source.virtual_size() < mark.len() as u64 {
-            return None;
-        }
-        source.read_at(0, &mut head).ok()?;
-        (head == mark).then_some(why)
+        format.misread(&self.options(format).ok()?)
     }
 
     /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.
@@ -137,4 +135,13 @@ impl Convert<'_> {
         ))
         .in_file(self.sources[0].path.to_string_lossy()))
     }
+}
+
+/// What a disk begins with that makes other programs read another one, and why they do; see
+/// [`Format::misread`].
+pub(crate) type Misread = Option<(&'static [u8], &'static str)>;
+
+fn begins_with(disk: &Chain, mark: &[u8]) -> bool {
+    let mut head = vec![0; mark.len()];
+    disk.virtual_size() >= mark.len() as u64 && disk.read_at(0, &mut head).is_ok() && head == mark
 }
