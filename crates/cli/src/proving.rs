@@ -15,18 +15,21 @@ use crate::progress::Showing;
 /// What a conversion shall tell of its target.
 #[derive(Args)]
 pub(crate) struct Proving {
-    /// Print digests of the disk, computed while it is converted: those of the same disk as RAW.
+    /// Print digests of the disk, computed while it is converted: those of the same disk as RAW. With -n
+    /// and a larger target, of the source in whole sectors, not of what the target has behind it.
     /// All data is read then, and no block is shared. (With --resume they are computed at the end, of
     /// the target)
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = algorithm())]
     digest: Vec<Algorithm>,
 
-    /// Print digests of the target file, for which it is read once more
+    /// Print digests of the target file, for which it is read once more; on a device, of the new image
+    /// there. With -n, of the whole file or device, though the image be a part of it
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = algorithm())]
     file_digest: Vec<Algorithm>,
 
     /// Read the target back before it takes its name, and give up if its disk has not the digests
-    /// that the source has: those of --digest, or fsverity. (With --resume: if it does not hold the
+    /// that the source has: those of --digest, or fsverity. With -n the target has its name already; it is
+    /// read back as far as the source reaches. (With --resume: if it does not hold the
     /// same bytes as the source, which is read once more)
     #[arg(long)]
     verify: bool,
@@ -83,18 +86,27 @@ impl Proving {
         }
         exit::warn(&done.warnings);
         let mut out = stdout().lock();
+        let is_whole = done.digested == done.virtual_size;
         if done.verified || !self.digest.is_empty() {
+            let front = match is_whole {
+                true => String::new(),
+                false => format!(" of its first {} bytes", done.digested),
+            };
             for digest in &done.digests {
-                writeln!(out, "disk {}: {digest}", digest.algorithm())?;
+                writeln!(out, "disk {}{front}: {digest}", digest.algorithm())?;
             }
         }
         for digest in &done.file_digests {
             writeln!(out, "file {}: {digest}", digest.algorithm())?;
         }
         if done.verified {
+            let there = match is_whole {
+                true => "",
+                false => " at its beginning",
+            };
             writeln!(
                 out,
-                "verified: the target was read back and holds this disk"
+                "verified: the target was read back and holds this disk{there}"
             )?;
         }
         Ok(())
@@ -113,6 +125,7 @@ fn json(done: &Converted) -> Value {
     });
     if let Some(written) = done.written {
         told["written"] = written.into();
+        told["digested"] = done.digested.into();
     }
     told
 }

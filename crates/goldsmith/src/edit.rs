@@ -57,6 +57,8 @@ pub(crate) struct Open {
     pub(crate) warnings: Vec<String>,
     opener: Opener,
     options: Options,
+    /// The file, of which the image may be a part.
+    whole: Arc<dyn StorageMut>,
     storage: Arc<dyn StorageMut>,
     /// The file that holds the image's data, once it is known to have one.
     data: Option<Arc<dyn StorageMut>>,
@@ -99,7 +101,11 @@ impl Subject {
         let path = self.path.clone();
         let found = Found::by_user(&path).only(self.opener.part_for(depth));
         let tap = Tap::new(self.cancel.as_ref());
-        let storage = tap.on(storage(&self.opener, &found, self.cache, self.dry_run)?);
+        let whole = storage(&self.opener, &found, self.cache, self.dry_run)?;
+        let storage = tap.on(match found.part() {
+            Some(part) => Arc::new(part.of(Arc::clone(&whole))?),
+            None => Arc::clone(&whole),
+        });
         let mut warnings = Vec::new();
         let stated = self.format.as_deref().map(registry::format_named);
         let mut stated = stated.transpose()?;
@@ -127,6 +133,7 @@ impl Subject {
             warnings,
             options: self.opener.options_for(format, depth)?,
             opener: self.opener.clone(),
+            whole,
             storage,
             data: None,
             cache: self.cache,
@@ -206,6 +213,11 @@ impl Open {
         Arc::clone(&self.storage) as _
     }
 
+    /// The whole file, of which the image may be a part.
+    pub(crate) fn whole(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.whole) as _
+    }
+
     /// What came of it all.
     pub(crate) fn done(self, editor: &dyn Editor) -> Edited {
         let mut edited = Edited {
@@ -230,26 +242,21 @@ pub(crate) fn snapshots_lose_sight(path: &Path, layer: &dyn Layer) -> Option<Str
     })
 }
 
-/// What was `found`, which nobody else may write to from now on.
+/// The whole file that was `found`, which nobody else may write to from now on.
 fn storage(
     opener: &Opener,
     found: &Found,
     cache: Cache,
     dry_run: bool,
 ) -> Result<Arc<dyn StorageMut>> {
-    let mut file: Arc<dyn StorageMut> = if dry_run {
+    if dry_run {
         let file = opener.read_found(found)?;
         opener.lock(&file)?;
-        Arc::new(Rehearsal::new(Arc::new(file)))
-    } else {
-        let file = found.edit()?.cached(cache);
-        lock(&file, Use::Write)?;
-        Arc::new(file)
-    };
-    if let Some(part) = found.part() {
-        file = Arc::new(part.of(file)?);
+        return Ok(Arc::new(Rehearsal::new(Arc::new(file))));
     }
-    Ok(file)
+    let file = found.edit()?.cached(cache);
+    lock(&file, Use::Write)?;
+    Ok(Arc::new(file))
 }
 
 /// The methods that every editing builder has; `subject` is a field of it.

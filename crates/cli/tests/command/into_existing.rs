@@ -386,13 +386,23 @@ fn what_was_written_is_read_back_if_wanted() {
                 done.stdout.split(' ').next().unwrap().to_owned()
             };
             assert_eq!(file, format!("file sha256: {}", sum(target)));
-            if source == "disk.raw" {
-                assert_eq!(disk, format!("disk sha256: {}", sum(source)));
-            }
+            // In whole sectors; the target has more, which stays.
+            let mut front = std::fs::read(folder.path(source)).unwrap();
+            front.resize(front.len().next_multiple_of(512), 0);
+            let len = front.len();
+            std::fs::write(folder.path("front"), front).unwrap();
+            assert_eq!(
+                disk,
+                format!("disk sha256 of its first {len} bytes: {}", sum("front"))
+            );
             assert_eq!(
                 verified,
-                "verified: the target was read back and holds this disk"
+                "verified: the target was read back and holds this disk at its beginning"
             );
+            let said = folder.goldsmith_ok(&format!("{line} --output=json --digest sha256"));
+            let facts: serde_json::Value = serde_json::from_str(&said).unwrap();
+            assert_eq!(facts["digested"], len);
+            assert_eq!(facts["digests"]["sha256"], sum("front"));
         }
     }
     // Whoever said so was wrong.
@@ -405,6 +415,38 @@ fn what_was_written_is_read_back_if_wanted() {
             .contains("what is read back from it is not what was written"),
         "{done:?}"
     );
+}
+
+/// A target of the same size has no front, and one in a part of a file is no file of its own.
+#[test]
+fn digests_are_of_the_disk_that_was_written_and_of_the_whole_file() {
+    let folder = &images().ours;
+    let sum = |name: &str| {
+        let done = folder.run(std::process::Command::new("sha256sum").arg(name));
+        done.stdout.split(' ').next().unwrap().to_owned()
+    };
+    let line = "convert -n -f raw --verify --digest sha256 --file-digest sha256 small.raw";
+    let window = "driver=raw,offset=1M,size=512k,file.filename=full.raw";
+    let json = r#"json:{"driver":"raw","offset":1048576,"size":524288,"file.filename":"full.raw"}"#;
+    for target in [&format!("--target-image-opts {window}"), json] {
+        let said = folder.goldsmith_ok(&format!("{line} {target}"));
+        assert_eq!(
+            said,
+            format!(
+                "disk sha256: {}\nfile sha256: {}\n\
+                 verified: the target was read back and holds this disk\n",
+                sum("small.raw"),
+                sum("full.raw")
+            )
+        );
+        let said = folder.goldsmith_ok(&format!("{line} --output=json {target}"));
+        let facts: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(facts["file-length"], 3 << 20);
+        assert_eq!(
+            (&facts["virtual-size"], &facts["digested"]),
+            (&(512 << 10).into(), &(512 << 10).into())
+        );
+    }
 }
 
 #[test]

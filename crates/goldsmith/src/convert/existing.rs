@@ -92,8 +92,9 @@ impl Convert<'_> {
         let (losses, lost) = losses.all();
         Ok(Converted {
             virtual_size: size,
-            file_len: open.read().len(),
+            file_len: open.whole().len(),
             data: outcome.data,
+            digested: reach(need, size),
             digests: outcome.digests,
             written: Some(bytes.load(Ordering::Relaxed)),
             file_digests,
@@ -177,7 +178,7 @@ impl Convert<'_> {
             let front = Chain::new(Arc::new(front), []);
             self.proof.of_disk(&front, source, &outcome.digests, &job)?;
         }
-        let (file, limits) = (open.read(), &self.opener_of_source().limits);
+        let (file, limits) = (open.whole(), &self.opener_of_source().limits);
         let file_len = file.len();
         self.proof.of_file(file, file_len, limits, &job)
     }

@@ -181,6 +181,7 @@ impl Convert<'_> {
             virtual_size,
             file_len: outcome.committed.file_len,
             data: outcome.data,
+            digested: virtual_size,
             written: None,
             digests: outcome.digests,
             file_digests: Vec::new(),

@@ -94,7 +94,7 @@ struct Source {
 pub struct Converted {
     /// Size of the disk in bytes.
     pub virtual_size: u64,
-    /// Length of the target file in bytes.
+    /// Length of the target file in bytes; on a device, that of a new image there.
     pub file_len: u64,
     /// Bytes that had to be read from the source's data.
     pub data: u64,
@@ -104,6 +104,9 @@ pub struct Converted {
     /// Digests of the disk: those that were asked for, in that order, or the one that the target
     /// was verified by.
     pub digests: Vec<Digest>,
+    /// How many bytes of the target's disk, from the first one on, the digests are of: all, unless an
+    /// [image that stands](Convert::into_existing) is larger than the source.
+    pub digested: u64,
     /// The digests of the target file that were asked for.
     pub file_digests: Vec<Digest>,
     /// Whether the target was read back, and found to hold the disk with these digests.
@@ -329,8 +332,9 @@ impl<'a> Convert<'a> {
     work_methods!();
 
     /// Adds a digest of the disk to make on the way: that of the target's disk as a RAW file, which
-    /// is the source's unless the disk had to grow. All data is read then, and no block is shared
-    /// with the source.
+    /// is the source's unless the disk had to grow. Of a larger [image that
+    /// stands](Self::into_existing) it is of the source, in whole sectors, and not of what stays behind
+    /// it. All data is read then, and no block is shared with the source.
     #[must_use]
     pub fn digest(mut self, algorithm: Algorithm) -> Self {
         self.proof.digests.push(algorithm);
@@ -338,7 +342,9 @@ impl<'a> Convert<'a> {
     }
 
     /// Adds a digest of the target file, of its bytes as they stand there. It is read back for that:
-    /// formats write their headers last. (Of a RAW target it is the disk's, which costs no reading.)
+    /// formats write their headers last. (Of a new RAW target it is the disk's.) On a device it is of a
+    /// new image there; of an [image that stands](Self::into_existing) it is of all of its file or
+    /// device, also where the image is only a part of that.
     #[must_use]
     pub fn file_digest(mut self, algorithm: Algorithm) -> Self {
         self.proof.file_digests.push(algorithm);
