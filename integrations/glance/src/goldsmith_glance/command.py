@@ -19,6 +19,8 @@ INFO_MEMORY = 1 << 30
 INFO_CPU_SECONDS = 2
 # Looking waits for nothing but the disk.
 INFO_TIMEOUT = 60
+# Most bytes to unpack of an image in a container, which is read as a whole.
+UNPACK_LIMIT = 64 << 30
 
 # What is listened to, in bytes: images can hold tens of thousands of snapshots with long names.
 MOST_SAID = 4 << 20
@@ -61,9 +63,15 @@ LOOK = Limits(INFO_MEMORY, INFO_CPU_SECONDS, INFO_TIMEOUT)
 class Goldsmith:
     """The command called `command`, with limits for the work on whole images."""
 
-    def __init__(self, command: str = "goldsmith", work: Limits = Limits()):
+    def __init__(
+        self,
+        command: str = "goldsmith",
+        work: Limits = Limits(),
+        unpack_limit: int = UNPACK_LIMIT,
+    ):
         self.command = command
         self.work = work
+        self.unpack_limit = unpack_limit
 
     def must_exist(self) -> str:
         """The path of the command.
@@ -89,6 +97,18 @@ class Goldsmith:
             words += ["-f", name]
         return json.loads(self.run([*words, path], LOOK, path))
 
+    def info_of_container(self, path: str, name: str) -> dict:
+        """The same of a container called `name`, all of which is read for that: it may be no other."""
+        words = ["info", "--output=json", *self.source(name), "--expect", name]
+        return json.loads(self.run([*words, path], self.work, path))
+
+    def source(self, name: str) -> list:
+        """The words for an image of the format called `name` that nobody vouches for."""
+        words = ["--references", "deny", "-f", name]
+        if name == formats.XENSERVER_OVF.goldsmith:
+            words += ["--unpack-limit", str(self.unpack_limit)]
+        return words
+
     def run(
         self,
         words: list,
@@ -110,6 +130,7 @@ class Goldsmith:
                 stderr=errors,
                 # Signals reach it and whatever it starts, never the server around us.
                 start_new_session=True,
+                env=_environment(path),
             )
             overdue = threading.Event()
 
@@ -146,6 +167,13 @@ class Goldsmith:
         if status != 0 or complaint.strip():
             raise Refused(_sentence(complaint, words, path, status))
         return said
+
+
+def _environment(path: str | None) -> dict:
+    """What is unpacked of the image at `path` lies beside it, where there is room for images."""
+    if path is None:
+        return dict(os.environ)
+    return {**os.environ, "TMPDIR": os.path.dirname(os.path.abspath(path))}
 
 
 def _listen(process: subprocess.Popen, progress: Callable[[float], None] | None) -> str:

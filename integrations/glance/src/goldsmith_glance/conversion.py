@@ -71,6 +71,8 @@ class Outcome:
     format: Format
     size: int
     virtual_size: int
+    # What its operator may want to know.
+    warnings: list = field(default_factory=list)
     # What to remember with the image.
     properties: dict = field(default_factory=dict)
 
@@ -119,7 +121,7 @@ def convert(
             properties[PROPERTY] = _digest(
                 goldsmith, source, RAW, lambda it: tell(f"Reading: {it:.0f} %")
             )
-        return Outcome(source, RAW, size, size, properties)
+        return Outcome(source, RAW, size, size, properties=properties)
     try:
         made = _run(goldsmith, source, target, claimed, wish, tell)
         if wish.verify:
@@ -136,13 +138,15 @@ def convert(
         raise
     if wish.target in CLOUDS:
         properties["goldsmith_cloud"] = wish.target
-    return Outcome(target, wish.format, size, made["virtual-size"], properties)
+    return Outcome(
+        target, wish.format, size, made["virtual-size"], made.get("warnings", []), properties
+    )
 
 
 def _run(goldsmith, source, target, claimed, wish, tell) -> dict:
     """Converts; gives what the command says about it."""
-    words = ["convert", "--progress=json", "--output=json", "--references", "deny"]
-    words += ["-f", claimed.goldsmith, *wish.words(), *wish.more_words()]
+    words = ["convert", "--progress=json", "--output=json", *goldsmith.source(claimed.goldsmith)]
+    words += [*wish.words(), *wish.more_words()]
     if wish.verify:
         words += ["--digest", DIGEST]
     said = goldsmith.run(
@@ -153,8 +157,8 @@ def _run(goldsmith, source, target, claimed, wish, tell) -> dict:
 
 def _digest(goldsmith, path, format, progress) -> str:
     """The digest of the disk at `path`, as a command reads it that knows only the file."""
-    words = ["checksum", "--progress=json", "--output=json", "--references", "deny"]
-    words += ["-f", format.goldsmith, "--digest", DIGEST, path]
+    words = ["checksum", "--progress=json", "--output=json", *goldsmith.source(format.goldsmith)]
+    words += ["--digest", DIGEST, path]
     said = goldsmith.run(words, goldsmith.work, path, progress)
     return json.loads(said)["digests"][DIGEST]
 
@@ -181,8 +185,8 @@ def _must_fit(goldsmith, source, claimed, info, wish) -> None:
         )
     if not wish.max_output:
         return
-    words = ["measure", "--output=json", "--estimate", "--references", "deny"]
-    words += ["-f", claimed.goldsmith, *wish.words(), source]
+    words = ["measure", "--output=json", "--estimate", *goldsmith.source(claimed.goldsmith)]
+    words += [*wish.words(), source]
     need = json.loads(goldsmith.run(words, goldsmith.work, source))["required"]
     if not wish.is_compressed and need > wish.max_output:
         raise Refused(_too_long(need, wish.max_output))

@@ -88,9 +88,11 @@ def _export(options, goldsmith: Goldsmith) -> int:
     wish = Wish(options.to, compression=options.compression, copy_raw=True)
     output = options.output or f"{options.image}.{wish.format.suffix}"
     connection = transfer.connect(options.os_cloud)
-    digest = transfer.export(
+    digest, warnings = transfer.export(
         connection, goldsmith, options.image, output, wish, unchecked=options.unchecked
     )
+    for warning in warnings:
+        print(f"goldsmith-glance: warning: {warning}", file=sys.stderr)
     print(f"{digest}  {output}")
     return 0
 

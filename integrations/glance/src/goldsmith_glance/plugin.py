@@ -20,7 +20,7 @@ from taskflow.patterns import linear_flow
 from taskflow.types import failure
 
 from goldsmith_glance import conversion, formats, screening
-from goldsmith_glance.command import Goldsmith, Limits, Refused
+from goldsmith_glance.command import UNPACK_LIMIT, Goldsmith, Limits, Refused
 
 LOG = logging.getLogger(__name__)
 
@@ -87,6 +87,13 @@ OPTS = [
         default=0,
         min=0,
         help="Longest file to make, in GiB; 0 is Glance's own image_size_cap.",
+    ),
+    cfg.IntOpt(
+        "unpack_limit",
+        default=UNPACK_LIMIT // GIB,
+        min=1,
+        help="Most to unpack of an image in a container, in GiB. What is unpacked to be read back "
+        "lies beside the image.",
     ),
     cfg.IntOpt(
         "memory_limit",
@@ -164,6 +171,7 @@ class ConvertWithGoldsmith(task.Task):
             Limits(
                 CONF.goldsmith.memory_limit * MIB, CONF.goldsmith.cpu_limit, CONF.goldsmith.timeout
             ),
+            CONF.goldsmith.unpack_limit * GIB,
         )
         goldsmith.must_exist()
         if disk_format in CONF.goldsmith.pass_through:
@@ -190,6 +198,8 @@ class ConvertWithGoldsmith(task.Task):
             action.set_image_extra_properties(made.properties)
         if made.path != self.source:
             os.remove(self.source)
+        for warning in made.warnings:
+            LOG.warning("Image %s: %s", self.action_wrapper.image_id, warning)
         LOG.info(
             "Image %s: %s became %s, %d bytes",
             self.action_wrapper.image_id,

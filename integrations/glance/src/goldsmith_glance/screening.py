@@ -1,14 +1,19 @@
 """Whether an image is what it is said to be, and needs nothing but itself."""
 
 from goldsmith_glance.command import Goldsmith, Refused
-from goldsmith_glance.formats import RAW, Format, in_words_of_glance
+from goldsmith_glance.formats import RAW, XENSERVER_OVF, Format, in_words_of_glance
 
 
 def screen(goldsmith: Goldsmith, path: str, claimed: Format) -> dict:
     """Refuses the image at `path` unless it has the `claimed` format and stands alone.
 
-    Gives its facts. Only its headers are read, and nothing that it names is opened.
+    Gives its facts. Only its headers are read, and nothing that it names is opened; a container has
+    to be unpacked for that.
     """
+    if claimed is XENSERVER_OVF:
+        info = goldsmith.info_of_container(path, claimed.goldsmith)
+        _must_stand_alone(info)
+        return info
     found = goldsmith.info(path)["format"]
     if found != claimed.goldsmith:
         raise Refused(

@@ -35,8 +35,9 @@ def export(
     target: str,
     wish,
     unchecked: bool = False,
-) -> str:
-    """Fetches an image, makes what `wish` says of it at `target`, and gives that file's sha256.
+) -> tuple[str, list]:
+    """Fetches an image and makes what `wish` says of it at `target`; gives that file's sha256, and
+    what whoever wants it may want to know.
 
     What arrives must be what Glance has: its digest is checked before anybody looks into it. Where
     Glance keeps none, as of an image that it only knows by its address, it is fetched if `unchecked`.
@@ -59,10 +60,20 @@ def export(
         fetched, made = os.path.join(scratch, "fetched"), os.path.join(scratch, "made")
         # As it comes: else all of it is in memory first.
         connection.image.download_image(image, output=fetched, stream=True)
-        conversion.convert(goldsmith, fetched, made, claimed, wish)
+        outcome = conversion.convert(goldsmith, fetched, made, claimed, wish)
         digest = conversion.sha256(made)
         os.replace(made, target)
-    return digest
+        _sync(folder)
+    return digest, outcome.warnings
+
+
+def _sync(folder: str) -> None:
+    """Makes sure that the names in `folder` outlast a power cut."""
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _has_digest(image) -> bool:

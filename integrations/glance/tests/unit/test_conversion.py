@@ -116,3 +116,38 @@ def test_removal_takes_what_a_killed_conversion_left(tmp_path):
     remove(str(tmp_path / "8f.raw"))
     remove(str(tmp_path / "8f.raw"))
     assert sorted(os.listdir(tmp_path)) == [".9e.raw.goldsmith-a1b2c3", "9e"]
+
+
+def test_container_is_read_whole_however_large_a_look_may_be(goldsmith, tmp_path):
+    # More than is unpacked for a mere look at an image.
+    size = (256 << 20) + (1 << 20)
+    raw, packed, target = (str(tmp_path / name) for name in ("disk.raw", "disk.tgz", "target"))
+    with open(raw, "wb") as file:
+        for _ in range(size >> 20):
+            file.write(b"goldsmith disk.." * (1 << 16))
+    tool(goldsmith, "convert", "-f", "raw", "--for", "xenserver-ovf", raw, packed)
+    # It is unpacked beside itself: elsewhere there may be no room.
+    command = tmp_path / "command"
+    command.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] || [ "$TMPDIR" = {tmp_path} ] || exit 7\n'
+        f'exec {goldsmith} "$@"\n'
+    )
+    command.chmod(0o755)
+    ours = Goldsmith(str(command))
+    made = convert(ours, packed, target, formats.XENSERVER_OVF, Wish("raw", max_output=1 << 40))
+    assert made.virtual_size == os.path.getsize(target)
+    tool(goldsmith, "compare", "-f", "raw", "-F", "raw", raw, target)
+
+    few = Goldsmith(goldsmith, unpack_limit=size - 1)
+    with pytest.raises(Refused, match=f"over a limit.*{size - 1}"):
+        convert(few, packed, target, formats.XENSERVER_OVF, Wish("raw"))
+    with pytest.raises(Refused, match="expected to be xenserver-ovf, and it is raw"):
+        convert(ours, raw, target, formats.XENSERVER_OVF, Wish("raw"))
+
+
+def test_what_the_command_warns_of_reaches_the_operator(goldsmith, images, tmp_path):
+    # Without its footer a VHD is read by the copy at its beginning.
+    source, target = tmp_path / "cut.vhd", tmp_path / "target"
+    source.write_bytes(images.path("dynamic.vhd").read_bytes()[:-512])
+    made = convert(Goldsmith(goldsmith), str(source), str(target), formats.VHD, Wish("raw"))
+    assert [warning for warning in made.warnings if "footer" in warning]
