@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use goldsmith::{Cache, Convert};
-use goldsmith_block::Format;
-use goldsmith_testkit::hostile::{Outcome, survives};
+use goldsmith_block::{Detail, Format, LayerInfo};
+use goldsmith_testkit::hostile::{self, Outcome, survives};
 use goldsmith_testkit::slow::{self, Sector};
 use goldsmith_testkit::{build, fuzz, qemu};
 
@@ -156,6 +156,58 @@ targets! {
     vhd_open_read => open_read(&goldsmith_vhd::VHD);
     vhd_repair => whole(&goldsmith_vhd::VHD, build::vhd::fix_up, fuzz::repair);
     vhd_write_read => write_read(&goldsmith_vhd::VHD);
+}
+
+/// Those that were mended are images, and have what images have besides a plain disk.
+#[test]
+fn inputs_reach_what_an_image_can_have() {
+    let detail = |info: &LayerInfo, name: &str| {
+        let found = info.details.iter().find(|(it, _)| *it == name);
+        found.map(|(_, detail)| detail.clone())
+    };
+    type Has<'a> = (&'a str, &'a dyn Fn(&LayerInfo) -> bool);
+    let qcow2: [Has<'_>; 8] = [
+        ("data", &|info| info.virtual_size > 0),
+        ("encryption", &|info| info.encrypted && !info.locked),
+        ("snapshots", &|info| !info.snapshots.is_empty()),
+        ("bitmaps", &|info| !info.bitmaps.is_empty()),
+        ("the mark of one that was not closed", &|info| info.dirty),
+        ("the mark of a corrupt one", &|info| {
+            detail(info, "corrupt") == Some(Detail::Flag(true))
+        }),
+        ("zstd", &|info| {
+            detail(info, "compression-type") == Some(Detail::Text("zstd".into()))
+        }),
+        ("refcounts of other than 16 bits", &|info| {
+            detail(info, "refcount-bits").is_some_and(|it| it != Detail::Number(16))
+        }),
+    ];
+    let vhd: [Has<'_>; 3] = [
+        ("data", &|info| info.virtual_size > 0),
+        ("a parent", &|info| info.backing.is_some()),
+        ("a part of the head that is broken", &|info| {
+            !info.warnings.is_empty()
+        }),
+    ];
+    for (target, kinds) in [("qcow2_fixed_up", &qcow2[..]), ("vhd_fixed_up", &vhd[..])] {
+        let infos = std::cell::RefCell::new(Vec::new());
+        replay(target, |data| {
+            let mut file = data.to_vec();
+            let layer = if target == "qcow2_fixed_up" {
+                build::qcow2::fix_up(&mut file);
+                hostile::open(&goldsmith_qcow2::QCOW2, file, 16 << 20)
+            } else {
+                build::vhd::fix_up(&mut file);
+                hostile::open(&goldsmith_vhd::VHD, file, 16 << 20)
+            };
+            infos.borrow_mut().extend(layer.map(|it| it.info().clone()));
+        });
+        for (what, has) in kinds {
+            let count = infos.borrow().iter().filter(|info| has(info)).count();
+            assert!(count > 0, "no input of {target} has {what}");
+            goldsmith_testkit::figure(format_args!("{count} inputs of {target} have {what}"));
+        }
+    }
 }
 
 /// Damaged as the inputs are: what goldsmith reads without an error, QEMU reads too, and the same.

@@ -91,7 +91,7 @@ fn inspect(format: &dyn Format, bytes: Vec<u8>) -> Result<(u64, Option<Vec<u8>>)
 }
 
 /// Opens `bytes` with `metadata` bytes to spend. An image that wants a data file gets itself.
-pub(crate) fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Arc<dyn Layer>> {
+pub fn open(format: &dyn Format, bytes: Vec<u8>, metadata: u64) -> Result<Arc<dyn Layer>> {
     let storage = Arc::new(MemoryStorage::holding("hostile", bytes));
     let layer = format.open_with(storage.clone(), &budget(metadata), &options(format))?;
     match layer.info().data_file {

@@ -108,7 +108,8 @@ fn qcow2_or_broken(file: &[u8], index: u64) -> Option<Sector> {
     })
 }
 
-/// What the VHD image `file`, whose last sector is its footer, says of sector `index`. `[spec]`
+/// What the VHD image `file` says of sector `index`, by its footer or, if that is broken, by the copy.
+/// `[spec]`
 pub fn vhd(file: &[u8], index: u64) -> Sector {
     vhd_or_broken(file, index).unwrap_or(Sector::Broken)
 }
@@ -116,10 +117,17 @@ pub fn vhd(file: &[u8], index: u64) -> Sector {
 fn vhd_or_broken(file: &[u8], index: u64) -> Option<Sector> {
     const FIXED: u64 = 2;
     const DIFFERENCING: u64 = 4;
-    let footer = file.get(file.len().checked_sub(SECTOR)?..)?;
-    if !footer.starts_with(b"conectix") {
-        return None;
-    }
+    // Old ones are a byte shorter.
+    let len = if file.len() % SECTOR == 511 {
+        511
+    } else {
+        SECTOR
+    };
+    let last = file.get(file.len().checked_sub(len)?..)?;
+    let is_sound = |footer: &&[u8]| footer.starts_with(b"conectix") && is_summed(footer, 64);
+    let Some(footer) = [last, file.get(..SECTOR)?].into_iter().find(is_sound) else {
+        return Some(Sector::Unknown);
+    };
     let tapdisk = (footer[28..32] == *b"tap\0").then(|| number(footer, 32, 4));
     let disk_type = number(footer, 60, 4)?;
     if disk_type == FIXED {
@@ -130,6 +138,11 @@ fn vhd_or_broken(file: &[u8], index: u64) -> Option<Sector> {
         _ => Sector::of_zeros(),
     };
     let header = number(footer, 16, 8)?;
+    let start = usize::try_from(header).ok()?;
+    let there = file.get(start..start.checked_add(1024)?)?;
+    if !is_summed(there, 36) {
+        return Some(Sector::Unknown);
+    }
     let bat = number(file, header.checked_add(16)?, 8)?;
     let sectors = number(file, header + 32, 4)? / SECTOR as u64;
     if sectors == 0 {
@@ -156,6 +169,14 @@ fn vhd_or_broken(file: &[u8], index: u64) -> Option<Sector> {
     }
     let data = bitmap + sectors.div_ceil(8).next_multiple_of(SECTOR as u64);
     Some(Sector::at(file, data + inside * SECTOR as u64))
+}
+
+/// Whether the four bytes at `at` are the one's complement of the sum of all others. `[spec]`
+fn is_summed(structure: &[u8], at: usize) -> bool {
+    let (front, rest) = structure.split_at(at);
+    let (sum, back) = rest.split_at(4);
+    let all: u32 = front.iter().chain(back).map(|byte| u32::from(*byte)).sum();
+    sum == (!all).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ pub mod header {
 
 const SNAPSHOTS: usize = 60;
 const SNAPSHOTS_OFFSET: usize = 64;
+/// Where header extensions begin, and the first bytes of two kinds.
+const EXTENSIONS: usize = 112;
+const BITMAPS: u64 = 0x2385_2875;
+const FEATURE_NAMES: u64 = 0x6803_f857;
+const AES: u64 = 1;
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const READS_ZERO: u64 = 1;
@@ -268,6 +273,9 @@ pub fn pack(codec: Codec, bytes: &[u8]) -> Option<Vec<u8>> {
 /// Makes the header plausible, so that a fuzzer reaches what lies behind it: a known version and
 /// feature bits, small clusters, tables inside the file and large enough for the disk. Most table
 /// entries become ones that point into the file.
+///
+/// Whatever else an image may have is kept where its header says so in so many words, and not because of
+/// any damage: marks, old encryption, a few snapshots, refcounts of another width, header extensions.
 pub fn fix_up(file: &mut [u8]) {
     if file.len() < 120 {
         return;
@@ -290,6 +298,12 @@ pub fn fix_up(file: &mut [u8]) {
     let reach = l1_size << (2 * cluster_bits - 3);
     let size = long(header::SIZE) % (reach + 1) / 512 * 512;
     let zstd = long(header::INCOMPATIBLE) >> 3 & 1;
+    let marks = Some(long(header::INCOMPATIBLE) & !8).filter(|marks| *marks <= 3);
+    let crypt_method = Some(number(header::CRYPT_METHOD)).filter(|method| *method == AES);
+    let snapshots = Some(number(SNAPSHOTS)).filter(|count| (1..=4).contains(count));
+    let snapshots_at = snapshots.map(|_| table.place(long(SNAPSHOTS_OFFSET)));
+    let order = Some(number(header::REFCOUNT_ORDER)).filter(|order| *order <= 6);
+    let extended = number(EXTENSIONS) == BITMAPS || number(EXTENSIONS) == FEATURE_NAMES;
 
     let mut u32_at = |at: usize, value: u64| {
         file[at..at + 4].copy_from_slice(&(value as u32).to_be_bytes());
@@ -298,21 +312,28 @@ pub fn fix_up(file: &mut [u8]) {
     u32_at(header::VERSION, version);
     u32_at(header::BACKING_LEN, 0);
     u32_at(header::CLUSTER_BITS, cluster_bits);
-    u32_at(header::CRYPT_METHOD, 0);
+    u32_at(header::CRYPT_METHOD, crypt_method.unwrap_or(0));
     u32_at(header::L1_SIZE, l1_size);
     u32_at(header::REFCOUNT_CLUSTERS, 1);
-    u32_at(SNAPSHOTS, 0);
+    u32_at(SNAPSHOTS, snapshots.unwrap_or(0));
     put(file, header::BACKING_OFFSET, 0);
-    put(file, SNAPSHOTS_OFFSET, 0);
+    put(file, SNAPSHOTS_OFFSET, snapshots_at.unwrap_or(0));
     put(file, header::SIZE, size);
     put(file, header::L1_OFFSET, l1_at);
     put(file, header::REFCOUNT_OFFSET, refcount_at);
-    // The header extensions end where they begin.
     if version == 3 {
-        put(file, header::INCOMPATIBLE, 8 * zstd);
-        put(file, header::REFCOUNT_ORDER, 4 << 32 | 112);
+        put(file, header::INCOMPATIBLE, (8 * zstd) | marks.unwrap_or(0));
+        let order = order.unwrap_or(4);
+        put(
+            file,
+            header::REFCOUNT_ORDER,
+            (order << 32) | EXTENSIONS as u64,
+        );
         put(file, header::COMPRESSION_TYPE, zstd << 56);
-        put(file, 112, 0);
+        if !extended {
+            // They end where they begin.
+            put(file, EXTENSIONS, 0);
+        }
     } else {
         put(file, 72, 0);
     }
@@ -424,6 +445,31 @@ mod tests {
             let len = read.len();
             assert!(len > 0 && read == disk.bytes()[..len]);
         }
+    }
+
+    /// Else whoever mends inputs has fuzzers look at plain images alone.
+    #[test]
+    fn fix_up_keeps_what_an_image_has_besides_its_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        let path = path.to_str().unwrap();
+        let options = "cluster_size=512,refcount_bits=64";
+        qemu::img_ok(&["create", "-q", "-f", "qcow2", "-o", options, path, "4k"]);
+        for name in ["one", "two"] {
+            qemu::img_ok(&["snapshot", "-c", name, path]);
+            qemu::img_ok(&["bitmap", "--add", "-g", "512", path, name]);
+        }
+        let mut file = std::fs::read(path).unwrap();
+        let end = file.len().next_multiple_of(512);
+        file.resize(end, 0);
+        file[header::INCOMPATIBLE + 7] = 1;
+        let mut fixed = file.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == file);
+        file[header::CRYPT_METHOD + 3] = 1;
+        let mut fixed = file.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == file);
     }
 
     #[test]

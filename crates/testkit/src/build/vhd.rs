@@ -33,6 +33,8 @@ pub mod footer {
     pub const UUID: usize = 68;
     /// u8.
     pub const SAVED_STATE: usize = 84;
+    /// u8, of those that mean nothing: what [`fix_up`](super::fix_up) leaves [damaged](super::damage).
+    pub const DAMAGE: usize = 500;
 }
 
 /// Byte offsets of the dynamic header's fields, for [`Vhd::header`].
@@ -312,13 +314,16 @@ fn seal(structure: &mut [u8], at: usize) {
 /// and versions right, tables inside the file and large enough for the disk. What will do stays as
 /// it is.
 ///
-/// The last sector becomes a footer. Unless that says fixed, the first one becomes its copy, a
-/// dynamic header follows, and most table entries become ones that point into the file.
+/// The last sector becomes a footer, of 511 bytes if the file ends so. Unless that says fixed, the first
+/// one becomes its copy, a dynamic header follows, and most table entries become ones that point into the
+/// file. The byte of the footer that is called [`footer::DAMAGE`] has one of them left as it is.
 pub fn fix_up(file: &mut [u8]) {
-    let Some(footer_at) = file.len().checked_sub(FOOTER) else {
+    let len = if file.len() % 512 == 511 { 511 } else { FOOTER };
+    let Some(footer_at) = file.len().checked_sub(len) else {
         return;
     };
-    let (front, footer) = file.split_at_mut(footer_at);
+    let (front, last) = file.split_at_mut(footer_at);
+    let footer = &mut last.to_vec()[..];
     footer[..8].copy_from_slice(b"conectix");
     put_u32(footer, footer::VERSION, 0x0001_0000);
     // Four of six are dynamic, where most of the code is.
@@ -327,13 +332,32 @@ pub fn fix_up(file: &mut [u8]) {
         _ => 3,
     };
     put_u32(footer, footer::DISK_TYPE, disk_type);
+    let damage = footer[footer::DAMAGE];
     if disk_type != 2 && front.len() > TABLE_AT + 512 {
         footer[footer::DATA_OFFSET..][..8].copy_from_slice(&(HEADER_AT as u64).to_be_bytes());
         fix_up_tables(front, footer);
+        if damage != damage::HEADER {
+            seal(&mut front[HEADER_AT..TABLE_AT], header::CHECKSUM);
+        }
         seal(footer, footer::CHECKSUM);
-        front[..FOOTER].copy_from_slice(footer);
+        if damage != damage::COPY {
+            front[..len].copy_from_slice(footer);
+        }
     }
     seal(footer, footer::CHECKSUM);
+    if damage != damage::FOOTER {
+        last.copy_from_slice(footer);
+    }
+}
+
+/// What [`fix_up`] leaves as it is.
+pub mod damage {
+    /// The footer's copy at the beginning.
+    pub const COPY: u8 = 1;
+    /// The checksum of the dynamic header.
+    pub const HEADER: u8 = 2;
+    /// The footer.
+    pub const FOOTER: u8 = 3;
 }
 
 fn fix_up_tables(front: &mut [u8], footer: &mut [u8]) {
@@ -375,8 +399,6 @@ fn fix_up_tables(front: &mut [u8], footer: &mut [u8]) {
             name[1] = b'p';
         }
     }
-    seal(header, header::CHECKSUM);
-
     let first = (table_at + 4 * entries).div_ceil(512);
     let last = (end / 512).saturating_sub((bitmap_len(block_size) + block_size) / 512);
     for nth in 0..entries {
@@ -434,6 +456,32 @@ mod tests {
             fix_up(&mut fixed);
             assert!(fixed == image);
         }
+        // All but what is to be damaged; the rest is read without it.
+        let image = Vhd::dynamic(disk.bytes(), 8 << 10).footer(footer::DAMAGE, &[damage::COPY]);
+        let mut file = image.bytes();
+        file[100] ^= 1;
+        let mut fixed = file.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == file);
+        let image = Vhd::dynamic(disk.bytes(), 8 << 10).footer(footer::DAMAGE, &[damage::HEADER]);
+        let mut file = image.bytes();
+        file[HEADER_AT + 1000] ^= 1;
+        let mut fixed = file.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == file);
+        let image = Vhd::dynamic(disk.bytes(), 8 << 10).footer(footer::DAMAGE, &[damage::FOOTER]);
+        let mut file = image.bytes();
+        let end = file.len() - FOOTER;
+        file[end..][footer::UUID] ^= 1;
+        let mut fixed = file.clone();
+        fix_up(&mut fixed);
+        assert!(fixed[end..] == file[end..]);
+        // Old ones are a byte shorter.
+        let mut short = Vhd::dynamic(disk.bytes(), 8 << 10).bytes();
+        short.pop();
+        let mut fixed = short.clone();
+        fix_up(&mut fixed);
+        assert!(fixed == short);
         let mut any = pattern::disk("4k:a").bytes().to_vec();
         for len in [0, 1, 511, 512, 513, 1600] {
             fix_up(&mut any[..len]);
