@@ -239,34 +239,49 @@ impl Qcow2Layer {
             .tables
             .part(&*self.storage, geometry, cluster, last + 1)
             .map_err(|error| error.at_guest(until(self.tables.slice_end(cluster))))?;
-        let (entries, first) = match part {
+        let slice = match part {
             Part::Empty { end } => {
                 return Ok(Run {
                     mapping: NOWHERE,
                     end: limit.min(end << bits),
                 });
             }
-            Part::Entries { entries, first } => (entries, first),
+            Part::Entries(slice) => slice,
         };
-        // The part holds the cluster asked for, and an index into it fits.
-        let numbers = (1 << geometry.entry_bits()) / 8;
-        let entries = &entries[(cluster - first) as usize * numbers..];
-        let mut entries = entries.chunks_exact(numbers);
-        let mut next = |at| entries.next().map(|entry| Mapping::of(entry, at, geometry));
+        let of = |cluster, at| {
+            let entry = slice.entry(cluster)?;
+            Some(Mapping::of(entry, at, geometry))
+        };
 
         let start = align_down(offset, 1 << status_bits);
         // Less than the parts of a cluster.
         let at = ((start - (cluster << bits)) >> status_bits) as u32;
-        let first = next(at).transpose();
+        let first = of(cluster, at).transpose();
         let first = first.map_err(|error| Error::from(error).at_guest(until(cluster + 1)))?;
+        // The slice holds the cluster asked for.
         let (mapping, parts) = first.unwrap_or((NOWHERE, 1));
         // Clusters past the disk's end do not exist, so ends stay below 2^63 and a cluster.
         let mut end = start + (u64::from(parts) << status_bits);
+        let is_edge = |end: u64| end.is_multiple_of(geometry.cluster_size());
+        if let Mapping::Unallocated { .. } = mapping
+            && is_edge(end)
+        {
+            // Whoever walks a chain asks again for each piece of what is behind.
+            let all = 1_u32 << (bits - status_bits);
+            let is_next = |cluster: u64| {
+                let before = of(cluster - 1, all - 1)?.ok()?.0;
+                let (found, parts) = of(cluster, 0)?.ok()?;
+                Some(before.after(1 << status_bits) == Some(found) && parts == all)
+            };
+            let is_in = |it| it == cluster || is_next(it).unwrap_or(false);
+            let limit = slice.end().min(last + 1);
+            end = slice.unallocated.end(cluster, limit, is_in) << bits;
+        }
         // A faulty entry ends the run: its error belongs to whoever asks for its own bytes.
         while end < limit
-            && end.is_multiple_of(geometry.cluster_size())
+            && is_edge(end)
             && let Some(expected) = mapping.after(end - start)
-            && let Some(Ok((found, parts))) = next(0)
+            && let Some(Ok((found, parts))) = of(end >> bits, 0)
             && found == expected
         {
             end += u64::from(parts) << status_bits;

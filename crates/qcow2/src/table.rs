@@ -23,7 +23,7 @@ pub(crate) struct Tables {
     /// L1 entries without a table.
     empty: LastRun,
     /// A slice is at home in one place only, so a look-up takes one short lock that few share.
-    cache: Vec<Mutex<Option<Slice>>>,
+    cache: Vec<Mutex<Option<Arc<Slice>>>>,
     /// Base-2 logarithm of the entries in a slice.
     slice_bits: u32,
     /// Base-2 logarithm of the entries in an L2 table.
@@ -33,11 +33,29 @@ pub(crate) struct Tables {
 }
 
 /// Part of an L2 table.
-#[derive(Clone)]
-struct Slice {
-    number: u64,
+pub(crate) struct Slice {
+    /// The cluster that its first entry is about.
+    first: u64,
     /// Whole entries, one behind the other; each is one or two numbers.
-    entries: Arc<[u64]>,
+    entries: Vec<u64>,
+    /// Numbers of an entry.
+    numbers: usize,
+    /// Clusters that are not in this image, each where the one before it would have its neighbour.
+    pub(crate) unallocated: LastRun,
+}
+
+impl Slice {
+    /// The entry of `cluster`, if it is here.
+    pub(crate) fn entry(&self, cluster: u64) -> Option<&[u64]> {
+        let index = usize::try_from(cluster.checked_sub(self.first)?).ok()?;
+        let start = index.checked_mul(self.numbers)?;
+        self.entries.get(start..start.checked_add(self.numbers)?)
+    }
+
+    /// First cluster behind those whose entries are here.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + (self.entries.len() / self.numbers) as u64
+    }
 }
 
 /// What is known of guest clusters that stand together.
@@ -47,13 +65,8 @@ pub(crate) enum Part {
         /// First cluster that has a table, or the limit asked for.
         end: u64,
     },
-    /// Their entries.
-    Entries {
-        /// The entries of some clusters, the one asked for among them.
-        entries: Arc<[u64]>,
-        /// The first of those clusters.
-        first: u64,
-    },
+    /// The entries of some clusters, the one asked for among them.
+    Entries(Arc<Slice>),
 }
 
 impl Tables {
@@ -119,14 +132,11 @@ impl Tables {
         limit: u64,
     ) -> Result<Part> {
         let number = cluster >> self.slice_bits;
-        let first = number << self.slice_bits;
         // An image of some clusters has some places.
         let place = &self.cache[(number % self.cache.len() as u64) as usize];
         let cached = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let holds = |slice: &Slice| slice.number == number && slice.holds(cluster - first, self);
-        if let Some(slice) = cached.filter(holds) {
-            let entries = slice.entries;
-            return Ok(Part::Entries { entries, first });
+        if let Some(slice) = cached.filter(|slice| slice.entry(cluster).is_some()) {
+            return Ok(Part::Entries(slice));
         }
 
         // A sound L1 table reaches as far as the disk, and so do clusters that are asked for.
@@ -141,13 +151,9 @@ impl Tables {
             let end = (end << self.table_bits).min(limit);
             return Ok(Part::Empty { end });
         };
-        let entries = self.load(storage, geometry, table, cluster)?;
-        let slice = Slice {
-            number,
-            entries: Arc::clone(&entries),
-        };
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(slice);
-        Ok(Part::Entries { entries, first })
+        let slice = Arc::new(self.load(storage, geometry, table, cluster)?);
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&slice));
+        Ok(Part::Entries(slice))
     }
 
     /// Reads the slice that holds the entry of `cluster`, in the L2 table at `table`: all of its entries
@@ -158,7 +164,7 @@ impl Tables {
         geometry: &Geometry,
         table: u64,
         cluster: u64,
-    ) -> Result<Arc<[u64]>> {
+    ) -> Result<Slice> {
         let first = cluster >> self.slice_bits << self.slice_bits;
         // The disk may end before the slice, and a file before the unused rest of its last table.
         let clusters = geometry.virtual_size.div_ceil(geometry.cluster_size());
@@ -177,14 +183,12 @@ impl Tables {
         storage.read_at(host.offset, &mut bytes)?;
         let mut entries = vec![0; bytes.len() / 8];
         BE::read_u64_into(&bytes, &mut entries);
-        Ok(entries.into())
-    }
-}
-
-impl Slice {
-    /// Whether the entry is here that stands at `index`; the file may have ended before it.
-    fn holds(&self, index: u64, tables: &Tables) -> bool {
-        (index << tables.entry_bits) < self.entries.len() as u64 * 8
+        Ok(Slice {
+            first,
+            entries,
+            numbers: (1 << self.entry_bits) / 8,
+            unallocated: LastRun::default(),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use goldsmith_testkit::build::qcow2::Cluster;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::testdata;
 use goldsmith_testkit::{build, figure};
@@ -121,6 +122,27 @@ fn time_does_not_grow_with_the_pieces_that_a_chain_is_cut_into() {
     let done = within(&folder, limits, "convert", &words);
     assert_eq!((done.status, &*done.stderr), (0, ""));
     assert!(std::fs::read(folder.path("out.raw")).unwrap() == shown);
+}
+
+/// A large table with nothing in it, over a disk that changes with every sector: if each of them had all
+/// of the table looked at, that were a thousand million entries.
+#[test]
+fn time_does_not_grow_with_the_table_for_each_piece_of_what_is_behind() {
+    let folder = Folder::new();
+    let clusters = (0..64 << 11).map(|index| match index % 2 {
+        0 => Cluster::Zero,
+        _ => Cluster::Hole,
+    });
+    let behind = build::qcow2::Qcow2::new(3, 9, 64 << 20, clusters.collect());
+    std::fs::write(folder.path("behind.qcow2"), behind.bytes()).unwrap();
+    folder.goldsmith_ok(
+        "create -q -f qcow2 -o cluster_size=2M -b behind.qcow2 -F qcow2 top.qcow2 16G",
+    );
+    folder.qemu_io("top.qcow2", &["write -P 1 16382M 64k"]);
+    let limits = ["--as=1073741824", "--cpu=5"];
+    let done = within(&folder, limits, "map", &["-f", "qcow2", "top.qcow2"]);
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
 }
 
 /// What it asks of the system is what takes its time: some hundred calls besides starting, whatever the
