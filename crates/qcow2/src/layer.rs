@@ -238,7 +238,10 @@ impl Qcow2Layer {
         let part = self
             .tables
             .part(&*self.storage, geometry, cluster, last + 1)
-            .map_err(|error| error.at_guest(until(self.tables.slice_end(cluster))))?;
+            .map_err(|error| {
+                let end = self.tables.lost_end(cluster, &error);
+                error.at_guest(until(end))
+            })?;
         let slice = match part {
             Part::Empty { end } => {
                 return Ok(Run {

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BE, ByteOrder};
-use goldsmith_block::{Budget, HostRange, LastRun, Result, Storage, StorageMut, is_zero};
+use goldsmith_block::{
+    Budget, Error, ErrorKind, HostRange, LastRun, Result, SECTOR, Storage, StorageMut, align_down,
+    is_zero,
+};
 
 use crate::error::Qcow2Error;
 use crate::geometry::Geometry;
@@ -111,9 +114,13 @@ impl Tables {
         self.l1.iter().filter(|entry| **entry != 0).count() as u64
     }
 
-    /// First cluster behind those that are read together with `cluster`; the disk may end before it.
-    pub(crate) fn slice_end(&self, cluster: u64) -> u64 {
-        ((cluster >> self.slice_bits) + 1) << self.slice_bits
+    /// First cluster behind those that are lost with `cluster` because of `error`, at least; the disk may
+    /// end before it.
+    pub(crate) fn lost_end(&self, cluster: u64, error: &Error) -> u64 {
+        match error.kind() {
+            ErrorKind::Io => self.piece_end(cluster),
+            _ => ((cluster >> self.slice_bits) + 1) << self.slice_bits,
+        }
     }
 
     /// What is known of guest cluster `cluster` and those after it, as far as `limit`.
@@ -123,7 +130,8 @@ impl Tables {
     /// cannot be read.
     ///
     /// # Cost
-    /// One read if the table is not cached, none for any number of clusters without one.
+    /// One read if the table is not cached, two if it cannot be read as a whole, none for any number of
+    /// clusters without one.
     pub(crate) fn part(
         &self,
         storage: &dyn Storage,
@@ -178,9 +186,23 @@ impl Tables {
         if there <= cluster - first {
             return Err(truncated("L2 table", host, geometry).into());
         }
-        // At most a slice.
-        let mut bytes = vec![0; (there.min(count) << self.entry_bits) as usize];
-        storage.read_at(host.offset, &mut bytes)?;
+        let count = there.min(count);
+        match self.read(storage, host.offset, first, count) {
+            // Perhaps the sector can be read that the entry is in.
+            Err(error) if error.kind() == ErrorKind::Io => {
+                let skipped = self.piece_start(cluster) - first;
+                let offset = host.offset + (skipped << self.entry_bits);
+                let count = (count - skipped).min(self.piece_end(cluster) - first - skipped);
+                self.read(storage, offset, first + skipped, count)
+            }
+            read => read,
+        }
+    }
+
+    /// Reads `count` entries from `offset` on, at most a slice; `first` is the cluster of the first one.
+    fn read(&self, storage: &dyn Storage, offset: u64, first: u64, count: u64) -> Result<Slice> {
+        let mut bytes = vec![0; (count << self.entry_bits) as usize];
+        storage.read_at(offset, &mut bytes)?;
         let mut entries = vec![0; bytes.len() / 8];
         BE::read_u64_into(&bytes, &mut entries);
         Ok(Slice {
@@ -189,6 +211,15 @@ impl Tables {
             numbers: (1 << self.entry_bits) / 8,
             unallocated: LastRun::default(),
         })
+    }
+
+    /// First cluster whose entry is in the same sector of the table as that of `cluster`.
+    fn piece_start(&self, cluster: u64) -> u64 {
+        align_down(cluster, SECTOR >> self.entry_bits)
+    }
+
+    fn piece_end(&self, cluster: u64) -> u64 {
+        self.piece_start(cluster) + (SECTOR >> self.entry_bits)
     }
 }
 

@@ -94,8 +94,9 @@ fn read_that_fails_is_an_error_by_name_or_makes_no_difference() {
     figure(format_args!(
         "{faults} reads of sources failed, {errors} of which failed the conversion"
     ));
+    // A table that cannot be read as a whole is read by sectors, which makes no difference.
     assert!(
-        faults >= 200 && errors * 10 >= faults * 9,
+        faults >= 200 && errors * 10 >= faults * 8,
         "{faults} faults, {errors} errors"
     );
 }

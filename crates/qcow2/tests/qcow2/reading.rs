@@ -9,6 +9,8 @@ use goldsmith_block::{
 };
 use goldsmith_codec::Packer;
 use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::fault::FaultStorage;
 use goldsmith_testkit::hostile::{probe, walk};
 use goldsmith_testkit::{image, pattern};
 
@@ -178,6 +180,26 @@ fn missing_table_is_truncation() {
         report.contains("L1 table takes 8 bytes at offset 0x2000"),
         "{report}"
     );
+}
+
+/// A sector of a disk that fails holds 64 entries; those around them are read together otherwise.
+#[test]
+fn sector_of_a_table_that_cannot_be_read_costs_what_it_maps() {
+    let forge = Forge::new(3, 12, 1 << 20);
+    let whole = Arc::new(MemoryStorage::holding("image", forge.bytes.clone()));
+    let storage = Arc::new(FaultStorage::shrunk(whole, 3 * 4096 + 600));
+    let layer = QCOW2.open(Arc::clone(&storage) as _, &Budget::new(&Limits::default()));
+    let layer = layer.unwrap();
+    let piece = 64 * 4096;
+    let extent = layer.extent_at(4096, 1 << 20).unwrap();
+    assert_eq!(extent.range, GuestRange::new(4096, piece));
+    let error = layer.extent_at(piece + 1, 1 << 20).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(error.guest(), Some(GuestRange::new(piece + 1, 2 * piece)));
+    // As soon as it can be read, it is.
+    storage.shrink(u64::MAX);
+    let extent = layer.extent_at(piece, 1 << 20).unwrap();
+    assert_eq!(extent.range, GuestRange::new(piece, 1 << 20));
 }
 
 #[test]
