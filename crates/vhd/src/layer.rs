@@ -54,6 +54,26 @@ pub(crate) fn open(
     })
 }
 
+/// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file.
+pub(crate) fn salvage(
+    storage: Arc<dyn Storage>,
+    budget: &Budget,
+    options: &Options,
+) -> Result<Arc<dyn Layer>> {
+    let found = Found::read(&*storage, size_rule(options))?;
+    let (opened, broken) = Opened::open_mended(storage, budget, &found)?;
+    Ok(match opened {
+        Opened::Fixed(layer) => layer,
+        Opened::Dynamic(mut layer, _) => {
+            // Nobody else has it yet.
+            if let Some(layer) = Arc::get_mut(&mut layer) {
+                layer.info.warnings.extend(broken);
+            }
+            layer
+        }
+    })
+}
+
 /// What the option `force_size_calc` says.
 pub(crate) fn size_rule(options: &Options) -> SizeRule {
     match options.choice("force_size_calc") {

@@ -145,6 +145,16 @@ impl Format for Vhd {
         layer::open(storage, budget, options)
     }
 
+    /// With a dynamic header that is worked out, if need be.
+    fn salvage(
+        &self,
+        storage: Arc<dyn Storage>,
+        budget: &Budget,
+        options: &Options,
+    ) -> Result<Arc<dyn Layer>> {
+        layer::salvage(storage, budget, options)
+    }
+
     fn check(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Checked>> {
         check::check(storage, budget).map(Some)
     }

@@ -271,6 +271,24 @@ fn what_the_disk_does_not_need_is_told_and_left_out() {
     );
 }
 
+/// Where the table stands and how long blocks are, the rest of a VHD says, too.
+#[test]
+fn vhd_whose_header_is_broken_is_read_with_the_one_that_it_must_have_had() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("6M:A"));
+    folder.qemu_img_ok("convert -O vpc -o force_size=on disk.raw disk.vhd");
+    // Its mark, and the size of a block.
+    for (at, bytes) in [(512, &[0; 8][..]), (512 + 32, &[0xff; 4])] {
+        patch(&folder, "disk.vhd", at, bytes);
+        let refused = folder.goldsmith("convert -f vpc disk.vhd out.raw");
+        assert_eq!(refused.status, 1, "{refused:?}");
+        let said = folder.goldsmith_ok("convert --salvage -f vpc disk.vhd out.raw");
+        let told = "its block table of 3 entries stands at 0x600 and its blocks have 2097152 bytes";
+        assert!(said.contains(told) && said.lines().count() == 1, "{said}");
+        assert!(std::fs::read(folder.path("out.raw")).unwrap() == disk("6M:A").bytes());
+    }
+}
+
 /// [qemu] It opens an image that is marked as corrupt to be read, and one that was not closed.
 #[test]
 fn marks_of_damage_keep_nobody_from_reading() {
