@@ -54,7 +54,8 @@ pub(crate) fn open(
     })
 }
 
-/// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file.
+/// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file, and a
+/// block that the file does not hold to its end is read as far as it goes.
 pub(crate) fn salvage(
     storage: Arc<dyn Storage>,
     budget: &Budget,
@@ -68,6 +69,7 @@ pub(crate) fn salvage(
             // Nobody else has it yet.
             if let Some(layer) = Arc::get_mut(&mut layer) {
                 layer.info.warnings.extend(broken);
+                layer.salvages = true;
             }
             layer
         }
@@ -299,6 +301,8 @@ pub(crate) struct DynamicLayer {
     bitmaps: BitmapCache,
     /// Blocks that have no place in the file.
     unused: LastRun,
+    /// Whether a block that the file does not hold to its end is read as far as it goes.
+    salvages: bool,
 }
 
 impl DynamicLayer {
@@ -335,6 +339,7 @@ impl DynamicLayer {
             bat,
             bitmaps: BitmapCache::new(),
             unused: LastRun::default(),
+            salvages: false,
         })
     }
 
@@ -356,16 +361,16 @@ impl DynamicLayer {
         }
     }
 
-    /// Where block `index`, which has a place, stands; if not all of it is in the file, how many bytes of
-    /// its data are, and what is wrong with it.
+    /// Where block `index`, which has a place, stands; if not all of it is in the file, and that will do,
+    /// how many bytes of its data are, and what is wrong with it.
     fn block_there(&self, index: u64) -> Result<(Block, Option<(u64, VhdError)>), VhdError> {
         let entry = self.bat[index as usize];
         self.geometry
             .block(index, entry)
             .map(|block| (block, None))
             .or_else(|error| match self.geometry.cut_block(index, entry) {
-                Some((block, there)) => Ok((block, Some((there, error)))),
-                None => Err(error),
+                Some((block, there)) if self.salvages => Ok((block, Some((there, error)))),
+                _ => Err(error),
             })
     }
 

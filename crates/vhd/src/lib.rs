@@ -145,7 +145,7 @@ impl Format for Vhd {
         layer::open(storage, budget, options)
     }
 
-    /// With a dynamic header that is worked out, if need be.
+    /// With a dynamic header that is worked out, if need be, and blocks that end too soon.
     fn salvage(
         &self,
         storage: Arc<dyn Storage>,
