@@ -123,6 +123,9 @@ fn json(done: &Converted) -> Value {
         "verified": done.verified,
         "warnings": done.warnings,
     });
+    if done.lost > 0 {
+        told["lost"] = done.lost.into();
+    }
     if let Some(written) = done.written {
         told["written"] = written.into();
         told["digested"] = done.digested.into();

@@ -117,6 +117,10 @@ fn what_stands_past_the_end_or_nowhere_is_lost_alone() {
     expected[3 << 16..4 << 16].fill(0);
     expected[5 << 16..6 << 16].fill(0);
     assert!(std::fs::read(folder.path("out.raw")).unwrap() == expected);
+    // A program is told in its own words, too.
+    let line = "convert --salvage --output=json -f qcow2 plain.qcow2 out.raw";
+    let facts: serde_json::Value = serde_json::from_str(&folder.goldsmith(line).stdout).unwrap();
+    assert_eq!(facts["lost"], 131_072);
 }
 
 /// A whole table, here for all of the disk, which does not take as many steps as it has sectors.
