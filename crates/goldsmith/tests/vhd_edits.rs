@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use goldsmith::{
-    Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Resize, Result,
+    Check, Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Repair, Resize,
+    Result,
 };
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
@@ -197,6 +198,22 @@ fn raw_parent_gets_nothing_unless_it_is_as_old_as_the_child_knows() {
     assert!(std::fs::read(&base).unwrap() == above.bytes());
     // And once more, for the child knows what it has done itself.
     commit.run().unwrap();
+}
+
+/// What a cut edit leaves before the footer shows in the block that QEMU allocates next.
+#[test]
+fn less_than_a_block_is_given_back_too() {
+    let folder = Folder::new();
+    vhd(&folder, "disk.vhd", &disk("1M:A 1M:-"), None);
+    let path = folder.path("disk.vhd");
+    let image = std::fs::read(&path).unwrap();
+    let (body, footer) = image.split_at(image.len() - 512);
+    for rest in [[0; 512], [7; 512]] {
+        std::fs::write(&path, [body, &rest, footer].concat()).unwrap();
+        let check = Check::new(&path).format("vpc").repair(Some(Repair::Leaks));
+        check.run().unwrap().unwrap();
+        assert!(std::fs::read(&path).unwrap() == image, "{}", rest[0]);
+    }
 }
 
 /// What another disk shows would stay in the image, or what the image shows be lost because that has it,

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
-use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align_up};
+use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align_up, is_zero};
 
 use crate::error::VhdError;
 use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
 use crate::layer::{DynamicLayer, Opened};
+use crate::locator::room_end;
 use crate::ondisk::{FOOTER_LEN, RawHeader, UNUSED};
 
 /// Bytes of the block table that are read at a time.
 const PIECE: u64 = 64 << 10;
-/// Most bytes between two blocks that stand behind each other: what alignment may cost.
+/// Most bytes between two blocks that stand behind each other, and before the footer: what alignment may
+/// cost.
 const GAP: u64 = 4096;
 
 /// Checks the image in `storage`; see [`Format::check`](goldsmith_block::Format::check).
@@ -188,8 +190,59 @@ pub(crate) fn check_blocks(
             Err(error) => checked.corruption(error),
         }
     }
-    find_overlaps_and_gaps(places, block_len, geometry.data_end, checked);
+    let end = find_overlaps_and_gaps(places, block_len, checked);
+    checked.end = end + FOOTER_LEN;
+    check_tail(layer, header, end, checked)
+}
+
+/// Nothing before the footer that belongs to nothing, `end` being where all places ended.
+fn check_tail(
+    layer: &DynamicLayer,
+    header: &RawHeader,
+    end: u64,
+    checked: &mut Checked,
+) -> Result<()> {
+    let Some(tail) = tail(layer, header, end) else {
+        return Ok(());
+    };
+    let blocks = tail.len / layer.geometry.block_len();
+    if blocks > 0 {
+        lost_blocks(tail, blocks, checked);
+        return Ok(());
+    }
+    let nothing = format!("nothing points to {tail} of the file");
+    let shows = "shows in the next block that QEMU allocates";
+    match is_alignment(layer, tail)? {
+        true => checked.note(format_args!("{nothing}: the footer behind it {shows}")),
+        false => checked.leak(1, format_args!("{nothing}: what stands there {shows}")),
+    }
     Ok(())
+}
+
+/// What stands before the footer and belongs to nothing, `end` being where blocks and tables ended.
+///
+/// [qemu] A new block goes behind the table and all blocks, and but for its bitmap nothing of it is
+/// written that the guest does not write: what is not behind the end of the file shows.
+pub(crate) fn tail(layer: &DynamicLayer, header: &RawHeader, end: u64) -> Option<HostRange> {
+    let data_end = layer.geometry.data_end;
+    let end = match layer.info.backing {
+        Some(_) => end.max(room_end(header, data_end)),
+        None => end,
+    };
+    let end = align_up(end, SECTOR).unwrap_or(end);
+    (end < data_end).then(|| HostRange::new(end, data_end - end))
+}
+
+/// Whether `tail` is no more than alignment. [Virtual PC] It leaves a sector of zeros before the footer of
+/// a new image.
+pub(crate) fn is_alignment(layer: &DynamicLayer, tail: HostRange) -> Result<bool> {
+    if tail.len > GAP {
+        return Ok(false);
+    }
+    // At most a page.
+    let mut bytes = vec![0; tail.len as usize];
+    layer.storage.read_at(tail.offset, &mut bytes)?;
+    Ok(is_zero(&bytes))
 }
 
 /// What is in the file besides blocks.
@@ -217,12 +270,12 @@ pub(crate) fn tables(layer: &DynamicLayer, header: &RawHeader) -> Vec<Place> {
     .collect()
 }
 
+/// Gives where all `places` have ended, in whole sectors.
 pub(crate) fn find_overlaps_and_gaps(
     mut places: Vec<Place>,
     block_len: u64,
-    data_end: u64,
     checked: &mut Checked,
-) {
+) -> u64 {
     places.retain(|place| place.start < place.end);
     places.sort_unstable_by_key(|place| (place.start, place.end));
     let mut last = Place::default();
@@ -234,21 +287,20 @@ pub(crate) fn find_overlaps_and_gaps(
                 last.owner, place.owner, place.start
             ));
         }
-        leak(last.end, place.start, block_len, checked);
+        // Blocks that nobody points to leave gaps as long as blocks.
+        let from = align_up(last.end, SECTOR).unwrap_or(last.end);
+        let gap = HostRange::new(from, place.start.saturating_sub(from));
+        lost_blocks(gap, gap.len / block_len, checked);
         if place.end > last.end {
             last = place;
         }
     }
-    leak(last.end, data_end, block_len, checked);
-    checked.end = align_up(last.end, SECTOR).unwrap_or(last.end) + FOOTER_LEN;
+    align_up(last.end, SECTOR).unwrap_or(last.end)
 }
 
-/// Blocks that nobody points to leave gaps as long as blocks.
-fn leak(from: u64, to: u64, block_len: u64, checked: &mut Checked) {
-    let from = align_up(from, SECTOR).unwrap_or(from);
-    let blocks = to.saturating_sub(from) / block_len;
+/// Tells of the `blocks` that `range` has room for and nobody points to, if there are any.
+fn lost_blocks(range: HostRange, blocks: u64, checked: &mut Checked) {
     if blocks > 0 {
-        let range = HostRange::new(from, to - from);
         checked.leak(
             blocks,
             format_args!("nothing points to {range} of the file, room for {blocks} blocks"),

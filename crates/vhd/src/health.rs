@@ -2,7 +2,7 @@
 
 use goldsmith_block::{Ailment, HostRange, Result, SECTOR, Symptom};
 
-use crate::check::tables;
+use crate::check::{is_alignment, tables, tail};
 use crate::error::VhdError;
 use crate::layer::{DynamicLayer, FixedLayer, read_header};
 use crate::ondisk::UNUSED;
@@ -10,13 +10,16 @@ use crate::ondisk::UNUSED;
 /// What ails a fixed image; the disk itself is known to be all there.
 pub(crate) fn fixed(layer: &FixedLayer, data_end: u64) -> Vec<Symptom> {
     let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
-    symptoms.extend(tail(layer.reach, data_end));
+    if layer.reach < data_end {
+        let rest = HostRange::new(layer.reach, data_end - layer.reach);
+        symptoms.push(belongs_to_nothing(rest));
+    }
     symptoms
 }
 
 /// What ails a dynamic or differencing image.
 ///
-/// The block table is in memory, so this reads no more than the header.
+/// The block table is in memory, so this reads no more than the header, and a page.
 pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
     let geometry = &layer.geometry;
     let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
@@ -50,9 +53,10 @@ pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
             )),
         });
     }
-    // Less than a block may be alignment.
-    if geometry.data_end.saturating_sub(end) >= geometry.block_len() {
-        symptoms.extend(tail(end, geometry.data_end));
+    if let Some(rest) = tail(layer, &header, end)
+        && !is_alignment(layer, rest)?
+    {
+        symptoms.push(belongs_to_nothing(rest));
     }
     Ok(symptoms)
 }
@@ -61,10 +65,7 @@ fn poison(poisoned: bool) -> Option<Symptom> {
     poisoned.then(|| Ailment::Corrupt.sign(VhdError::Poisoned))
 }
 
-fn tail(end: u64, data_end: u64) -> Option<Symptom> {
-    (end < data_end).then(|| {
-        let rest = HostRange::new(end, data_end - end);
-        let text = format!("{} bytes of the file, {rest}, belong to nothing", rest.len);
-        Ailment::Tail.sign(text)
-    })
+fn belongs_to_nothing(rest: HostRange) -> Symptom {
+    let text = format!("{} bytes of the file, {rest}, belong to nothing", rest.len);
+    Ailment::Tail.sign(text)
 }

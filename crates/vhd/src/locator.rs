@@ -238,6 +238,25 @@ pub(crate) fn places(
     header.parent_locators.iter().map(place).collect()
 }
 
+/// Where the room ends that `header` keeps for names, as far as that lies before `data_end`.
+///
+/// [libvhd] What counts more bytes than a sector has does not count sectors, as the specification has it.
+pub(crate) fn room_end(header: &RawHeader, data_end: u64) -> u64 {
+    let used = header.parent_locators.iter();
+    let used = used.filter(|locator| locator.code != LOCATOR_NONE);
+    let ends = used.filter_map(|locator| {
+        let space = u64::from(locator.space.get());
+        let room = if space < SECTOR {
+            space * SECTOR
+        } else {
+            space
+        };
+        let end = locator.offset.get().checked_add(room);
+        end.filter(|end| *end <= data_end)
+    });
+    ends.max().unwrap_or(0)
+}
+
 /// A path of this system as one of Windows; libvhd turns it back. A relative one begins with a dot:
 /// Microsoft's tools want it.
 fn windows_path(path: &str) -> std::result::Result<String, VhdError> {

@@ -172,7 +172,16 @@ impl Image {
         self.scribe.barrier()?;
         self.set_footers(with_head_at(home))?;
         self.cut_to(away)?;
-        self.refresh()
+        self.refresh()?;
+        // An edit that was cut short may have left something before the footer.
+        let end = self.used_end();
+        match end < self.end {
+            true => {
+                self.cut_to(end)?;
+                self.refresh()
+            }
+            false => Ok(()),
+        }
     }
 
     /// Sets all bits of blocks that the batmap calls full in the part of it that is not written: they

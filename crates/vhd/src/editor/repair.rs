@@ -201,10 +201,10 @@ impl Image {
             let mut blocks = (0..).zip(&self.bat);
             blocks.any(|(index, entry)| *entry == UNUSED && batmap.is_full(index))
         });
-        let (block_len, data_end) = (layer.geometry.block_len(), layer.geometry.data_end);
+        let block_len = layer.geometry.block_len();
         let mut overlaps = Checked::default();
         let parts = tables(layer, &self.header);
-        find_overlaps_and_gaps(parts, block_len, data_end, &mut overlaps);
+        find_overlaps_and_gaps(parts, block_len, &mut overlaps);
         Ok(layer.batmap_is_lost
             || full_but_absent
             || self.has_spare_entries()?

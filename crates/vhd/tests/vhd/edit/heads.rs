@@ -31,7 +31,9 @@ fn with_two_heads(image: &[u8], copy_leads_away: bool) -> Vec<u8> {
         other.copy_within(end.., 0);
         other[end..].copy_from_slice(footer);
     }
-    let flaws = check(&other).flaws;
+    let mut flaws = check(&other).flaws;
+    // By the one the other's head belongs to nothing.
+    flaws.retain(|flaw| !matches!(flaw, Flaw::Leak(_)));
     assert!(
         matches!(&flaws[..], [Flaw::Note(text)] if text.contains("differs from it in data offset")),
         "{flaws:?}"

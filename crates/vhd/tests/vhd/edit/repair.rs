@@ -7,8 +7,10 @@ use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::{image, pattern};
 use goldsmith_vhd::VHD;
 
-use super::survives_cuts;
-use super::{BLOCK, check, child, content, edit, edited, forge, nothing};
+use super::{
+    BLOCK, check, child, content, edit, edited, forge, nothing, resize, survives_cuts,
+    takes_a_block_of_qemu,
+};
 use crate::forge::{Forge, Parent, patch_footer, patch_header};
 
 const ALL: Edit = Edit::Repair(Repair::All);
@@ -337,6 +339,77 @@ fn head_in_two_places_is_no_corruption() {
         }
     });
     assert!(notes > 1, "no state had two heads");
+}
+
+/// QEMU shows it in the block that it allocates next.
+#[test]
+fn less_than_a_block_before_the_footer_is_told_and_given_back() {
+    let image = forge().dynamic();
+    let (body, footer) = image.split_at(image.len() - 512);
+    let mut last = vec![0; 1024];
+    last[1023] = 1;
+    for (rest, is_alignment) in [
+        (vec![0; 512], true),
+        (vec![0; 4096], true),
+        (vec![0; 4096 + 512], false),
+        (vec![7; 512], false),
+        (last, false),
+        (pattern::disk("65k:A").bytes()[..BLOCK].to_vec(), false),
+    ] {
+        let longer = [body, &*rest, footer].concat();
+        let range = format!("{:#x}..{:#x}", body.len(), body.len() + rest.len());
+        let checked = check(&longer);
+        assert_eq!(checked.leaks, u64::from(!is_alignment), "{checked:?}");
+        match &checked.flaws[..] {
+            [Flaw::Note(text)] if is_alignment => assert!(text.contains(&range), "{text}"),
+            [Flaw::Leak(text)] if !is_alignment => assert!(text.contains(&range), "{text}"),
+            flaws => panic!("{flaws:?}"),
+        }
+        let symptoms = image::open(&VHD, &*longer).unwrap().symptoms().unwrap();
+        assert_eq!(symptoms.len(), usize::from(!is_alignment), "{symptoms:?}");
+        takes_a_block_of_qemu(&longer, &range);
+        for change in [&LEAKS, &ALL] {
+            assert!(edited(&longer, change) == image, "{range}");
+        }
+        // What else is done to it leaves nothing of that, either.
+        let grown = resize(10 * BLOCK as u64);
+        assert_eq!(
+            edited(&longer, &grown).len(),
+            edited(&image, &grown).len(),
+            "{range}"
+        );
+    }
+}
+
+/// [libvhd] A name may have more room than it needs, counted in sectors or in bytes.
+#[test]
+fn room_for_a_longer_name_is_no_leak() {
+    for (space, sectors) in [(5_u32, 5), (5 * 512, 5), (24, 1)] {
+        let mut forge = Forge::new(4 * BLOCK as u64, BLOCK as u32);
+        let mut parent = Parent::nameless([7; 16]).locator(b"W2ru", r".\base.vhd");
+        parent.locators[0].1 = space;
+        (forge.parent, forge.table_last) = (Some(parent), false);
+        let image = forge.dynamic();
+        // The table stands behind the name, and the name alone at the end is not what a forge makes.
+        let (name, table) = (1536, 2048);
+        let mut head = image[..table].to_vec();
+        head.extend(&image[name..table]);
+        head.resize(table + sectors * 512, 0xee);
+        let mut moved = patch_header(
+            [&head, &image[image.len() - 512..]].concat(),
+            16,
+            &(name as u64).to_be_bytes(),
+        );
+        moved[name..table].fill(0xff);
+        let moved = patch_header(moved, 576 + 16, &(table as u64).to_be_bytes());
+        assert_eq!(check(&moved).flaws, [], "{space}");
+        let longer = [
+            &moved[..moved.len() - 512],
+            &[1; 512],
+            &moved[moved.len() - 512..],
+        ];
+        assert_eq!(check(&longer.concat()).leaks, 1, "{space}");
+    }
 }
 
 #[test]

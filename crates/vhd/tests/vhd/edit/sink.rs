@@ -12,9 +12,9 @@ use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
 use super::{
-    BLOCK, KIB, assert_durable, assert_flawless_but_for_footers, assert_sound, child, content, edit,
+    BLOCK, JUDGED, KIB, assert_durable, assert_flawless_but_for_footers, assert_sound, child,
+    content, edit, edited, forge, nothing, parent, takes_a_block_of_qemu,
 };
-use super::{edited, forge, nothing, parent};
 use crate::forge::Forge;
 use crate::judges::extract;
 
@@ -174,6 +174,9 @@ fn cut_at_any_point_leaves_each_sector_old_or_new() {
                 content(&edited(&bytes, &repair), &parent) == found,
                 "{name}: {what}"
             );
+            if parent.is_empty() && states % JUDGED == 1 {
+                takes_a_block_of_qemu(&bytes, what);
+            }
             states += 1;
         });
         assert!(states > 30 && crash.to_vec() != image, "{name}: {states}");
