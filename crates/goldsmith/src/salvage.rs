@@ -8,8 +8,10 @@ use goldsmith_block::{
     SECTOR, Storage, align_down,
 };
 
-/// Losses that are kept one by one; of more, only the bytes are counted.
+/// Losses that are told one by one; of more, only the bytes are.
 const LOSSES: usize = 1 << 14;
+/// Ranges that are remembered, so that what is lost again is not counted again. [ours] Some dozen MiB.
+const RANGES: usize = 1 << 20;
 
 /// Bytes of a disk that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +28,10 @@ pub(crate) struct Losses(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By their first byte. They do not touch.
-    losses: BTreeMap<u64, Loss>,
+    /// The end of each lost range by its first byte. They do not touch.
+    ranges: BTreeMap<u64, u64>,
+    /// Why, by the first byte of the range.
+    reasons: BTreeMap<u64, String>,
     bytes: u64,
 }
 
@@ -36,24 +40,42 @@ impl Losses {
     /// can be kept.
     pub(crate) fn all(&self) -> (Vec<Loss>, u64) {
         let known = self.known();
-        (known.losses.values().cloned().collect(), known.bytes)
+        let told = known.ranges.iter().filter_map(|(start, end)| {
+            let why = known.reasons.get(start)?.clone();
+            let range = GuestRange::new(*start, *end);
+            Some(Loss { range, why })
+        });
+        (told.collect(), known.bytes)
     }
 
-    /// Adds a loss; each byte is lost once.
+    /// Adds a loss. Whoever reads a byte again loses it again, which is one loss, as long as not more
+    /// than [`RANGES`] of them lie apart.
     fn add(&self, range: GuestRange, why: String) {
         let mut known = self.known();
-        known.bytes += range.len();
-        let mut loss = Loss { range, why };
-        let next = known.losses.remove(&range.end);
-        if let Some(next) = next {
-            loss.range.end = next.range.end;
-        }
-        if let Some((_, before)) = known.losses.range_mut(..range.start).next_back()
-            && before.range.end == range.start
+        let Known {
+            ranges,
+            reasons,
+            bytes,
+        } = &mut *known;
+        let (mut whole, mut why, mut counted) = (range, Some(why), 0);
+        // The last of those that touch it comes first.
+        while let Some((&start, &end)) = ranges.range(..=range.end).next_back()
+            && end >= range.start
         {
-            before.range.end = loss.range.end;
-        } else if known.losses.len() < LOSSES {
-            known.losses.insert(range.start, loss);
+            counted += end.min(range.end) - start.max(range.start);
+            ranges.remove(&start);
+            let reason = reasons.remove(&start);
+            if start <= whole.start {
+                (whole.start, why) = (start, reason);
+            }
+            whole.end = whole.end.max(end);
+        }
+        *bytes += range.len() - counted;
+        if ranges.len() < RANGES {
+            ranges.insert(whole.start, whole.end);
+            if let Some(why) = why.filter(|_| reasons.len() < LOSSES) {
+                reasons.insert(whole.start, why);
+            }
         }
     }
 
@@ -63,8 +85,7 @@ impl Losses {
     }
 }
 
-/// A disk that can be read all over: what another one cannot say is zeros here. Each byte is to be
-/// read once, or it is counted as lost twice.
+/// A disk that can be read all over: what another one cannot say is zeros here.
 ///
 /// Where its bytes stand in which file it does not say, so that all of them are read.
 pub(crate) struct Salvage {
@@ -395,5 +416,64 @@ mod tests {
             .map(|loss| (loss.range.start, loss.range.end))
             .collect();
         assert_eq!((ranges, bytes), (vec![(0, 1536), (3584, 4608)], 2560));
+    }
+
+    #[test]
+    fn byte_that_is_lost_again_is_lost_once() {
+        let add = |parts: &[(u64, u64, &str)]| {
+            let losses = Losses::default();
+            for (start, end, why) in parts {
+                losses.add(GuestRange::new(*start, *end), (*why).into());
+            }
+            let (found, bytes) = losses.all();
+            let told = found.into_iter();
+            let told = told.map(|loss| (loss.range.start, loss.range.end, loss.why));
+            (told.collect::<Vec<_>>(), bytes)
+        };
+        let loss = |start, end, why: &str| (start, end, why.to_owned());
+        for (parts, expected, bytes) in [
+            // The same, a part of it, and it as a part.
+            (
+                vec![(512, 2048, "a"), (512, 2048, "b"), (1024, 1536, "c")],
+                vec![loss(512, 2048, "a")],
+                1536,
+            ),
+            (
+                vec![(1024, 1536, "a"), (512, 2048, "b")],
+                vec![loss(512, 2048, "b")],
+                1536,
+            ),
+            // Over both ends, and over a gap.
+            (
+                vec![(0, 1024, "a"), (2048, 3072, "b"), (512, 2560, "c")],
+                vec![loss(0, 3072, "a")],
+                3072,
+            ),
+            (
+                vec![(0, 512, "a"), (4096, 4608, "b"), (1024, 1536, "c")],
+                vec![
+                    loss(0, 512, "a"),
+                    loss(1024, 1536, "c"),
+                    loss(4096, 4608, "b"),
+                ],
+                1536,
+            ),
+        ] {
+            assert_eq!(add(&parts), (expected, bytes), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn more_losses_than_are_told_are_counted_once_all_the_same() {
+        let losses = Losses::default();
+        let count = LOSSES as u64 + 1000;
+        for _ in 0..2 {
+            for nth in 0..count {
+                let start = nth * 1024;
+                losses.add(GuestRange::new(start, start + 512), "broken".into());
+            }
+        }
+        let (found, bytes) = losses.all();
+        assert_eq!((found.len(), bytes), (LOSSES, count * 512));
     }
 }
