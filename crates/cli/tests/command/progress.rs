@@ -138,9 +138,14 @@ fn signal(name: &str, child: &Child) {
 fn begun(folder: &Folder, program: &str, signal: u32, size: u64) -> Child {
     let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
     source.set_len(size).unwrap();
-    let words = "convert -c -S 0 -f raw -O qcow2 disk.raw target";
+    let line = "convert -c -S 0 -f raw -O qcow2 disk.raw target";
+    started(folder, program, signal, line)
+}
+
+/// Starts `line`; returns when it heeds this signal.
+fn started(folder: &Folder, program: &str, signal: u32, line: &str) -> Child {
     let child = Command::new(program)
-        .args(words.split(' '))
+        .args(line.split(' '))
         .current_dir(folder.path(""))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -219,4 +224,20 @@ fn stopped_conversion_tells_what_stands_there() {
             assert_eq!(names, 1 + usize::from(old.is_some()));
         }
     }
+}
+
+/// One works at the VHD and one packs it, or three and three.
+#[test]
+fn container_with_a_digest_takes_as_many_threads_as_were_asked_for() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("64k:A"));
+    let threads = |count: usize| {
+        let line =
+            format!("convert -q -m {count} --digest crc32 -f raw -O xenserver-ovf disk.raw t");
+        // Each makes it once, at its beginning.
+        let calls = folder.calls("set_robust_list", &line).into_iter();
+        calls.filter(|it| it.contains("set_robust_list(")).count()
+    };
+    let (one, three) = (threads(1), threads(3));
+    assert_eq!((three - one, one), (4, 4), "two more are there in any case");
 }

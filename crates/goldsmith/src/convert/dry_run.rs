@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Chain, CreateSpec, Result, Sink, Storage};
+use goldsmith_block::{Chain, CreateSpec, Result, Storage};
 use goldsmith_engine::{Behind, Outcome};
 use goldsmith_storage::{FileStorage, VoidStorage};
 
 use crate::convert::fresh::Prepared;
+use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
 use crate::target::refuse_source;
 
@@ -35,31 +36,24 @@ impl Convert<'_> {
         })
     }
 
-    /// A target that keeps nothing, or none if it [streams](Self::streams).
-    pub(crate) fn void(&self, spec: &mut CreateSpec) -> Result<Option<Box<dyn Sink>>> {
-        let format = self.format()?;
+    /// The way to write a target that keeps nothing.
+    pub(crate) fn void(&self, spec: &mut CreateSpec) -> Result<Way> {
         let void = || Arc::new(VoidStorage::new(&*self.target.to_string_lossy(), 0));
         if spec.options.text("data_file").is_some() {
             spec.data = Some(void());
         }
-        match self.streams(format) {
-            true => Ok(None),
-            false => format.create(void(), spec).map(Some),
-        }
+        self.way(self.format()?, void(), spec)
     }
 
-    /// Converts `source` into `void`.
+    /// Converts `source` this `way`, into nothing.
     pub(crate) fn rehearse(
         &self,
         source: &Chain,
         spec: &CreateSpec,
         behind: Option<&Chain>,
-        void: Option<Box<dyn Sink>>,
+        way: Way,
     ) -> Result<Outcome> {
         let job = self.job(behind.map_or(Behind::Nothing, Behind::Disk));
-        match void {
-            Some(void) => goldsmith_engine::convert(source, void, &job),
-            None => self.stream(source, spec, &job, &mut |_| Ok(())),
-        }
+        self.fill(way, source, spec, &job, &mut |_| Ok(()))
     }
 }

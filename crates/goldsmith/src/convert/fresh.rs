@@ -8,6 +8,7 @@ use goldsmith_engine::{Behind, Job, Outcome};
 use goldsmith_storage::{FileStorage, Target};
 
 use crate::bitmap::Bitmaps;
+use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
 use crate::proof::Made;
 use crate::reference::data_file;
@@ -112,25 +113,16 @@ impl Convert<'_> {
             .map(|path| target::create_data(&path, self.cache, read(), &target))
             .transpose()?;
         spec.data = data_file.as_ref().map(Target::storage);
-        let sink = match self.streams(format) {
-            true => ovf::refuse_device(&*target.storage()).map(|()| None),
-            false => format.create(target.storage(), &spec).map(Some),
-        };
-        let sink = sink.map_err(|error| error.in_file(name.clone()))?;
+        let way = self.way(format, target.storage(), &spec);
+        let way = way.map_err(|error| error.in_file(name.clone()))?;
         // What is read back may have to be unpacked.
         let scratch = (self.proof.verify && format.unpacks())
             .then(|| FileStorage::scratch(&*name))
             .transpose()?;
         target::all_open(self.opener_of_source(), [Some(&target), data_file.as_ref()])?;
         let job = self.job(behind.as_ref().map_or(Behind::Nothing, Behind::Disk));
-        let outcome = match sink {
-            Some(sink) => goldsmith_engine::convert(&source, sink, &job)?,
-            None => {
-                let storage = target.storage();
-                self.stream(&source, &spec, &job, &mut ovf::into(&*storage))
-                    .map_err(|error| error.in_file(name.clone()))?
-            }
-        };
+        let storage = target.storage();
+        let outcome = self.fill(way, &source, &spec, &job, &mut ovf::into(&*storage))?;
         let mut file_len = outcome.committed.file_len;
         let top = disks[0].top();
         if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
@@ -192,20 +184,23 @@ impl Convert<'_> {
         }
     }
 
-    /// Writes a target that [streams](Self::streams) into `out`.
-    pub(crate) fn stream(
+    /// Writes the target, [this way](Self::way); what is streamed goes into `out`.
+    pub(super) fn fill(
         &self,
+        way: Way,
         source: &Chain,
         spec: &CreateSpec,
         job: &Job<'_>,
         out: &mut ovf::Out<'_>,
     ) -> Result<Outcome> {
-        match self.keep_chain {
-            true => {
-                self.must_keep_images(source, spec)?;
-                ovf::write_chain(source, spec.timestamp, job, out)
-            }
-            false => ovf::write(source, spec, job, out),
-        }
+        let done = match way {
+            Way::Sink(sink) => return goldsmith_engine::convert(source, sink, job),
+            Way::Stream(_) if self.keep_chain => self
+                .must_keep_images(source, spec)
+                .and_then(|()| ovf::write_chain(source, spec.timestamp, job, out)),
+            Way::Stream(None) => ovf::write(source, spec, job, out),
+            Way::Stream(Some(vhd)) => ovf::write_from(vhd, source, spec, job, out),
+        };
+        done.map_err(|error| error.in_file(self.target.to_string_lossy()))
     }
 }

@@ -1,18 +1,43 @@
 //! What the target is to be, as it was asked for.
 
-use goldsmith_block::{BackingReference, Chain, CreateSpec, Error, Format, Options, Result};
+use std::sync::Arc;
+
+use goldsmith_block::{
+    BackingReference, Chain, CreateSpec, Error, Format, Options, Result, Sink, StorageMut,
+};
 use goldsmith_engine::{Behind, Job};
+use goldsmith_storage::FileStorage;
 
 use crate::convert::{Convert, now};
 use crate::new_image::backing_must_fit;
 use crate::reference::behind;
 use crate::{Opener, ovf, registry};
 
+/// How a target is written.
+pub(crate) enum Way {
+    /// In any order.
+    Sink(Box<dyn Sink>),
+    /// Front to back. Digests are made of a disk in pieces that a container does not come in: if there
+    /// are to be some, what it holds is made in this file first.
+    Stream(Option<Arc<FileStorage>>),
+}
+
 impl<'a> Convert<'a> {
-    /// Whether a target of this format is written in one pass, front to back.
-    pub(crate) fn streams(&self, format: &dyn Format) -> bool {
-        // Digests are made of a disk that passes once, in pieces of its own.
-        format.name() == ovf::NAME && (self.keep_chain || self.proof.algorithms().is_empty())
+    /// How `storage`, which becomes the target or nothing, is to be written.
+    pub(super) fn way(
+        &self,
+        format: &dyn Format,
+        storage: Arc<dyn StorageMut>,
+        spec: &CreateSpec,
+    ) -> Result<Way> {
+        if format.name() != ovf::NAME {
+            return format.create(storage, spec).map(Way::Sink);
+        }
+        ovf::refuse_device(&*storage)?;
+        // Those of a chain that is kept are refused in its own words.
+        let digests = !self.keep_chain && !self.proof.algorithms().is_empty();
+        let scratch = digests.then(|| FileStorage::scratch(storage.name()));
+        Ok(Way::Stream(scratch.transpose()?.map(Arc::new)))
     }
 
     pub(crate) fn format(&self) -> Result<&'static dyn Format> {

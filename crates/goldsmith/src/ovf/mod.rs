@@ -13,7 +13,8 @@
 //! pass, and nothing stored.
 //!
 //! A new one is written front to back, though a tar says how long a VHD is before the first of its
-//! bytes, and a VHD says first which blocks there are: those are looked for before.
+//! bytes, and a VHD says first which blocks there are: those are looked for before. Who wants digests of
+//! its disk has the VHD made in a file without a name, and packed from there.
 
 mod draft;
 mod gzip;
@@ -41,7 +42,7 @@ use crate::measure::reckon;
 
 pub(crate) use gzip::Out;
 pub(crate) use pour::Container;
-pub(crate) use stream::{into, write, write_chain};
+pub(crate) use stream::{into, write, write_chain, write_from};
 
 /// The format's name, and that of the cloud that wants it.
 pub(crate) const NAME: &str = "xenserver-ovf";

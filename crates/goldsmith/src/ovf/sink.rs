@@ -1,5 +1,5 @@
-//! Writing in any order, for those who do not [stream](super::stream): a VHD in a file without a
-//! name, packed when it is complete.
+//! Writing in any order, for those who do not [stream](super::stream), as new images without a source
+//! are written: a VHD in a file without a name, packed when it is complete.
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ use goldsmith_block::{
     BackingReference, Budget, Chain, Committed, CreateSpec, Detail, Edit, Error, Format, Layer,
     Limits, Options, Result, Storage, StorageMut,
 };
-use goldsmith_engine::{Job, Outcome};
-use goldsmith_storage::Rehearsal;
+use goldsmith_engine::{Job, Outcome, Progress};
+use goldsmith_storage::{FileStorage, Rehearsal};
 use goldsmith_vhd::VHD;
 
 use super::draft::Draft;
@@ -42,6 +42,54 @@ pub(crate) fn write(
         committed: Committed { file_len },
         data: draft.data,
         digests: Vec::new(),
+    })
+}
+
+/// As [`write()`], bytes for bytes, with the digests that `job` asks for: the VHD is made in `vhd`, an
+/// empty file, so that they are those of what is packed, and packed from there.
+///
+/// # Errors
+/// Those of [`write()`].
+///
+/// # Cost
+/// The source is read once; space for the VHD.
+pub(crate) fn write_from(
+    vhd: Arc<FileStorage>,
+    source: &Chain,
+    spec: &CreateSpec,
+    job: &Job<'_>,
+    out: &mut Out<'_>,
+) -> Result<Outcome> {
+    super::refuse_backing(spec)?;
+    // Each is half of the work, for whoever looks on.
+    let told = |second: bool| {
+        move |mut progress: Progress| {
+            progress.done = (progress.done + progress.total * u64::from(second)) / 2;
+            progress.data = (progress.data + progress.total * u64::from(second)) / 2;
+            if let Some(tell) = job.progress {
+                tell(progress);
+            }
+        }
+    };
+    let (first, second) = (told(false), told(true));
+    let making = Job {
+        // What is written there is not yet the target.
+        rate: None,
+        progress: Some(&first),
+        ..*job
+    };
+    let sink = VHD.create(Arc::clone(&vhd) as _, spec)?;
+    let made = goldsmith_engine::convert(source, sink, &making)?;
+    let packing = Job {
+        progress: Some(&second),
+        ..*job
+    };
+    let whole = Whole(&*vhd);
+    let tarball = Tarball::new(&[&whole], spec.timestamp)?;
+    let file_len = gzip::pack(&tarball, spec.virtual_size, &packing, out)?;
+    Ok(Outcome {
+        committed: Committed { file_len },
+        ..made
     })
 }
 

@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::process::Command;
+use std::sync::Mutex;
 
-use goldsmith::{Algorithm, Convert, ErrorKind, Measure, Opener, cloud_named, lint};
+use goldsmith::{Algorithm, Cancel, Convert, ErrorKind, Measure, Opener, cloud_named, lint};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 
@@ -132,6 +133,46 @@ fn container_that_streams_is_the_one_that_is_packed_from_a_file() {
             }
         }
     }
+}
+
+/// The VHD in a file, and the container: each is half of it, and either can be stopped.
+#[test]
+fn container_with_a_digest_is_told_of_and_stopped_while_it_is_packed() {
+    let folder = Folder::new();
+    let target = folder.path("disk.tgz");
+    // One claim, after which nobody asks whether there are more.
+    let source = folder.write("small.raw", &disk("2M:A"));
+    let job = || convert((&source, "raw"), (&target, OVF)).digest(Algorithm::Crc32);
+    for stop in [1 << 20, 3 << 19] {
+        let cancel = Cancel::new();
+        let look = |progress: goldsmith::Progress| {
+            if progress.done >= stop {
+                cancel.cancel();
+            }
+        };
+        let error = job().progress(&look).cancel(&cancel).run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{stop}");
+        assert_eq!(folder.names(), ["small.raw"]);
+    }
+    let source = folder.write("disk.raw", &disk("8M:A"));
+    let job = || convert((&source, "raw"), (&target, OVF)).digest(Algorithm::Crc32);
+    let told = Mutex::new(Vec::new());
+    let look = |progress: goldsmith::Progress| {
+        assert_eq!(progress.total, 8 << 20);
+        assert!(progress.data <= progress.done);
+        told.lock().unwrap().push(progress.done);
+    };
+    job().progress(&look).run().unwrap();
+    let mut told = told.into_inner().unwrap();
+    // Workers tell in any order.
+    told.sort();
+    told.dedup();
+    assert_eq!((told[0], told.last()), (0, Some(&(8 << 20))));
+    let packing = told.iter().filter(|done| **done > 4 << 20).count();
+    assert_eq!(
+        packing, 9,
+        "eight MiB of data, and what is around them: {told:?}"
+    );
 }
 
 #[test]
