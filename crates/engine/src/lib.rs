@@ -63,4 +63,5 @@ pub use measure::{data_ranges, lay_out};
 pub use milestone::Milestones;
 pub use pour::Pour;
 pub use progress::{Phase, Progress};
+pub use rate::Bucket;
 pub use said::Said;

@@ -15,7 +15,7 @@ const NAP: Duration = Duration::from_millis(50);
 
 /// A bucket of tokens, one for each byte: it fills at the rate up to a burst, and whoever takes more
 /// than there is waits until it is earned.
-pub(crate) struct Bucket<'a> {
+pub struct Bucket<'a> {
     /// Bytes per second.
     rate: u64,
     /// When the bucket was or will be empty. Later than a burst ago, if anybody asks.
@@ -26,7 +26,7 @@ pub(crate) struct Bucket<'a> {
 
 impl<'a> Bucket<'a> {
     /// A full bucket; `rate` is at least 1.
-    pub(crate) fn new(rate: u64, cancel: Option<&'a Cancel>) -> Self {
+    pub fn new(rate: u64, cancel: Option<&'a Cancel>) -> Self {
         Self {
             rate: rate.max(1),
             empty: Mutex::new(None),
@@ -39,7 +39,7 @@ impl<'a> Bucket<'a> {
     ///
     /// # Errors
     /// `Cancelled`.
-    pub(crate) fn wait(&self, bytes: u64) -> Result<()> {
+    pub fn wait(&self, bytes: u64) -> Result<()> {
         let start = Instant::now();
         let due = self.take(bytes, start);
         loop {

@@ -226,6 +226,28 @@ fn stopped_conversion_tells_what_stands_there() {
     }
 }
 
+/// At a byte in a second none of these ends by itself.
+#[test]
+fn container_is_written_at_the_rate_that_was_asked_for_and_stopped_at_once() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("64k:A 1984k:-"));
+    folder.goldsmith_ok("convert -f raw -O vpc disk.raw 0.vhd");
+    for line in [
+        "convert -r 1 -f raw --for xenserver-ovf disk.raw target",
+        "convert -r 1 -f raw --for xenserver-ovf --digest crc32 disk.raw target",
+        "convert -r 1 -f raw --for xenserver-ovf --verify disk.raw target",
+        "convert -r 1 -f vpc --for xenserver-ovf --keep-chain 0.vhd target",
+    ] {
+        let child = started(&folder, env!("CARGO_BIN_EXE_goldsmith"), TERM, line);
+        signal("-TERM", &child);
+        let done = child.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(130), "{line}: {done:?}");
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(said, "goldsmith: stopped on request: no target was made\n");
+        assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 2);
+    }
+}
+
 /// One works at the VHD and one packs it, or three and three.
 #[test]
 fn container_with_a_digest_takes_as_many_threads_as_were_asked_for() {

@@ -1,6 +1,7 @@
 //! What does not go together.
 
 use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
+use goldsmith_engine::Job;
 
 use crate::bitmap::{Bitmaps, keeps_bitmaps};
 use crate::convert::Convert;
@@ -51,11 +52,14 @@ impl Convert<'_> {
         let size = format!("another size ({takes} bytes, and it has {has}; see goldsmith resize)");
         let given = matches!(self.identity, Identity::Given(_));
         let digests = !self.proof.algorithms().is_empty();
+        let sparse = self.job.sparse != Job::default().sparse;
         let wanted = [
             (takes != has, &*size),
             (!self.options.is_empty(), "creation options (-o)"),
             (given, "another identity (--uuid)"),
             (digests, "a digest of its disk on the way"),
+            (self.compress, "packed blocks (-c)"),
+            (sparse, "other zeros (-S)"),
         ];
         refuse_first(&wanted, |what| {
             let text =

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use goldsmith_block::{Error, ErrorKind, Result};
-use goldsmith_engine::{Crc32, Job, Phase, Progress, cores};
+use goldsmith_engine::{Bucket, Crc32, Job, Phase, Progress, cores};
 
 /// Bytes that one core packs on its own: without a look at those before, which costs little where
 /// deflate itself looks back over 32 KiB at most.
@@ -35,8 +35,8 @@ pub(super) fn bound(len: u64) -> u64 {
     FRAME + len + (len.div_ceil(8 << 10) + 2 * len.div_ceil(PIECE)) * 5
 }
 
-/// Packs `bytes` into `out`, with the threads of `job`, which is told how far that is of its own
-/// total of `disk` bytes; gives the length.
+/// Packs `bytes` into `out`, with the threads of `job` and no faster than it allows, which is told how
+/// far that is of its own total of `disk` bytes; gives the length.
 ///
 /// # Errors
 /// Those of either, and `Cancelled`.
@@ -140,6 +140,7 @@ impl Line<'_> {
     }
 
     fn write(&self, disk: u64, job: &Job<'_>, out: &mut Out<'_>) -> Result<u64> {
+        let bucket = job.rate.map(|rate| Bucket::new(rate.get(), job.cancel));
         out(&HEADER)?;
         let (mut len, mut crc) = (FRAME, Crc32::default());
         for piece in 0..self.pieces {
@@ -147,6 +148,9 @@ impl Line<'_> {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
             }
             let packed = self.take(piece)?;
+            if let Some(bucket) = &bucket {
+                bucket.wait(packed.bytes.len() as u64)?;
+            }
             out(&packed.bytes)?;
             len += packed.bytes.len() as u64;
             crc = crc.then(packed.crc);

@@ -175,6 +175,9 @@ fn chain_that_cannot_be_kept_is_refused() {
     let child = || keep(&folder, "child.vhd", "new.tgz");
     refused(child().option("batmap", "off"), "creation options");
     refused(child().uuid(Uuid::from_u128(9)), "another identity");
+    refused(child().compress(true), "packed blocks (-c)");
+    refused(child().sparse(0), "other zeros (-S)");
+    refused(child().sparse(64 << 10), "other zeros (-S)");
     refused(
         child().cloud(cloud_named("xenserver").unwrap()),
         "an image of vpc holds one disk and no chain",
