@@ -28,9 +28,14 @@ impl Buffer {
     /// # Cost
     /// Memory that nobody touches is none, but the first touch may take as much as a huge page.
     pub fn new(len: usize) -> Self {
+        Self::try_new(len).unwrap_or_else(|| fail(len))
+    }
+
+    /// As [`new`](Self::new), if there is room for so many in the process's address space.
+    pub fn try_new(len: usize) -> Option<Self> {
         let huge = len >= HUGE;
         let size = if huge { len.saturating_add(HUGE) } else { len };
-        let map = MmapMut::map_anon(size).unwrap_or_else(|_| fail(len));
+        let map = MmapMut::map_anon(size).ok()?;
         let mut start = 0;
         if huge {
             // An allocation may be placed so that this is not known; then any start will do.
@@ -39,7 +44,7 @@ impl Buffer {
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Self { map, start, len }
+        Some(Self { map, start, len })
     }
 }
 
@@ -77,5 +82,10 @@ mod tests {
             buffer.fill(7);
             assert!(buffer.iter().all(|byte| *byte == 7));
         }
+    }
+
+    #[test]
+    fn more_than_any_address_space_has_room_for_is_none() {
+        assert!(Buffer::try_new(isize::MAX as usize - HUGE).is_none());
     }
 }

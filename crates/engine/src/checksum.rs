@@ -56,7 +56,8 @@ pub fn checksum(disk: &Chain, job: &ChecksumJob<'_>) -> Result<Vec<Digest>> {
         claims.stop();
         digests.stop();
     };
-    crew::run(crew::workers(job.threads, 1), stop, || {
+    let threads = crew::workers(job.threads, 1, step as usize);
+    crew::run(threads, stop, || {
         let mut buf = Buffer::new(step as usize);
         while let Some(claim) = claims.next()? {
             // At most a step.

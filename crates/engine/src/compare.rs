@@ -76,7 +76,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
     let step = largest_unit([a, b]).max(CLAIM);
     let claims = Claims::new(len, step, step, job.cancel, &pair);
     crew::run(
-        crew::workers(job.threads, 1),
+        crew::workers(job.threads, 1, 2 * step as usize),
         || claims.stop(),
         || {
             let mut buffers = [Buffer::new(step as usize), Buffer::new(step as usize)];

@@ -147,7 +147,9 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         true => (UNCACHED_CLAIM, WAITING),
         false => (CLAIM, 1),
     };
-    let threads = crew::workers(job.threads, least);
+    let step = largest_unit([source]).max(unit).max(claim);
+    // For guest bytes, packed ones, those that are compared with, and what makes a page a huge one.
+    let threads = crew::workers(job.threads, least, (4 * step) as usize);
     let mut disk = Source::new(source, unit, job.sparse == 0);
     let digests = Digests::new(job.digests);
     let unseen = digests.is_empty() && profile.packing.is_none() && !covers;
@@ -159,7 +161,6 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         Behind::Unread(behind) => disk.write_over(behind),
         Behind::Zeros | Behind::Nothing => {}
     }
-    let step = largest_unit([source]).max(unit).max(claim);
     let align = match disk.is_shared() {
         true => largest_unit([source]).max(unit),
         false => step,

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use goldsmith_block::{Error, ErrorKind};
+use goldsmith_block::{Buffer, Error, ErrorKind};
 
 /// How many threads can run at once. Found out once: the files that say it may be out of reach later.
 pub fn cores() -> NonZeroUsize {
@@ -15,10 +15,40 @@ pub fn cores() -> NonZeroUsize {
 /// The most workers of one job: each has buffers of its own. [ours] More machines have no use for.
 pub const MOST_THREADS: usize = 1024;
 
-/// As many workers as are `asked` for, [`MOST_THREADS`] at most; else one per core, and no fewer than `least`.
-pub(crate) fn workers(asked: Option<NonZeroUsize>, least: usize) -> usize {
-    let own = || cores().get().max(least);
-    asked.map_or_else(own, |asked| asked.get().min(MOST_THREADS))
+/// Address space that a thread takes before it does anything, in bytes: 2 MiB for its stack, and what
+/// glibc sets aside for what it allocates, 64 MiB where there is plenty.
+const OF_THREAD: usize = match cfg!(target_pointer_width = "64") {
+    true => 66 << 20,
+    false => 3 << 20,
+};
+/// What is left to all others, in bytes.
+const OF_OTHERS: usize = 64 << 20;
+
+/// As many workers as are `asked` for, else one per core, and no fewer than `least`; but [`MOST_THREADS`]
+/// at most, and only half of them, or half of those, where there is no room for so many in the address
+/// space, each with `buffers` bytes of its own: a service may have as little as a GiB or two on a machine
+/// with hundreds of cores.
+pub fn workers(asked: Option<NonZeroUsize>, least: usize, buffers: usize) -> usize {
+    let wanted = asked.map_or_else(|| cores().get().max(least), NonZeroUsize::get);
+    let mut count = wanted.min(MOST_THREADS);
+    while count > 1 && !has_room(count, OF_THREAD.saturating_add(buffers)) {
+        count /= 2;
+    }
+    count
+}
+
+/// Whether there is room for `count` threads that take `each` bytes, by taking it for a moment: a thread
+/// that finds none ends the process.
+fn has_room(count: usize, each: usize) -> bool {
+    let parts = std::iter::once(OF_OTHERS).chain(std::iter::repeat_n(each, count));
+    let taken: Option<Vec<_>> = parts.map(Buffer::try_new).collect();
+    taken.is_some()
+}
+
+/// Why a thread could not be started.
+pub fn not_started(error: std::io::Error) -> Error {
+    let text = format!("no more threads can be started (-m takes fewer): {error}");
+    Error::new(ErrorKind::Io, text)
 }
 
 /// Runs `work` on `threads` threads at once, and returns when all are back.
@@ -28,7 +58,10 @@ pub(crate) fn workers(asked: Option<NonZeroUsize>, least: usize) -> usize {
 ///
 /// Threads come from a pool of our own, never from the global one: whoever links us may use that
 /// for something that waits for us.
-pub(crate) fn run<E: Send + From<Error>>(
+///
+/// # Errors
+/// That failure; `Io` if a thread cannot be started.
+pub fn run<E: Send + From<Error>>(
     threads: usize,
     stop: impl Fn() + Sync,
     work: impl Fn() -> Result<(), E> + Sync,
@@ -37,7 +70,7 @@ pub(crate) fn run<E: Send + From<Error>>(
         .num_threads(threads.max(1))
         .thread_name(|index| format!("goldsmith-{index}"))
         .build()
-        .map_err(|error| Error::new(ErrorKind::Io, error))?;
+        .map_err(|error| not_started(std::io::Error::other(error)))?;
     let first = Mutex::new(None);
     // `broadcast` starts every worker right away; a parallel iterator would start them one by one
     // as others fall idle.
@@ -65,5 +98,26 @@ impl<F: Fn()> Drop for StopOnPanic<'_, F> {
         if std::thread::panicking() {
             (self.0)();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each takes a quarter of what a pointer can name.
+    #[test]
+    fn where_there_is_no_room_there_is_one_worker() {
+        let asked = NonZeroUsize::new(7);
+        assert_eq!(workers(asked, 1, 1 << 20), 7);
+        assert_eq!(workers(asked, 1, usize::MAX / 4), 1);
+        assert_eq!(workers(None, 4, usize::MAX / 4), 1);
+    }
+
+    #[test]
+    fn there_are_as_many_as_there_is_room_for() {
+        // Of what x86-64 has, 128 TiB, each takes a tenth.
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(workers(NonZeroUsize::new(16), 1, 13 << 40), 8);
     }
 }

@@ -38,7 +38,7 @@ mod claim;
 mod compare;
 mod convert;
 mod cover;
-mod crew;
+pub mod crew;
 mod digest;
 mod glimpse;
 mod layout;

@@ -4,8 +4,8 @@
 /// on, and which may be stopped.
 macro_rules! work_methods {
     () => {
-        /// Sets the number of workers, at most [`MOST_THREADS`](crate::MOST_THREADS). Default: one per core.
-        /// It never changes the result.
+        /// Sets the number of workers, at most [`MOST_THREADS`](crate::MOST_THREADS), and fewer where the
+        /// process has no room for so many. Default: one per core. It never changes the result.
         #[must_use]
         pub fn threads(mut self, threads: std::num::NonZeroUsize) -> Self {
             self.job.threads = Some(threads);

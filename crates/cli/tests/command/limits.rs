@@ -145,6 +145,35 @@ fn time_does_not_grow_with_the_table_for_each_piece_of_what_is_behind() {
     assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
 }
 
+/// Threads take address space, for their stacks and for what they allocate, before they take memory.
+/// There are fewer where there is no room for more, which never changes what is made.
+#[test]
+fn no_more_threads_are_started_than_there_is_room_for() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("4M:A 4M:b"));
+    for line in [
+        "-O raw",
+        "-O qcow2 -c",
+        "-O qcow2 -t none -T none",
+        "-O vpc --verify",
+        "-O xenserver-ovf",
+        "-O xenserver-ovf --digest blake3",
+    ] {
+        let mut made = Vec::new();
+        for (space, threads) in [(512, 1), (512, 1024), (2048, 512)] {
+            let limits = [&*format!("--as={}", space << 20), "--cpu=60"];
+            let line = format!("-q -m {threads} --timestamp 0 -f raw {line} disk.raw out");
+            let uuid = "--uuid 00000000-0000-4000-8000-000000000007";
+            let words: Vec<_> = uuid.split(' ').chain(line.split(' ')).collect();
+            let done = within(&folder, limits, "convert", &words);
+            assert_eq!((done.status, &*done.stderr), (0, ""), "{space} {line}");
+            made.push(std::fs::read(folder.path("out")).unwrap());
+        }
+        made.dedup();
+        assert_eq!(made.len(), 1, "{line}");
+    }
+}
+
 /// What it asks of the system is what takes its time: some hundred calls besides starting, whatever the
 /// size of the disk.
 #[cfg(target_os = "linux")]

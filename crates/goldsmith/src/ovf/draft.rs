@@ -8,7 +8,7 @@ use goldsmith_block::{
     Chain, CreateSpec, Demand, Error, ErrorKind, Format, GuestRange, Placement, Result, Sink,
     Storage, StorageMut, is_zero, pass_on,
 };
-use goldsmith_engine::{Job, cores, data_ranges};
+use goldsmith_engine::{Job, crew, data_ranges};
 use goldsmith_storage::VoidStorage;
 use goldsmith_vhd::VHD;
 
@@ -143,43 +143,24 @@ fn blocks(source: &Chain, unit: u64, job: &Job<'_>) -> Result<Vec<u64>> {
     }
     let held: Vec<AtomicBool> = candidates.iter().map(|_| AtomicBool::new(false)).collect();
     let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let look = || {
+    let stop = || next.store(candidates.len(), Ordering::Relaxed);
+    let threads = crew::workers(job.threads, 1, LOOK as usize);
+    crew::run(threads, stop, || {
         let mut buf = vec![0; LOOK as usize];
         loop {
             let nth = next.fetch_add(1, Ordering::Relaxed);
             let Some(block) = candidates.get(nth) else {
-                return;
+                return Ok::<_, Error>(());
             };
+            if job.cancel.is_some_and(|cancel| cancel.is_cancelled()) {
+                return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
+            }
             let end = source.virtual_size().min((block + 1) * unit);
             let range = GuestRange::new(block * unit, end);
-            let cancelled = job.cancel.is_some_and(|cancel| cancel.is_cancelled());
-            let found = match cancelled {
-                true => Err(Error::new(ErrorKind::Cancelled, "stopped on request")),
-                false => holds_anything(source, range, &mut buf),
-            };
-            match found {
-                Ok(found) => held[nth].store(found, Ordering::Relaxed),
-                Err(error) => {
-                    next.store(candidates.len(), Ordering::Relaxed);
-                    let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    failure.get_or_insert(error);
-                    return;
-                }
-            }
+            let found = holds_anything(source, range, &mut buf)?;
+            held[nth].store(found, Ordering::Relaxed);
         }
-    };
-    let threads = job.threads.unwrap_or_else(cores).get();
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(look);
-        }
-        look();
-    });
-    let failure = failure.into_inner();
-    if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
+    })?;
     let held = held.into_iter().map(AtomicBool::into_inner);
     let blocks = candidates.into_iter().zip(held);
     Ok(blocks

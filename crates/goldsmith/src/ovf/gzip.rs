@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use goldsmith_block::{Error, ErrorKind, Result};
-use goldsmith_engine::{Bucket, Crc32, Job, Phase, Progress, cores};
+use goldsmith_engine::{Bucket, Crc32, Job, Phase, Progress, crew};
 
 /// Bytes that one core packs on its own: without a look at those before, which costs little where
 /// deflate itself looks back over 32 KiB at most.
@@ -44,7 +45,9 @@ pub(super) fn bound(len: u64) -> u64 {
 /// # Cost
 /// Memory: up to 4 MiB and a MiB more for each core, packed or not.
 pub(super) fn pack(bytes: &dyn Bytes, disk: u64, job: &Job<'_>, out: &mut Out<'_>) -> Result<u64> {
-    let threads = job.threads.unwrap_or_else(cores).get();
+    // One is packed and one or more wait, each with all that it may take.
+    let buffers = (AHEAD + 3) * PIECE;
+    let threads = crew::workers(job.threads, 1, buffers as usize);
     let line = Line {
         bytes,
         pieces: bytes.len().div_ceil(PIECE),
@@ -53,11 +56,12 @@ pub(super) fn pack(bytes: &dyn Bytes, disk: u64, job: &Job<'_>, out: &mut Out<'_
         moved: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| line.work());
-        }
         // Whatever comes of it, nobody must wait for more.
         let _last = Stop { line: &line };
+        for _ in 0..threads {
+            let started = Builder::new().spawn_scoped(scope, || line.work());
+            started.map_err(crew::not_started)?;
+        }
         line.write(disk, job, out)
     })
 }
