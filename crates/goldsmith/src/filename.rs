@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use goldsmith_block::{Error, HostRange, Result, Storage, parse_size};
+use goldsmith_block::{Error, HostRange, Result, SECTOR, Storage, parse_size};
 use goldsmith_storage::Window;
 use serde_json::{Map, Value};
 
@@ -211,6 +211,12 @@ impl Part {
             }
         };
         let (offset, len) = (number("offset")?, number("size")?);
+        // [qemu] That of an offset may be anything.
+        if let Some(len) = len.filter(|len| !len.is_multiple_of(SECTOR)) {
+            return Err(format!(
+                "Specified size is not multiple of {SECTOR} ('{level}size' is {len})"
+            ));
+        }
         let some = offset.is_some() || len.is_some();
         Ok(some.then(|| Self {
             offset: offset.unwrap_or_default(),
@@ -377,9 +383,9 @@ mod tests {
             (
                 format!(
                     r#"json:{{"driver":"raw","offset":10,"file":{{"driver":"raw","offset":100,
-                       "size":50,{file}}}}}"#
+                       "size":512,{file}}}}}"#
                 ),
-                part(110, Some(40)),
+                part(110, Some(502)),
             ),
         ] {
             let parsed = ImageName::parse(&name).unwrap();
@@ -451,6 +457,14 @@ mod tests {
             (
                 r#"json:{"driver":"raw","offset":[1],"file.filename":"x"}"#,
                 "'offset' is no text",
+            ),
+            (
+                r#"json:{"driver":"raw","size":1000,"file.filename":"x"}"#,
+                "Specified size is not multiple of 512 ('size' is 1000)",
+            ),
+            (
+                r#"json:{"driver":"qcow2","file":{"driver":"raw","size":1,"file.filename":"x"}}"#,
+                "Specified size is not multiple of 512 ('file.size' is 1)",
             ),
             (r#"json:{"driver":"raw","file":"node"}"#, "names no file"),
             (

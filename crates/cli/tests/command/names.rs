@@ -130,6 +130,14 @@ fn what_names_no_file_here_is_refused() {
             "--image-opts driver=raw,size=1M,file.filename=disk.raw",
             "The sum of offset (0) and size (1048576)",
         ),
+        (
+            "--image-opts driver=raw,size=1000,file.filename=disk.raw",
+            "Specified size is not multiple of 512",
+        ),
+        (
+            r#"json:{"driver":"raw","size":1000,"file.filename":"disk.raw"}"#,
+            "Specified size is not multiple of 512",
+        ),
         ("--image-opts disk.raw", "pairs such as driver="),
         (
             "--image-opts driver=qcow2,filename=disk.qcow2",
