@@ -498,14 +498,38 @@ impl From<Cache> for goldsmith::Cache {
     }
 }
 
-/// The pairs `K=V` of all `lists`; a `K` alone is on. [qemu]
-pub(crate) fn pairs(lists: &[String]) -> Vec<(String, String)> {
+/// The pairs `K=V` of all `lists`; a `K` alone is on. [qemu] No list is empty, and none begins or ends
+/// with a comma that parts.
+pub(crate) fn pairs(lists: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let is_none = |list: &&String| {
+        let commas = list.len() - list.trim_start_matches(',').len();
+        list.is_empty() || list.ends_with(',') || commas % 2 == 1
+    };
+    if let Some(list) = lists.iter().find(is_none) {
+        let text = format!("Invalid option list: {list}");
+        return Err(Failure::with_status(1, text));
+    }
     let pairs = lists.iter().flat_map(|list| split_options(list));
     let pair = |pair: String| match pair.split_once('=') {
         Some((key, value)) => (key.to_owned(), value.to_owned()),
         None => (pair, "on".to_owned()),
     };
-    pairs.map(pair).collect()
+    Ok(pairs.map(pair).collect())
+}
+
+/// The size among `pairs`, which is taken out of them; the last one counts. [qemu]
+pub(crate) fn size_among(pairs: &mut Vec<(String, String)>) -> Result<Option<u64>, Failure> {
+    let sizes = pairs.extract_if(.., |(key, _)| key == "size");
+    let last = sizes.last();
+    last.map(|(_, text)| image_size(&text)).transpose()
+}
+
+/// A size of a new image.
+pub(crate) fn image_size(text: &str) -> Result<u64, Failure> {
+    goldsmith::parse_size(text).ok_or_else(|| {
+        let text = format!("Invalid image size specified: '{text}' (such as 65536 or 20G is one)");
+        Failure::with_status(1, text)
+    })
 }
 
 /// Whether one of the `lists` asks what there is.

@@ -99,6 +99,12 @@ impl<'a> Measure<'a> {
         self.with(|convert| convert.option(key, value))
     }
 
+    /// Sets how many bytes the disk must have, as [`Convert::expect_size`].
+    #[must_use]
+    pub fn expect_size(self, bytes: u64) -> Self {
+        self.with(|convert| convert.expect_size(bytes))
+    }
+
     /// Adds a passphrase, as [`Convert::secret`].
     #[must_use]
     pub fn secret(self, id: impl Into<String>, text: impl Into<String>) -> Self {

@@ -69,7 +69,7 @@ impl Amend {
         let mut amend = goldsmith::Amend::new(&subject.path)
             .cache(self.writing.cache())
             .cancel(watch.cancel());
-        for (key, value) in pairs(&self.options) {
+        for (key, value) in pairs(&self.options)? {
             amend = amend.option(key, value);
         }
         let edited = described!(amend, subject).run()?;

@@ -13,7 +13,8 @@ use crate::called;
 use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{
-    Opening, Reading, Source, Spelling, Writing, asks_for_help, pairs, size, snapshot_name, threads,
+    Opening, Reading, Source, Spelling, Writing, asks_for_help, pairs, size, size_among,
+    snapshot_name, threads,
 };
 use crate::output::human;
 use crate::progress::Showing;
@@ -239,7 +240,8 @@ impl Convert {
             human::creation_options(&mut stdout().lock(), format.options())?;
             return Ok(ExitCode::SUCCESS);
         }
-        let pairs = pairs(&self.target_options);
+        let mut pairs = pairs(&self.target_options)?;
+        let asked = size_among(&mut pairs)?;
         let [source, more @ .., target] = &self.images[..] else {
             let text =
                 "Must specify image file name: convert takes a source and a target (see --help)";
@@ -291,6 +293,9 @@ impl Convert {
             let opener = source.opener(self.opener());
             reach.source(&source.path);
             convert = convert.then(&source.path, source.format.as_deref(), opener);
+        }
+        if let Some(size) = asked {
+            convert = convert.expect_size(size);
         }
         if let Some(size) = self.sparse_size {
             convert = convert.sparse(size);

@@ -10,7 +10,7 @@ use goldsmith::Uuid;
 use crate::called;
 use crate::exit::{self, Failure};
 use crate::names;
-use crate::options::{Opening, asks_for_help, pairs};
+use crate::options::{Opening, asks_for_help, image_size, pairs, size_among};
 use crate::output::human;
 use crate::progress::Showing;
 use crate::sandbox;
@@ -99,7 +99,7 @@ impl Create {
         };
         let typed = image;
         let image = &names::whole_file(typed)?.path;
-        let mut pairs = pairs(&self.options);
+        let mut pairs = pairs(&self.options)?;
         // qemu-img's long name for -F is one that all commands here have.
         let format_behind = self.backing_fmt.as_deref();
         let format_behind = format_behind.or(self.opening.backing_format());
@@ -158,21 +158,12 @@ impl Create {
 
 /// The size, which may stand alone or among the options. [qemu]
 fn size(alone: Option<&str>, pairs: &mut Vec<(String, String)>) -> Result<Option<u64>, Failure> {
-    let among = pairs.iter().rfind(|(key, _)| key == "size");
-    let among = among.map(|(_, value)| value.clone());
-    pairs.retain(|(key, _)| key != "size");
-    let text = match (alone, &among) {
+    match (alone, size_among(pairs)?) {
         (Some(_), Some(_)) => {
             let text = "The image size must be specified only once";
-            return Err(Failure::with_status(1, text));
+            Err(Failure::with_status(1, text))
         }
-        (Some(text), None) => text,
-        (None, Some(text)) => text,
-        (None, None) => return Ok(None),
-    };
-    let size = goldsmith::parse_size(text);
-    size.map(Some).ok_or_else(|| {
-        let text = format!("Invalid image size specified: '{text}' (such as 65536 or 20G is one)");
-        Failure::with_status(1, text)
-    })
+        (Some(text), None) => image_size(text).map(Some),
+        (None, among) => Ok(among),
+    }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::called;
 use crate::exit::Failure;
-use crate::options::{Opening, OutputFormat, Spelling, pairs, size, snapshot_name};
+use crate::options::{Opening, OutputFormat, Spelling, pairs, size, size_among, snapshot_name};
 use crate::output::{human, json};
 use crate::sandbox;
 
@@ -113,7 +113,10 @@ impl Measure {
         let mut measure = measure
             .target_format(called::target_format(&self.target_format)?.name())
             .exact(!(self.estimate || called::qemu_img()));
-        let pairs = pairs(&self.target_options);
+        let mut pairs = pairs(&self.target_options)?;
+        if let Some(size) = size_among(&mut pairs)? {
+            measure = measure.expect_size(size);
+        }
         // A target has no place, so what it names counts from here.
         reach.named_by(&pairs, Path::new(""));
         sandbox::narrow(&reach)?;

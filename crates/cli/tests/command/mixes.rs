@@ -77,3 +77,64 @@ fn what_qemu_img_takes_gives_the_same_image() {
         twins.same("out", format);
     }
 }
+
+/// [qemu] A list is not empty, and no comma begins or ends it.
+#[test]
+fn option_list_that_says_nothing_is_refused() {
+    let twins = images();
+    for list in ["", ",", "cluster_size=64k,", ",cluster_size=64k"] {
+        for line in [
+            format!("convert -O qcow2 -o {list} disk.raw out"),
+            format!("convert -O qcow2 -o cluster_size=4k -o {list} disk.raw out"),
+            format!("create -f qcow2 -o {list} out 1M"),
+            format!("measure -O qcow2 -o {list} disk.raw"),
+            format!("amend -o {list} disk.qcow2"),
+        ] {
+            twins.neither(&line, "Invalid option list: ");
+            assert!(!twins.ours.path("out").exists(), "{line}");
+        }
+    }
+    for list in ["cluster_size=64k", "lazy_refcounts"] {
+        twins.both(&format!("convert -O qcow2 -o {list} disk.raw out"));
+    }
+}
+
+/// [qemu] It takes any, and makes a disk of the source's size all the same.
+#[test]
+fn size_among_the_options_is_that_of_the_source() {
+    let twins = images();
+    let size = std::fs::metadata(twins.ours.path("disk.raw"))
+        .unwrap()
+        .len();
+    for format in ["raw", "qcow2"] {
+        let line = format!("convert -f raw -O {format} -o size={size} disk.raw out");
+        twins.both(&line);
+        twins.same("out", format);
+        let line = format!("measure -f raw -O {format} -o size={size} disk.raw");
+        let ours = twins.ours.as_qemu_img_ok(&line);
+        assert_eq!(ours, twins.ours.qemu_img_ok(&line));
+    }
+    let folder = twins.ours;
+    folder.goldsmith_ok("measure -O qcow2 -o size=1M --size 1M");
+    for (line, found) in [
+        ("convert -f raw -O qcow2 -o size=1M disk.raw new", size),
+        ("convert -f raw -O qcow2 -o size=5G disk.raw new", size),
+        ("measure -f raw -O qcow2 -o size=5G disk.raw", size),
+        ("measure -O qcow2 -o size=2M --size 1M", 1 << 20),
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!(done.status, 1, "{line}: {done:?}");
+        let why = format!("the disk has {found} bytes, and 'size' asks for ");
+        assert!(done.stderr.contains(&why), "{line}: {done:?}");
+        assert!(!folder.path("new").exists());
+    }
+    let done = folder.goldsmith("convert -f raw -O qcow2 -o size=much disk.raw new");
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.stderr.contains("much"), "{done:?}");
+    // Rounded up, both are right.
+    std::fs::write(folder.path("odd.raw"), vec![7; 1000]).unwrap();
+    for size in [1000, 1024] {
+        let line = format!("convert --round-up -f raw -O qcow2 -o size={size} odd.raw new");
+        folder.goldsmith_ok(&line);
+    }
+}

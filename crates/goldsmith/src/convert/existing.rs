@@ -112,7 +112,8 @@ impl Convert<'_> {
         }
         let of_backing = |key: &str| matches!(key, "backing_file" | "backing_fmt");
         let mut options = self.options.iter();
-        if options.any(|(key, _)| !of_backing(key)) || self.cloud.is_some() {
+        let given = options.any(|(key, _)| !of_backing(key)) || self.size.is_some();
+        if given || self.cloud.is_some() {
             return Err(Error::usage(
                 "-o has no effect when skipping image creation",
             ));

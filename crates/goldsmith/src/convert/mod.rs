@@ -65,6 +65,8 @@ pub struct Convert<'a> {
     pub(crate) compress: bool,
     pub(crate) bitmaps: Bitmaps,
     round_up: bool,
+    /// What size the disk must have, in bytes.
+    size: Option<u64>,
     pub(crate) keep_chain: bool,
     pub(crate) cloud: Option<&'static Cloud>,
     /// How the image is opened that is written into, if there is one.
@@ -140,6 +142,7 @@ impl<'a> Convert<'a> {
             compress: false,
             bitmaps: Bitmaps::None,
             round_up: false,
+            size: None,
             keep_chain: false,
             cloud: None,
             existing: None,
@@ -238,6 +241,14 @@ impl<'a> Convert<'a> {
     #[must_use]
     pub fn round_up(mut self, round_up: bool) -> Self {
         self.round_up = round_up;
+        self
+    }
+
+    /// Sets how many bytes the disk must have, the source's or that of a new target if it has to grow:
+    /// if it has others, that is refused. Default: any.
+    #[must_use]
+    pub fn expect_size(mut self, bytes: u64) -> Self {
+        self.size = Some(bytes);
         self
     }
 

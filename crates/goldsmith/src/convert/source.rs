@@ -115,6 +115,18 @@ impl Convert<'_> {
 
     /// The size of the target's disk: `size`, the source's, or rounded up if that is needed and allowed.
     pub(crate) fn virtual_size(&self, size: u64, format: &dyn Format) -> Result<u64> {
+        let made = self.size_taken(size, format)?;
+        match self.size.filter(|asked| ![size, made].contains(asked)) {
+            None => Ok(made),
+            // [qemu] It takes any, and makes the source's size of it.
+            Some(asked) => Err(Error::usage(format!(
+                "the disk has {size} bytes, and 'size' asks for {asked}; goldsmith resize gives the \
+                 target another size"
+            ))),
+        }
+    }
+
+    fn size_taken(&self, size: u64, format: &dyn Format) -> Result<u64> {
         let unit = format.size_unit();
         if let Some(cloud) = self.cloud {
             return cloud
