@@ -2,7 +2,7 @@
 //!
 //! A rule is about a fact of the image, by the fact's name. It binds images that have the fact: a
 //! block size, say, is no matter in a fixed VHD. [`lint`](crate::lint) tells the rules that an
-//! image breaks, and [`Convert::cloud`](crate::Convert::cloud) makes images that break none.
+//! image breaks, and [`Convert::cloud`](crate::Convert::cloud) makes images that break none, or fails.
 
 use std::path::Path;
 
@@ -213,11 +213,17 @@ pub static CLOUDS: &[Cloud] = &[
                     &["raw"],
                     "an image of disk_format raw is a RAW disk",
                 ),
-                must_be(
-                    "looks-like",
-                    &["raw"],
-                    "Glance and Nova refuse a RAW disk that looks like an image of another format",
-                ),
+                Rule {
+                    mend: Some(
+                        "find out whose idea that was; if the image inside is the disk that is wanted, \
+                         convert that one, stating its format (-f)",
+                    ),
+                    ..must_be(
+                        "looks-like",
+                        &["raw"],
+                        "Glance and Nova refuse a RAW disk that looks like an image of another format",
+                    )
+                },
             ],
             SECTORS,
         ],

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Detail, Result};
+use goldsmith_block::{Detail, LayerInfo, Result};
 
 use crate::cloud::{Cloud, Must, Rule};
 use crate::convert::now;
@@ -65,7 +65,17 @@ pub fn lint(
 
 /// What `cloud` would refuse of the image that `info` is about, in the second `now` after 1970.
 pub fn lint_info(info: &ImageInfo, cloud: &Cloud, now: u64) -> Vec<Finding> {
-    let facts = facts(info);
+    lint_layer(&info.layer, info.looks_like.as_deref(), cloud, now)
+}
+
+/// The same of an image of which `layer` says what its format says; `looks_like` as in [`ImageInfo`].
+pub(crate) fn lint_layer(
+    layer: &LayerInfo,
+    looks_like: Option<&str>,
+    cloud: &Cloud,
+    now: u64,
+) -> Vec<Finding> {
+    let facts = facts(layer, looks_like);
     let of_all = |rule| {
         let own = finding(rule, &facts, now);
         let members = members(&facts).filter_map(move |(name, facts)| {
@@ -95,8 +105,7 @@ fn members(facts: &[Fact]) -> impl Iterator<Item = (&str, &[Fact])> {
 }
 
 /// Everything that a rule may be about.
-fn facts(info: &ImageInfo) -> Vec<Fact> {
-    let layer = &info.layer;
+fn facts(layer: &LayerInfo, looks_like: Option<&str>) -> Vec<Fact> {
     let mut facts = vec![
         ("format", Detail::Text(layer.format.into())),
         ("virtual-size", Detail::Number(layer.virtual_size)),
@@ -104,10 +113,7 @@ fn facts(info: &ImageInfo) -> Vec<Fact> {
         ("data-file", Detail::Flag(layer.data_file.is_some())),
         ("warnings", Detail::Number(layer.warnings.len() as u64)),
     ];
-    let looks_like = info
-        .looks_like
-        .as_deref()
-        .unwrap_or("several formats, or one unknown here");
+    let looks_like = looks_like.unwrap_or("several formats, or one unknown here");
     facts.push(("looks-like", Detail::Text(looks_like.into())));
     facts.extend(layer.facts.iter().cloned());
     facts

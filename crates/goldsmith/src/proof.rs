@@ -12,6 +12,9 @@ use goldsmith_engine::{
 };
 use goldsmith_storage::{FileStorage, Window};
 
+use crate::cloud::Cloud;
+use crate::convert::now;
+use crate::lint::lint_layer;
 use crate::ovf::Container;
 use crate::registry;
 use crate::splice::Splice;
@@ -45,9 +48,36 @@ pub(crate) struct Made<'a> {
     pub(crate) file_len: u64,
     pub(crate) behind: Option<&'a Chain>,
     pub(crate) limits: &'a Limits,
+    /// The cloud that it is for.
+    pub(crate) cloud: Option<&'static Cloud>,
 }
 
 impl Made<'_> {
+    /// Fails if its cloud would refuse it. Of a container, which would have to be unpacked, that is not
+    /// known; it is made as the cloud wants it, whatever the options.
+    ///
+    /// # Errors
+    /// `Usage` if so; those of opening it.
+    pub(crate) fn must_please(&self) -> Result<()> {
+        let Some(cloud) = self.cloud.filter(|_| !self.format.unpacks()) else {
+            return Ok(());
+        };
+        let (storage, budget) = (Arc::clone(&self.storage), Budget::new(self.limits));
+        let options = Options::defaults(self.format.open_options());
+        let layer = self.format.inspect(storage, &budget, &options)?;
+        let looks_like = registry::probe(&*self.storage).ok();
+        let looks_like = looks_like.map(|format| format.name());
+        let findings = lint_layer(layer.info(), looks_like, cloud, now());
+        let Some(finding) = findings.first() else {
+            return Ok(());
+        };
+        let (fact, found, wanted) = (finding.rule.fact, &finding.found, &finding.wanted);
+        let (name, reason) = (cloud.name, finding.rule.reason);
+        Err(Error::usage(format!(
+            "{name} would not take it: its {fact} would be {found}, and must be {wanted} ({reason})"
+        )))
+    }
+
     /// The disk in it, as whoever opens it for the first time finds it. What stands on a device behind a
     /// RAW one is none of it.
     fn disk(&self) -> Result<Chain> {
@@ -292,6 +322,7 @@ mod tests {
             file_len: outcome.committed.file_len,
             behind: None,
             limits: &Limits::default(),
+            cloud: None,
         };
         let found = proof.of(&made, &source, &outcome.digests, &job);
         let reads = || {

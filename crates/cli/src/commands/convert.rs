@@ -64,7 +64,8 @@ pub(crate) struct Convert {
     target_format: String,
 
     /// Make what a cloud takes: azure, xenserver, xenserver-ovf, hyperv, kvm or openstack-raw. Sets
-    /// format, options and alignment; 'goldsmith lint' tells of any image what a cloud would refuse
+    /// format, options and alignment, and fails if the cloud would refuse what came of them and of
+    /// other options; 'goldsmith lint' tells of any image what a cloud would refuse
     #[arg(
         long = "for",
         value_name = "CLOUD",

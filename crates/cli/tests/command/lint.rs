@@ -179,3 +179,56 @@ fn every_member_of_a_container_is_looked_at() {
     folder.goldsmith_ok("convert --for xenserver-ovf disk.tgz mended.tgz");
     folder.goldsmith_ok("lint --for xenserver-ovf mended.tgz");
 }
+
+/// Whatever else is asked for, and whatever the disk holds: no target, rather than one that is refused.
+#[test]
+fn what_its_cloud_would_refuse_is_not_made() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 20M:- 512:b"));
+    folder.goldsmith_ok("convert -f raw -O vpc disk.raw base.vhd");
+    folder.goldsmith_ok("convert -f raw -O qcow2 disk.raw nested");
+    for (line, fact) in [
+        (
+            "--for azure -o subformat=dynamic disk.raw",
+            "its subformat would be dynamic, and must be fixed",
+        ),
+        (
+            "--for openstack-raw nested",
+            "its looks-like would be qcow2, and must be raw",
+        ),
+        (
+            "--for xenserver -B base.vhd -F vpc disk.raw",
+            "its subformat would be differencing",
+        ),
+        (
+            "--for xenserver -o force_size=off disk.raw",
+            "its virtual-size would be",
+        ),
+        (
+            "--for xenserver --timestamp 4000000000 disk.raw",
+            "its timestamp would be 4000000000",
+        ),
+        (
+            "--for kvm -o data_file=data disk.raw",
+            "its data-file would be true",
+        ),
+    ] {
+        let resumed = format!("--resume journal {line}");
+        let goes = !line.contains("data_file");
+        for line in std::iter::once(line).chain(Some(&*resumed).filter(|_| goes)) {
+            let refused = folder.goldsmith(&format!("convert -f raw {line} out"));
+            assert_eq!(refused.status, 1, "{line}: {refused:?}");
+            assert!(refused.stderr.contains(fact), "{line}: {refused:?}");
+            for name in ["out", "data"] {
+                assert!(!folder.path(name).exists(), "{line}");
+            }
+            for entry in std::fs::read_dir(folder.path("")).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                if name == "journal" || name.starts_with('.') {
+                    std::fs::remove_file(path).unwrap();
+                }
+            }
+        }
+    }
+}

@@ -87,6 +87,7 @@ impl Convert<'_> {
             proof: &self.proof,
             wishes: self.wishes(),
             opener: self.opener_of_source(),
+            cloud: self.cloud,
         })?;
         Ok(Converted {
             file_digests,
@@ -140,7 +141,10 @@ impl Convert<'_> {
             file_len,
             behind: behind.as_ref(),
             limits: &self.sources[0].opener.limits,
+            cloud: self.cloud,
         };
+        made.must_please()
+            .map_err(|error| error.in_file(name.clone()))?;
         let proved = match scratch {
             Some(scratch) => {
                 let proof = &self.proof;

@@ -263,7 +263,8 @@ impl<'a> Convert<'a> {
 
     /// Makes what `cloud` wants: its format and creation options, over which [`option`](Self::option)
     /// lays others, and a disk of a size that it takes. If the disk has to grow for that, by zero
-    /// bytes, the outcome's [warnings](Converted::warnings) tell.
+    /// bytes, the outcome's [warnings](Converted::warnings) tell. There is no target if the cloud would
+    /// refuse it all the same, for what the options or the disk are.
     #[must_use]
     pub fn cloud(mut self, cloud: &'static Cloud) -> Self {
         self.target_format = cloud.format.into();

@@ -23,6 +23,7 @@ use goldsmith_engine::{Crc32, Digest, Job, Milestones, Outcome};
 use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage, follow};
 
 use crate::Opener;
+use crate::cloud::Cloud;
 use crate::proof::{Made, Proof};
 use crate::reference::{directory_of, is_at};
 use crate::target::refuse_source;
@@ -62,6 +63,8 @@ pub(crate) struct Work<'a> {
     pub(crate) wishes: Vec<String>,
     /// Who is told when everything is open.
     pub(crate) opener: &'a Opener,
+    /// Who must take the target.
+    pub(crate) cloud: Option<&'static Cloud>,
 }
 
 impl Resume {
@@ -285,8 +288,11 @@ impl Work<'_> {
             file_len: outcome.committed.file_len,
             behind: self.behind,
             limits: &self.opener.limits,
+            cloud: self.cloud,
         };
-        let proved = self.proof.of_pieces(&made, self.source, &self.job);
+        let proved = made
+            .must_please()
+            .and_then(|()| self.proof.of_pieces(&made, self.source, &self.job));
         let in_target = |error: Error| error.in_file(self.target.to_string_lossy());
         let (digests, file_digests) = proved.map_err(in_target)?;
         outcome.digests = digests;

@@ -142,6 +142,7 @@ impl Bench {
             proof: &self.proof,
             wishes: Vec::new(),
             opener: &self.opener,
+            cloud: None,
         }
     }
 
