@@ -325,6 +325,7 @@ fn parent_without_identity_is_no_other_file_of_its_name() {
         let image = image.child_of([0; 16], 0, name, locators);
         std::fs::write(&top, image.bytes()).unwrap();
     };
+    let other_name = folder.text("a/disk.raw").replace('/', r"\");
     let (relative, url) = (r"..\base\disk.raw", "file://./disk.raw");
     let absolute = folder.text("base/disk.raw").replace('/', r"\");
     let shown = |references| read(&open(&top, references).unwrap());
@@ -349,6 +350,15 @@ fn parent_without_identity_is_no_other_file_of_its_name() {
         let (kind, report) = refused(&top, References::Allow);
         assert_eq!(kind, ErrorKind::Io);
         assert!(report.contains("No such file"), "{report}");
+    }
+    // What cannot be read may have said that it is another one.
+    for broken in [(b"W2ru", ""), (b"Mac ", "alias"), (b"XXXX", "name")] {
+        name_it("disk.raw", &[broken]);
+        let (kind, report) = refused(&top, References::Allow);
+        assert_eq!(kind, ErrorKind::Corrupt);
+        assert!(report.contains("no locator of its RAW parent"), "{report}");
+        name_it("disk.raw", &[broken, (b"W2ku", &other_name)]);
+        assert!(shown(References::Allow) == other.bytes(), "{broken:?}");
     }
     name_it(r"D:\base\disk.raw", &[]);
     assert_eq!(refused(&top, References::Allow).0, ErrorKind::Io);

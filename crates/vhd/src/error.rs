@@ -61,6 +61,15 @@ pub enum VhdError {
     /// A differencing image names no parent.
     #[error("differencing image that names no parent")]
     NoParentName,
+    /// No locator of a parent without an identity can be read.
+    #[error(
+        "no locator of its RAW parent can be read, and any file may be called '{name}', as the \
+         dynamic header calls it"
+    )]
+    RawParentLost {
+        /// The Unicode name in the header.
+        name: String,
+    },
     /// A parent locator has no name, or one longer than any path.
     #[error("parent locator {code} is {len} bytes long; a name has 1 to 65536")]
     LocatorLength {

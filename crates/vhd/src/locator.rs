@@ -56,7 +56,7 @@ impl Parent {
         let is_name = |code: &[u8; 4]| KINDS.iter().any(|(known, _)| known == code);
         for locator in &header.parent_locators {
             let code = locator.code;
-            if code == LOCATOR_NONE || is_name(&code) {
+            if locator.is_unused() || is_name(&code) {
                 continue;
             }
             match range(locator, data_end) {
@@ -78,10 +78,12 @@ impl Parent {
                 // [spec] It is "the parent hard disk filename", but some write the whole path.
                 let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
                 names.extend([path, file]);
-            } else if names.is_empty() {
+            } else if header.parent_locators.iter().all(RawLocator::is_unused) {
                 // [ours] Nothing tells a file of that name beside the image from the parent, so it
-                // counts only where no locator says where the parent is.
+                // counts only where no locator says where the parent is, readably or not.
                 names.push(path);
+            } else if names.is_empty() {
+                return Err(VhdError::RawParentLost { name }.into());
             }
             parent.details.push(("parent-name", Detail::Text(name)));
         }
@@ -192,6 +194,10 @@ impl NewParent {
 }
 
 impl RawLocator {
+    fn is_unused(&self) -> bool {
+        self.code == LOCATOR_NONE
+    }
+
     /// An entry that is not used.
     pub(crate) const NONE: Self = Self {
         code: LOCATOR_NONE,
@@ -243,7 +249,7 @@ pub(crate) fn places(
 /// [libvhd] What counts more bytes than a sector has does not count sectors, as the specification has it.
 pub(crate) fn room_end(header: &RawHeader, data_end: u64) -> u64 {
     let used = header.parent_locators.iter();
-    let used = used.filter(|locator| locator.code != LOCATOR_NONE);
+    let used = used.filter(|locator| !locator.is_unused());
     let ends = used.filter_map(|locator| {
         let space = u64::from(locator.space.get());
         let room = if space < SECTOR {
