@@ -5,11 +5,12 @@ use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
-use crate::geometry::Chs;
+use crate::geometry::{Chs, Dynamic};
 use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
     FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, NO_OFFSET,
-    POISON_COOKIE, RawFooter, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2, VERSION,
+    POISON_COOKIE, RawFooter, RawHeader, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2,
+    VERSION,
 };
 
 /// Whether these are the first bytes of a footer.
@@ -95,14 +96,15 @@ impl Found {
                             other = is_whole.then_some(copy);
                         }
                     }
-                    return Ok(Self {
+                    let found = Self {
                         footer,
                         raw,
                         data_end: file_len - len,
                         recovered: false,
                         warnings,
                         other,
-                    });
+                    };
+                    return found.or_other(storage, rule);
                 }
             };
         let before_zeros = before_zeros(storage, &tail, rule)?;
@@ -138,6 +140,56 @@ impl Found {
             }),
             (_, None) => Err(lost.into()),
         }
+    }
+}
+
+impl Found {
+    /// What the other footer says if that leads to a dynamic header, and this one to something else.
+    ///
+    /// [ours] An edit that was cut may leave a footer for each of two heads. QEMU goes by the copy, and
+    /// puts its next block over the other's head; if that is longer than the block, its footer stays.
+    fn or_other(self, storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+        let Some(copy) = &self.other else {
+            return Ok(self);
+        };
+        if copy.data_offset == self.raw.data_offset {
+            return Ok(self);
+        }
+        let Ok(footer) = Footer::parse(copy, rule) else {
+            return Ok(self);
+        };
+        let header = |footer: &Footer| -> Result<Option<std::result::Result<Dynamic, VhdError>>> {
+            let offset = footer.header_offset();
+            let place = offset.and_then(|at| Dynamic::header_range(at, self.data_end).ok());
+            let Some(place) = place else {
+                return Ok(None);
+            };
+            let mut raw = RawHeader::new_zeroed();
+            storage.read_at(place.offset, raw.as_mut_bytes())?;
+            let parsed = Dynamic::parse(&raw, place, footer.virtual_size, self.data_end);
+            Ok(Some(parsed))
+        };
+        let (this, there) = (header(&self.footer)?, header(&footer)?);
+        let is_gone = matches!(
+            this,
+            Some(Err(
+                VhdError::HeaderCookie { .. } | VhdError::HeaderChecksum { .. }
+            ))
+        );
+        if !is_gone || !matches!(there, Some(Ok(_))) {
+            return Ok(self);
+        }
+        let differences = differences(&self.raw, copy);
+        Ok(Self {
+            footer,
+            raw: copy.clone(),
+            warnings: vec![format!(
+                "the footer at the end differs from its copy at the start in {differences}, and leads \
+                 to no dynamic header; the copy was used"
+            )],
+            other: Some(self.raw),
+            ..self
+        })
     }
 }
 

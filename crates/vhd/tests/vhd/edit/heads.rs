@@ -109,6 +109,47 @@ fn changes_keep_the_disk_for_either_footer() {
     }
 }
 
+/// QEMU goes by the copy, and the head to which the other footer leads is free space to it. If that is
+/// longer than a block, the footer behind it stays.
+#[test]
+fn block_that_qemu_put_over_one_of_two_heads_leaves_the_disk_of_the_other() {
+    let image = forge().dynamic();
+    let old = content(&image, &nothing());
+    let crash = Arc::new(CrashStorage::new("image", image));
+    // A table of more than a block.
+    let change = resize(20_000 * BLOCK as u64);
+    edit(crash.clone()).unwrap().edit(&change).unwrap();
+    let mut states = 0;
+    crash.each_state(|what, state| {
+        let bytes = state.to_vec();
+        let offset = |footer: &[u8]| u64::from_be_bytes(footer[16..24].try_into().unwrap());
+        let [at_start, at_end] = [&bytes[..512], &bytes[bytes.len() - 512..]].map(offset);
+        if at_end <= 512 || at_start != 512 || bytes[48..56] != (old.len() as u64).to_be_bytes() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, &bytes).unwrap();
+        qemu::io_ok(&path, "vpc", &["write -P 0x77 4096 512"]);
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!(written.len(), bytes.len(), "{what}");
+        // Around it QEMU shows what stood there, for nobody mended the image before.
+        let new = qemu::read("vpc", &written);
+        assert!(new[4096..4096 + 512] == [0x77; 512], "{what}");
+        assert!(new[BLOCK..] == old[BLOCK..], "{what}");
+        assert!(content(&written, &nothing()) == new, "{what}");
+        let found = check(&written);
+        let texts: Vec<_> = found.flaws.iter().map(|flaw| format!("{flaw:?}")).collect();
+        let told = |text: &String| text.contains("leads to no dynamic header; the copy was used");
+        assert!(texts.iter().any(told), "{what}: {texts:?}");
+        let mended = edited(&written, &Edit::Repair(Repair::All));
+        assert!(content(&mended, &nothing()) == new, "{what}");
+        assert!(qemu::read("vpc", &mended) == new, "{what}");
+        states += 1;
+    });
+    assert!(states > 0);
+}
+
 /// Nothing else is under way while the footers differ.
 #[test]
 fn footers_are_the_same_before_anything_else_is_written() {
