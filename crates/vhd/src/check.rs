@@ -162,6 +162,7 @@ pub(crate) fn check_blocks(
     }
 
     let mut expected = None;
+    let mut cut_off = false;
     for (block, entry) in (0..).zip(&layer.bat) {
         let full = layer
             .batmap
@@ -187,12 +188,19 @@ pub(crate) fn check_blocks(
                 end: (start + block_len).min(geometry.data_end),
                 owner: Owner::Block(block),
             }),
-            Err(error) => checked.corruption(error),
+            Err(error) => {
+                cut_off |= error.is_cut_off();
+                checked.corruption(error);
+            }
         }
     }
     let end = find_overlaps_and_gaps(places, block_len, checked);
     checked.end = end + FOOTER_LEN;
-    check_tail(layer, header, end, checked)
+    match cut_off {
+        // What is left of it stands there.
+        true => Ok(()),
+        false => check_tail(layer, header, end, checked),
+    }
 }
 
 /// Nothing before the footer that belongs to nothing, `end` being where all places ended.

@@ -400,6 +400,13 @@ pub enum VhdError {
     },
 }
 
+impl VhdError {
+    /// Whether it is about a block that begins in the file and does not end there.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self, Self::BlockOutside { host, data_end, .. } if host.offset < *data_end)
+    }
+}
+
 impl From<VhdError> for Error {
     fn from(error: VhdError) -> Self {
         use VhdError as E;

@@ -35,6 +35,10 @@ pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
             // The last block may end with the disk.
             Ok(_) => end = end.max(u64::from(*entry) * SECTOR + geometry.block_len()),
             Err(error) => {
+                if error.is_cut_off() {
+                    // What is left of it stands there.
+                    end = geometry.data_end;
+                }
                 outside += 1;
                 worst.get_or_insert(error);
             }
