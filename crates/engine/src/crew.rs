@@ -113,11 +113,4 @@ mod tests {
         assert_eq!(workers(asked, 1, usize::MAX / 4), 1);
         assert_eq!(workers(None, 4, usize::MAX / 4), 1);
     }
-
-    #[test]
-    fn there_are_as_many_as_there_is_room_for() {
-        // Of what x86-64 has, 128 TiB, each takes a tenth.
-        #[cfg(target_arch = "x86_64")]
-        assert_eq!(workers(NonZeroUsize::new(16), 1, 13 << 40), 8);
-    }
 }
