@@ -28,6 +28,11 @@ pub enum ExtentKind {
         /// How they were packed.
         codec: Codec,
     },
+    /// Stored as they are, but the file has a hole there: known to read as zeros.
+    Hole {
+        /// Byte offset of the extent's first byte in the image file.
+        host: u64,
+    },
     /// Known to read as zeros.
     Zero {
         /// Whether this layer says so of its own (false: it is what an empty disk reads as).

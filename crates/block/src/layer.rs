@@ -44,7 +44,8 @@ pub trait Layer: Send + Sync {
     /// and without one it is all up to `limit`.
     ///
     /// # Cost
-    /// At most one table read, none once the table is cached.
+    /// At most one table read, none once the table is cached; and at most one look for a
+    /// [hole](crate::Storage::span_at), none in a run of host bytes that was looked at before.
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent>;
 
     /// Fills `buf` with the guest bytes from `offset`.

@@ -112,9 +112,12 @@ struct Nature {
     data: bool,
     allocated: bool,
     packed: bool,
+    /// Stored, in a hole of the file.
+    hole: bool,
 }
 
 const BEHIND: Nature = Nature {
+    hole: false,
     data: false,
     allocated: false,
     packed: false,
@@ -152,12 +155,18 @@ impl Pair<'_> {
             ExtentKind::Data { .. } => Nature {
                 data: true,
                 allocated: true,
-                packed: false,
+                ..BEHIND
             },
             ExtentKind::Compressed { .. } => Nature {
                 data: true,
                 allocated: true,
                 packed: true,
+                ..BEHIND
+            },
+            ExtentKind::Hole { .. } => Nature {
+                allocated: true,
+                hole: true,
+                ..BEHIND
             },
             ExtentKind::Zero { allocated, .. } => Nature {
                 allocated,

@@ -71,7 +71,9 @@ impl Layout {
             let host = match found.extent.kind {
                 ExtentKind::Data { host } => host,
                 ExtentKind::Compressed { .. } => None,
-                ExtentKind::Zero { .. } | ExtentKind::Unallocated => continue,
+                ExtentKind::Hole { .. } | ExtentKind::Zero { .. } | ExtentKind::Unallocated => {
+                    continue;
+                }
             };
             match self.pieces.last_mut() {
                 Some(last) if last.depth == depth && last.range.end == range.start => {

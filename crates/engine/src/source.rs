@@ -270,6 +270,7 @@ impl Walk for &Source<'_> {
             let layer = &self.chain.layers()[found.depth];
             let host = match kind {
                 ExtentKind::Data { host } => host,
+                ExtentKind::Hole { host } => Some(host),
                 // What stands there are zeros, and sharing them costs nothing.
                 ExtentKind::Zero { .. } if layer.is_flat() => Some(at),
                 _ => None,

@@ -95,6 +95,13 @@ impl From<ChainExtent> for MapEntry {
                 compressed: true,
                 ..none
             },
+            // [qemu] Both, and so they are for a disk whose clusters have their places in advance.
+            ExtentKind::Hole { host } => Self {
+                data: true,
+                zero: true,
+                offset: Some(host),
+                ..none
+            },
             ExtentKind::Zero { allocated, host } => Self {
                 zero: true,
                 present: allocated,

@@ -241,6 +241,10 @@ impl Layer for Salvage {
         };
         let kind = match found.kind {
             kind if kind.is_data() => data,
+            ExtentKind::Hole { .. } => ExtentKind::Zero {
+                allocated: true,
+                host: None,
+            },
             ExtentKind::Zero { allocated, .. } => ExtentKind::Zero {
                 allocated,
                 host: None,

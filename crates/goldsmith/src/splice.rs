@@ -115,6 +115,10 @@ impl Piece {
             .extent;
         let kind = match found.kind {
             kind if kind.is_data() => ExtentKind::Data { host: None },
+            ExtentKind::Hole { .. } => ExtentKind::Zero {
+                allocated: true,
+                host: None,
+            },
             ExtentKind::Zero { allocated, .. } => ExtentKind::Zero {
                 allocated,
                 host: None,

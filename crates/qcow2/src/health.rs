@@ -19,15 +19,13 @@ const BLOCKS: usize = 4;
 
 /// What ails the image in `storage`.
 pub(crate) fn symptoms(storage: &dyn Storage) -> Result<Vec<Symptom>> {
-    let Head { raw, geometry, .. } = Head::read(storage)?;
+    let head = Head::read(storage)?;
+    let table = head.refcount_table();
+    let geometry = head.geometry;
     let mut symptoms = Vec::new();
     if geometry.corrupt {
         symptoms.push(Ailment::Corrupt.sign("the image is marked as corrupt"));
     }
-    let table = HostRange::new(
-        raw.refcount_table_offset.get(),
-        u64::from(raw.refcount_table_clusters.get()) << geometry.cluster_bits,
-    );
     symptoms.extend(end(storage, &geometry, table)?);
     Ok(symptoms)
 }

@@ -18,6 +18,7 @@ use crate::error::Qcow2Error;
 use crate::features::{Extensions, read_name};
 use crate::geometry::{DataPlace, Encryption, Geometry};
 use crate::health::symptoms;
+use crate::holes::Holes;
 use crate::mapping::{Mapping, NOWHERE};
 use crate::ondisk::RawHeader;
 use crate::snapshot::Snapshots;
@@ -38,6 +39,10 @@ pub(crate) struct Qcow2Layer {
     /// Where guest data stands: the image file, or another one as soon as it is given.
     data: Option<Arc<dyn Storage>>,
     geometry: Geometry,
+    /// Where the refcount table stands.
+    refcounts: HostRange,
+    /// Holes below guest data, if somebody looks for them.
+    holes: Option<Arc<Holes>>,
     tables: Arc<Tables>,
     snapshots: Arc<Snapshots>,
     bitmaps: Arc<Vec<Bitmap>>,
@@ -78,6 +83,13 @@ impl Head {
             extensions,
             geometry,
         })
+    }
+
+    /// Where the refcount table stands, as the header says.
+    pub(crate) fn refcount_table(&self) -> HostRange {
+        let clusters = u64::from(self.raw.refcount_table_clusters.get());
+        let len = clusters << self.geometry.cluster_bits;
+        HostRange::new(self.raw.refcount_table_offset.get(), len)
     }
 }
 
@@ -126,12 +138,14 @@ impl Qcow2Layer {
         passphrase: Option<&str>,
         mut spare: Spare,
     ) -> Result<Self> {
+        let head = Head::read_with(&*storage, &mut spare)?;
+        let refcounts = head.refcount_table();
         let Head {
             area,
             extensions,
             geometry,
             ..
-        } = Head::read_with(&*storage, &mut spare)?;
+        } = head;
         let backing = match area.backing_name {
             Some(name) => Some(BackingReference {
                 name: read_name(&*storage, name, "backing file name")?,
@@ -175,6 +189,8 @@ impl Qcow2Layer {
                 ..LayerInfo::default()
             },
             data: (geometry.data == DataPlace::Here).then(|| Arc::clone(&storage)),
+            refcounts,
+            holes: None,
             storage,
             tables: Arc::new(tables),
             snapshots: Arc::new(snapshots),
@@ -194,10 +210,21 @@ impl Qcow2Layer {
             );
             return Err(Error::usage(text));
         }
+        let holes = self.holes.as_ref();
         Ok(Self {
+            holes: holes.map(|holes| Arc::new(holes.in_data(&data))),
             data: Some(data),
             ..self.clone()
         })
+    }
+
+    /// The same image, of which nothing changes as long as it is open: so holes of its file stay holes.
+    pub(crate) fn unchanging(self) -> Self {
+        let file = self.data_storage();
+        Self {
+            holes: Some(Arc::new(Holes::new(self.refcounts, file))),
+            ..self
+        }
     }
 
     /// The same image, whose disk ends at `end`: not before it does, and inside the same cluster.
@@ -502,7 +529,7 @@ impl Layer for Qcow2Layer {
     fn extent_at(&self, offset: u64, limit: u64) -> Result<Extent> {
         debug_assert!(offset < limit && limit <= self.info.virtual_size);
         let Run { mapping, end } = self.run(offset, limit)?;
-        let range = GuestRange::new(offset, end);
+        let mut range = GuestRange::new(offset, end);
         let into = offset % (1 << self.geometry.status_bits());
         // What stands there encrypted is no place of the guest's bytes.
         let place = |host: HostRange| Some(host.offset).filter(|_| self.crypt.is_plain());
@@ -523,9 +550,19 @@ impl Layer for Qcow2Layer {
                     host: host.transpose()?.flatten().and_then(place),
                 }
             }
-            Mapping::Data { host } => ExtentKind::Data {
-                host: place(self.visible(host, into, range)?),
-            },
+            Mapping::Data { host } => {
+                let host = self.visible(host, into, range)?;
+                // What is encrypted is no zeros where the file has a hole.
+                let holes = self.holes.as_ref().filter(|_| self.crypt.is_plain());
+                let (len, hole) = holes.map_or((host.len, false), |holes| {
+                    holes.span(&*self.storage, &self.geometry, host)
+                });
+                range.end = offset + len;
+                match hole {
+                    true => ExtentKind::Hole { host: host.offset },
+                    false => ExtentKind::Data { host: place(host) },
+                }
+            }
             Mapping::Compressed { host } => {
                 let start = align_down(offset, self.geometry.cluster_size());
                 let host = self.packed(host);

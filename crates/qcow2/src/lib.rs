@@ -67,6 +67,7 @@ mod error;
 mod features;
 mod geometry;
 mod health;
+mod holes;
 mod layer;
 mod layout;
 mod mapping;
@@ -122,7 +123,9 @@ impl Format for Qcow2 {
     }
 
     fn open(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Arc<dyn Layer>> {
-        Ok(Arc::new(layer::Qcow2Layer::open(storage, budget, None)?))
+        Ok(Arc::new(
+            layer::Qcow2Layer::open(storage, budget, None)?.unchanging(),
+        ))
     }
 
     fn open_options(&self) -> &'static [OptionSpec] {
@@ -137,7 +140,7 @@ impl Format for Qcow2 {
     ) -> Result<Arc<dyn Layer>> {
         let passphrase = options.secret(plan::KEY_SECRET);
         let layer = layer::Qcow2Layer::open(storage, budget, passphrase)?;
-        Ok(Arc::new(layer))
+        Ok(Arc::new(layer.unchanging()))
     }
 
     /// Without refcounts, snapshots and bitmaps if need be.
@@ -150,7 +153,7 @@ impl Format for Qcow2 {
         let passphrase = options.secret(plan::KEY_SECRET);
         let spare = Spare::Missing(Vec::new());
         let layer = layer::Qcow2Layer::open_with(storage, budget, passphrase, spare)?;
-        Ok(Arc::new(layer))
+        Ok(Arc::new(layer.unchanging()))
     }
 
     fn check(&self, storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Checked>> {

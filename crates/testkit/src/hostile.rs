@@ -219,6 +219,7 @@ pub fn assert_extent(layer: &dyn Layer, extent: &Extent, offset: u64, limit: u64
     let file_len = layer.data_storage().len();
     match extent.kind {
         ExtentKind::Data { host: Some(host) }
+        | ExtentKind::Hole { host }
         | ExtentKind::Zero {
             host: Some(host), ..
         } => {

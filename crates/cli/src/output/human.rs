@@ -152,7 +152,7 @@ pub(crate) fn map(
     )?;
     for entry in goldsmith::map_range(chain, range) {
         let entry = entry?;
-        if !entry.data {
+        if !entry.data || entry.zero {
             continue;
         }
         let Some(offset) = entry.offset else {

@@ -51,7 +51,7 @@ impl Kind {
     fn of(entry: &MapEntry) -> Option<Self> {
         match entry {
             entry if entry.compressed => Some(Self::Compressed),
-            entry if entry.data => Some(Self::Data),
+            entry if entry.data && !entry.zero => Some(Self::Data),
             entry if entry.present && entry.zero => Some(Self::Zero),
             _ => None,
         }

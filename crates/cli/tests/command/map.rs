@@ -154,3 +154,104 @@ fn disk_of_no_bytes_has_one_entry() {
         );
     }
 }
+
+/// Images whose clusters have places that nobody wrote to.
+fn preallocated() -> Folder {
+    let folder = Folder::new();
+    folder.write("base.raw", &disk("1M:A 3M:- 1M:B 3M:-"));
+    for line in [
+        "create -q -f qcow2 -o preallocation=metadata pre.qcow2 8M",
+        "create -q -f qcow2 -o preallocation=metadata,compat=0.10 old.qcow2 8M",
+        "create -q -f qcow2 -o preallocation=metadata,cluster_size=512 tiny.qcow2 1M",
+        "create -q -f qcow2 -o preallocation=metadata,extended_l2=on sub.qcow2 8M",
+        "create -q -f qcow2 -o preallocation=falloc space.qcow2 8M",
+        "create -q -f qcow2 -o preallocation=metadata,data_file=data split.qcow2 8M",
+        "create -q -f qcow2 -o preallocation=metadata large.qcow2 4G",
+        "create -q -f qcow2 -b pre.qcow2 -F qcow2 top.qcow2 9M",
+    ] {
+        folder.qemu_img_ok(line);
+    }
+    for name in ["pre", "old", "sub", "space", "split", "large"] {
+        let written = ["write 1M 64k", "write 3M 4k", "write -z 5M 100k"];
+        folder.qemu_io(&format!("{name}.qcow2"), &written);
+    }
+    folder.qemu_io("tiny.qcow2", &["write 10k 512", "write 100k 60k"]);
+    folder.qemu_io("top.qcow2", &["write 2M 64k", "write -z 6M 64k"]);
+    for line in [
+        "convert -f raw -O qcow2 -B empty.raw -F raw -o compat=0.10 base.raw covers.qcow2",
+        "convert -f raw -O qcow2 -o data_file=its,data_file_raw=on base.raw same.qcow2",
+        "convert -f raw -O qcow2 -o preallocation=metadata base.raw ours.qcow2",
+    ] {
+        folder.write("empty.raw", &disk("8M:C"));
+        folder.goldsmith_ok(line);
+    }
+    folder
+}
+
+const PREALLOCATED: [&str; 11] = [
+    "pre", "old", "tiny", "sub", "space", "split", "large", "top", "covers", "same", "ours",
+];
+
+#[test]
+fn holes_below_clusters_are_told_as_qemu_img_tells_them() {
+    let folder = preallocated();
+    for name in PREALLOCATED {
+        for line in ["--output=json", "--output=human"] {
+            let line = format!("map -f qcow2 {line} {name}.qcow2");
+            assert_eq!(
+                folder.goldsmith_ok(&line),
+                folder.qemu_img_ok(&line),
+                "{line}"
+            );
+        }
+        for target in ["raw", "qcow2", "qcow2 -o cluster_size=4k"] {
+            let line = format!("measure -f qcow2 -O {target} {name}.qcow2");
+            assert_eq!(
+                folder.goldsmith_ok(&format!("{line} --estimate")),
+                folder.qemu_img_ok(&line),
+                "{line}"
+            );
+        }
+        folder.goldsmith_ok(&format!("convert -f qcow2 -O raw {name}.qcow2 out.raw"));
+        folder.qemu_img_ok(&format!("compare -f qcow2 -F raw {name}.qcow2 out.raw"));
+    }
+}
+
+/// What decrypts to something else is not zeros.
+#[test]
+fn holes_of_an_encrypted_image_are_its_data() {
+    let folder = Folder::new();
+    let secret = "--object secret,id=s,data=sesame";
+    let options = "preallocation=metadata,encrypt.format=luks,encrypt.key-secret=s,\
+                   encrypt.iter-time=10";
+    folder.qemu_img_ok(&format!(
+        "create -q -f qcow2 {secret} -o {options} secret.qcow2 8M"
+    ));
+    let image = "driver=qcow2,encrypt.key-secret=s,file.filename=secret.qcow2";
+    let line = format!("map {secret} --output=json --image-opts {image}");
+    let map = folder.goldsmith_ok(&line);
+    assert_eq!(map, folder.qemu_img_ok(&line));
+    assert!(map.contains(r#""zero": false"#), "{map}");
+    let line = format!("convert {secret} --image-opts {image} -O raw out.raw");
+    folder.goldsmith_ok(&line);
+    folder.qemu_img_ok(&line.replace("out.raw", "theirs.raw"));
+    let bytes = std::fs::read(folder.path("out.raw")).unwrap();
+    assert!(bytes == std::fs::read(folder.path("theirs.raw")).unwrap());
+    assert!(bytes.iter().any(|byte| *byte != 0));
+}
+
+/// However many clusters name it: what is one run of the file is looked for once.
+#[test]
+fn each_run_of_the_file_is_looked_for_once() {
+    let folder = preallocated();
+    for line in [
+        "map -f qcow2 large.qcow2",
+        "convert -f qcow2 -O raw large.qcow2 out.raw",
+    ] {
+        let looks = folder.calls("lseek", line);
+        // Three runs of data and the holes around them, and what it takes to open files.
+        assert!(looks.len() < 30, "{line}: {}", looks.len());
+        let reads = folder.calls("pread64", line);
+        assert!(reads.len() < 60, "{line}: {}", reads.len());
+    }
+}

@@ -57,6 +57,7 @@ pub fn map(format: &dyn Format, data: &[u8]) {
             }
             ExtentKind::Compressed { host, .. } => (3, Some(host.offset)),
             ExtentKind::Unallocated => (4, None),
+            ExtentKind::Hole { host } => (5, Some(host + past)),
         };
         assert_eq!(place(found.kind, 0), place(extent.kind, past), "{extent:?}");
     }
