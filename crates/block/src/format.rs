@@ -123,6 +123,12 @@ pub trait Format: Send + Sync {
     /// reads whole.
     fn size_unit(&self) -> u64;
 
+    /// Whether a new image with these [`options`](Self::options) can have bitmaps.
+    fn keeps_bitmaps(&self, options: &Options) -> bool {
+        let _ = options;
+        false
+    }
+
     /// Begins a new image in `storage`, whose content so far is worth nothing.
     ///
     /// # Errors

@@ -260,18 +260,27 @@ impl Bitmaps {
         target: &dyn Layer,
         budget: &Budget,
     ) -> Result<()> {
-        for (index, info) in self.of(source) {
-            let (name, format) = (&info.name, target.info().format);
-            if !keeps_bitmaps(target) {
-                let text =
-                    format!("bitmap '{name}' cannot be copied: this {format} image keeps none");
-                return Err(Error::usage(text).in_file(target.storage().name()));
-            }
+        let refuse = |text: String| Err(Error::usage(text).in_file(target.storage().name()));
+        if self != Self::None && !keeps_bitmaps(target) {
+            let format = target.info().format;
+            return refuse(format!(
+                "bitmaps cannot be copied: this {format} image keeps none"
+            ));
+        }
+        let has = |name| target.info().bitmaps.iter().any(|it| it.name == name);
+        self.must_be_readable(source, budget)?;
+        match self.of(source).find(|(_, info)| has(&*info.name)) {
+            Some((_, BitmapInfo { name, .. })) => refuse(format!(
+                "bitmap '{name}' cannot be copied: there is one of that name"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails if one that is meant was not saved properly, or cannot be read.
+    pub(crate) fn must_be_readable(self, source: &dyn Layer, budget: &Budget) -> Result<()> {
+        for (index, _) in self.of(source) {
             to_copy(source, index, &budget.afresh())?;
-            if target.info().bitmaps.iter().any(|it| it.name == *name) {
-                let text = format!("bitmap '{name}' cannot be copied: there is one of that name");
-                return Err(Error::usage(text).in_file(target.storage().name()));
-            }
         }
         Ok(())
     }

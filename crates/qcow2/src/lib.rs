@@ -169,6 +169,10 @@ impl Format for Qcow2 {
         SECTOR
     }
 
+    fn keeps_bitmaps(&self, options: &Options) -> bool {
+        plan::Shape::new(options).is_ok_and(|shape| shape.version >= 3)
+    }
+
     fn measure(&self, spec: &CreateSpec, content: Option<Content<'_>>) -> Result<Option<Measured>> {
         measure::measure(spec, content).map(Some)
     }

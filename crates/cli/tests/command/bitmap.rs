@@ -18,6 +18,7 @@ fn image() -> Twins {
         folder.qemu_img_ok("create -q -f vpc disk.vhd 1M");
         folder.qemu_img_ok("create -q -f qcow2 large.qcow2 20M");
         folder.qemu_img_ok("bitmap --add large.qcow2 seen");
+        folder.qemu_img_ok("create -q -f qcow2 none.qcow2 1M");
     })
 }
 
@@ -93,6 +94,32 @@ fn bitmaps_go_along_with_a_conversion() {
     assert!(!twins.ours.path("copy.raw").exists());
 }
 
+/// What is refused is refused before there is a target, that is, before the source is read.
+fn assert_makes_no_file(twins: &Twins, line: &str) {
+    for call in twins.ours.calls_of_failing("openat", line) {
+        assert!(
+            !call.contains("O_CREAT") && !call.contains("O_TMPFILE"),
+            "{line}: {call}"
+        );
+    }
+}
+
+/// Whether or not there are any, and before there is a target.
+#[test]
+fn target_that_keeps_no_bitmaps_is_refused_at_once() {
+    let twins = image();
+    for line in [
+        "-O raw disk.qcow2 copy",
+        "-O vpc disk.qcow2 copy",
+        "-O qcow2 -o compat=0.10 disk.qcow2 copy",
+        "-O qcow2 -o compat=0.10 none.qcow2 copy",
+    ] {
+        let line = format!("convert --bitmaps -f qcow2 {line}");
+        twins.neither(&line, "does not support bitmaps");
+        assert_makes_no_file(&twins, &line);
+    }
+}
+
 /// An interrupted writer leaves bitmaps that say nothing.
 #[test]
 fn bitmap_that_was_not_saved_is_no_bitmap_to_copy() {
@@ -115,6 +142,8 @@ fn bitmap_that_was_not_saved_is_no_bitmap_to_copy() {
         "bitmap 'seen'",
     );
     assert!(!twins.ours.path("copy.qcow2").exists());
+    let line = "convert --bitmaps -O qcow2 disk.qcow2 copy.qcow2";
+    assert_makes_no_file(&twins, line);
     twins.both("convert --bitmaps --skip-broken-bitmaps -O qcow2 disk.qcow2 copy.qcow2");
     twins.same("copy.qcow2", "qcow2");
 }

@@ -134,14 +134,26 @@ impl Folder {
     /// The calls of these kinds that goldsmith makes, with the paths of open files; it must do as it is
     /// told and say nothing on standard error.
     fn calls(&self, kinds: &str, line: &str) -> Vec<String> {
+        let (done, calls) = self.traced(kinds, line);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
+        calls
+    }
+
+    /// The same where it must refuse what it is told.
+    fn calls_of_failing(&self, kinds: &str, line: &str) -> Vec<String> {
+        let (done, calls) = self.traced(kinds, line);
+        assert_eq!(done.status, 1, "{line}: {done:?}");
+        calls
+    }
+
+    fn traced(&self, kinds: &str, line: &str) -> (Done, Vec<String>) {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-y", "-o", "calls.out", "-e"]);
         strace.arg(format!("trace={kinds}"));
         strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
         let done = self.run(strace.args(line.split(' ')));
-        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}: {done:?}");
         let calls = std::fs::read_to_string(self.path("calls.out")).unwrap();
-        calls.lines().map(str::to_owned).collect()
+        (done, calls.lines().map(str::to_owned).collect())
     }
 
     fn run(&self, command: &mut Command) -> Done {

@@ -106,7 +106,7 @@ impl Convert<'_> {
             format,
             mut spec,
         } = prepared;
-        self.must_keep_bitmaps(&disks)?;
+        self.must_take_bitmaps(&disks, format, &spec.options)?;
         let name = self.target.to_string_lossy();
         let read = || disks.iter().map(Some).chain([behind.as_ref()]);
         let target = target::create(&self.target, self.cache, read())?;

@@ -1,6 +1,6 @@
 //! What does not go together.
 
-use goldsmith_block::{Chain, CreateSpec, Error, Options, Result};
+use goldsmith_block::{Budget, Chain, CreateSpec, Error, Format, Options, Result};
 use goldsmith_engine::Job;
 
 use crate::bitmap::{Bitmaps, keeps_bitmaps};
@@ -44,6 +44,26 @@ impl Convert<'_> {
             _ => "Copying bitmaps only possible with single source",
         };
         Err(Error::usage(text))
+    }
+
+    /// The same, and if a new image of `format` with these `options` has none, whether or not there are any
+    /// to copy [qemu], or if one of them cannot be read.
+    pub(super) fn must_take_bitmaps(
+        &self,
+        disks: &[Chain],
+        format: &dyn Format,
+        options: &Options,
+    ) -> Result<()> {
+        self.must_keep_bitmaps(disks)?;
+        if self.bitmaps == Bitmaps::None {
+            return Ok(());
+        }
+        if !format.keeps_bitmaps(options) {
+            let text = format!("Format driver '{}' does not support bitmaps", format.name());
+            return Err(Error::usage(text).in_file(self.target.to_string_lossy()));
+        }
+        let budget = Budget::new(&self.sources[0].opener.limits);
+        self.bitmaps.must_be_readable(disks[0].top(), &budget)
     }
 
     /// Fails if something is wanted that would change images which are to be kept as they are.
