@@ -148,6 +148,15 @@ pub trait Format: Send + Sync {
         Ok(None)
     }
 
+    /// How long a new image of `spec` is going to be, in bytes, if that is known whatever it holds.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create), but for `Io`.
+    fn len_of_any(&self, spec: &CreateSpec) -> Result<Option<u64>> {
+        let _ = spec;
+        Ok(None)
+    }
+
     /// Opens the image in `storage` to change it where it stands; `options` as for
     /// [`open_with`](Self::open_with).
     ///

@@ -165,7 +165,8 @@ impl<'a> Measure<'a> {
     /// Those of [`Convert::run`], except those of writing.
     ///
     /// # Cost
-    /// The exact length: a conversion without its writes. All else: the source's tables.
+    /// The exact length: a conversion without its writes, or nothing to speak of where every byte of the disk
+    /// has its place in advance (`preallocation`). All else: the source's tables.
     pub fn run(&self) -> Result<Measurement> {
         let convert = &self.convert;
         let format = convert.format()?;
@@ -218,8 +219,12 @@ impl<'a> Measure<'a> {
                 None => reckon(format, &spec, None)?,
             },
         };
+        let known = match self.exact {
+            true => format.len_of_any(&spec)?,
+            false => None,
+        };
         let exact = match source {
-            _ if !self.exact => None,
+            _ if !self.exact || known.is_some() => known,
             Some(source) => {
                 let void = convert.void(&mut spec)?;
                 let outcome = convert.rehearse(source, &spec, behind.as_ref(), void)?;

@@ -170,6 +170,19 @@ fn giant_is_measured_by_its_data_alone() {
         .unwrap();
     // Header, L1 table, refcount block, refcount table.
     assert_eq!(measured.exact, Some(4 << 16));
+    for preallocation in ["metadata", "full"] {
+        let measured = Measure::of_size(1 << 50)
+            .target_format("qcow2")
+            .option("preallocation", preallocation)
+            .run()
+            .unwrap();
+        // The tables that QEMU reckons with, and what it rounds up.
+        let exact = measured.exact.unwrap();
+        assert!(
+            exact > 1 << 50 && exact <= measured.fully_allocated,
+            "{measured:?}"
+        );
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::error::Qcow2Error;
 use crate::mapping::packed_entry;
 use crate::ondisk;
 use crate::plan::{Plan, Preallocation};
-use crate::refcount::{Allocator, Tail};
+use crate::refcount::{Allocator, Places, Tail};
 use crate::table::write_table;
 
 /// Longest single write of zeros, in bytes. [ours]
@@ -338,6 +338,28 @@ impl Layout {
         write_table(&*self.storage, tail.l1_offset, self.l1.as_bytes())?;
         Ok(tail)
     }
+}
+
+/// Length of the file of an image in which every cluster has its place in advance, so that it does not hang
+/// on what is written to it: a look at each L2 table and refcount block, of which nothing is made.
+///
+/// # Errors
+/// `Limit` if the file would grow too long.
+pub(crate) fn preallocated_len(plan: &Plan) -> Result<u64, Qcow2Error> {
+    let cluster_size = plan.cluster_size();
+    let in_table = cluster_size / if plan.extended_l2 { 16 } else { 8 };
+    let mut places = Places::new(plan.cluster_bits, plan.refcount_order);
+    let mut left = plan.virtual_size.div_ceil(cluster_size);
+    while left > 0 {
+        let mut here = left.min(in_table);
+        left -= here;
+        while here > 0 && plan.data_file.is_none() {
+            here -= places.take(here)?.1;
+        }
+        places.take(1)?;
+    }
+    let l1_clusters = (plan.l1_entries * 8).div_ceil(cluster_size);
+    Ok(places.end(l1_clusters)?.end << plan.cluster_bits)
 }
 
 /// Zeros from `offset` to the end of its cluster or subcluster, of 2^`bits` bytes, where something

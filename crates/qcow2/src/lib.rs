@@ -177,6 +177,10 @@ impl Format for Qcow2 {
         measure::measure(spec, content).map(Some)
     }
 
+    fn len_of_any(&self, spec: &CreateSpec) -> Result<Option<u64>> {
+        measure::len_of_any(spec)
+    }
+
     fn create(&self, storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
         Ok(Box::new(sink::Qcow2Sink::create(storage, spec)?))
     }

@@ -6,8 +6,9 @@ use goldsmith_block::{BitmapInfo, Content, CreateSpec, GuestRange, Measured, Res
 
 use crate::bitmap::table_entries;
 use crate::crypt::new_luks;
+use crate::layout::preallocated_len;
 use crate::ondisk::RawBitmap;
-use crate::plan::Shape;
+use crate::plan::{Plan, Preallocation, Shape};
 
 /// What a new image of `spec` takes; see [`Format::measure`](goldsmith_block::Format::measure).
 pub(crate) fn measure(spec: &CreateSpec, content: Option<Content<'_>>) -> Result<Measured> {
@@ -39,6 +40,16 @@ pub(crate) fn measure(spec: &CreateSpec, content: Option<Content<'_>>) -> Result
         fully_allocated: all,
         bitmaps: bitmaps.map(|bitmaps| self::bitmaps(bitmaps, spec.virtual_size, cluster_size)),
     })
+}
+
+/// How long a new image of `spec` gets, if that does not hang on what it holds; see
+/// [`Format::len_of_any`](goldsmith_block::Format::len_of_any).
+pub(crate) fn len_of_any(spec: &CreateSpec) -> Result<Option<u64>> {
+    let plan = Plan::new(spec)?;
+    if plan.preallocation == Preallocation::Off {
+        return Ok(None);
+    }
+    Ok(Some(preallocated_len(&plan)?))
 }
 
 /// Clusters that `data` touches.

@@ -81,114 +81,82 @@ pub(crate) struct Tail {
     pub(crate) file_len: u64,
 }
 
-/// Hands out clusters without gaps. A refcount block takes the first cluster that it does not
-/// count itself, and is written then: only one is ever in memory.
-pub(crate) struct Allocator {
-    storage: Arc<dyn StorageMut>,
+/// Which clusters are next, whatever they are to hold. A refcount block takes the first cluster that it
+/// does not count itself.
+pub(crate) struct Places {
     cluster_bits: u32,
+    /// Counters in a block.
+    in_block: u64,
     /// Number of the first cluster not handed out.
     next: u64,
-    /// Counts the clusters behind those of `table`.
-    block: Block,
-    /// Byte offsets of the blocks that are written.
-    table: Vec<U64<BE>>,
+    /// Blocks that have a place.
+    blocks: u64,
 }
 
-impl Allocator {
+impl Places {
     /// For an image of which only the first cluster, the header's, is taken.
-    pub(crate) fn new(
-        storage: Arc<dyn StorageMut>,
-        cluster_bits: u32,
-        refcount_order: u32,
-    ) -> Self {
-        let mut block = Block::new(cluster_bits, refcount_order);
-        block.set(0, 1);
+    pub(crate) fn new(cluster_bits: u32, refcount_order: u32) -> Self {
         Self {
-            storage,
             cluster_bits,
+            in_block: ((1 << cluster_bits) * 8) >> refcount_order,
             next: 1,
-            block,
-            table: Vec::new(),
+            blocks: 0,
         }
     }
 
-    /// Takes at least one and at most `most` clusters in a row; returns the first one's number and
-    /// how many they are.
+    /// Takes at least one and at most `most` clusters in a row, after one for a refcount block if the last
+    /// one is full; returns the first one's number and how many they are.
     ///
     /// # Errors
-    /// `Limit` if the file would grow too long; `Io` if a full refcount block cannot be written.
-    pub(crate) fn take(&mut self, most: u64) -> Result<(u64, u64)> {
+    /// `Limit` if the file would grow too long.
+    pub(crate) fn take(&mut self, most: u64) -> Result<(u64, u64), Qcow2Error> {
         if self.room() == 0 {
-            self.close_block()?;
+            self.take_block()?;
         }
         let (first, count) = (self.next, most.min(self.room()));
         self.check_end(first + count)?;
-        self.count_once(first, first + count);
         self.next += count;
         Ok((first, count))
     }
 
-    /// Lets something more use `cluster`, which is taken, and go on into as many as `more` clusters
-    /// behind it. Refuses, changing nothing, if the counter is full or written already, or if those
-    /// clusters are not the next ones.
-    pub(crate) fn share(&mut self, cluster: u64, more: u64) -> bool {
-        let first = self.counted();
-        let in_block = cluster >= first && cluster < self.next;
-        if !in_block || self.block.get(cluster - first) == self.block.max() {
-            return false;
-        }
-        if more > 0 && (cluster + 1 != self.next || more > self.room()) {
-            return false;
-        }
-        let count = self.block.get(cluster - first);
-        self.block.set(cluster - first, count + 1);
-        self.count_once(self.next, self.next + more);
-        self.next += more;
-        true
+    /// Takes the next cluster for a refcount block; returns its number.
+    fn take_block(&mut self) -> Result<u64, Qcow2Error> {
+        let at = self.next;
+        self.check_end(at + 1)?;
+        self.next += 1;
+        self.blocks += 1;
+        self.check_table((self.blocks * 8).div_ceil(1 << self.cluster_bits))?;
+        Ok(at)
     }
 
-    /// Lays out the L1 table of `l1_clusters` clusters, the refcount blocks not yet written and the
-    /// refcount table, in this order; writes the latter two.
+    /// Where the image ends, all of it but an L1 table of `l1_clusters` clusters having its place.
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub(crate) fn finish(mut self, l1_clusters: u64) -> Result<Tail> {
-        let l1 = self.next;
-        let blocks_at = l1 + l1_clusters;
+    pub(crate) fn end(&self, l1_clusters: u64) -> Result<End, Qcow2Error> {
+        let blocks_at = self.next + l1_clusters;
         let (blocks, table_clusters) = self.tail(blocks_at);
         let table_at = blocks_at + blocks;
         let end = table_at + table_clusters;
         self.check_end(end)?;
         self.check_table(table_clusters)?;
-        for at in blocks_at..table_at {
-            let last = end.min(self.counted() + self.block.len());
-            self.count_once(self.next, last);
-            self.next = last;
-            self.write_block(at)?;
-        }
-        let mut table = self.table;
-        table.resize((table_clusters << self.cluster_bits) as usize / 8, 0.into());
-        let table_offset = table_at << self.cluster_bits;
-        write_table(&*self.storage, table_offset, table.as_bytes())?;
-        Ok(Tail {
-            l1_offset: l1 << self.cluster_bits,
-            refcount_table_offset: table_offset,
-            refcount_table_clusters: table_clusters,
-            file_len: end << self.cluster_bits,
+        Ok(End {
+            blocks_at,
+            table_at,
+            end,
         })
     }
 
     /// Refcount blocks and clusters of refcount table that must stand from cluster `at` to count
     /// all clusters, themselves among them.
     fn tail(&self, at: u64) -> (u64, u64) {
-        let written = self.table.len() as u64;
         let (mut blocks, mut table_clusters) = (1, 1);
         loop {
             // Neither ever shrinks, and a block counts 64 clusters or more: it ends after few steps.
             let end = at + blocks + table_clusters;
-            let all = end.div_ceil(self.block.len());
+            let all = end.div_ceil(self.in_block);
             let next = (
-                (all - written).max(blocks),
+                (all - self.blocks).max(blocks),
                 (all * 8).div_ceil(1 << self.cluster_bits),
             );
             if next == (blocks, table_clusters) {
@@ -198,42 +166,14 @@ impl Allocator {
         }
     }
 
-    /// The first cluster that the block in memory counts.
+    /// The first cluster that no block with a place counts.
     fn counted(&self) -> u64 {
-        self.table.len() as u64 * self.block.len()
+        self.blocks * self.in_block
     }
 
-    /// Clusters that the block in memory can still count.
+    /// Clusters that the block without a place can still count.
     fn room(&self) -> u64 {
-        self.counted() + self.block.len() - self.next
-    }
-
-    /// Counts clusters that the block in memory has not counted yet.
-    fn count_once(&mut self, first: u64, end: u64) {
-        let counted = self.counted();
-        for cluster in first..end {
-            self.block.set(cluster - counted, 1);
-        }
-    }
-
-    /// Writes the block in memory to the next cluster, which the block after it counts.
-    fn close_block(&mut self) -> Result<()> {
-        let at = self.next;
-        self.check_end(at + 1)?;
-        self.write_block(at)?;
-        self.count_once(at, at + 1);
-        self.next += 1;
-        self.check_table((self.table.len() as u64 * 8).div_ceil(1 << self.cluster_bits))?;
-        Ok(())
-    }
-
-    /// Writes the block in memory to cluster `at` and begins the next one.
-    fn write_block(&mut self, at: u64) -> Result<()> {
-        let offset = at << self.cluster_bits;
-        write_table(&*self.storage, offset, &self.block.bytes)?;
-        self.table.push(offset.into());
-        self.block.bytes.fill(0);
-        Ok(())
+        self.counted() + self.in_block - self.next
     }
 
     fn check_end(&self, clusters: u64) -> Result<(), Qcow2Error> {
@@ -257,6 +197,130 @@ impl Allocator {
                 limit,
             });
         }
+        Ok(())
+    }
+}
+
+/// The last clusters of a new image, by their numbers; the L1 table stands before them.
+pub(crate) struct End {
+    /// The first of the refcount blocks.
+    blocks_at: u64,
+    /// The first one of the refcount table.
+    table_at: u64,
+    /// The first one behind the image.
+    pub(crate) end: u64,
+}
+
+/// Hands out clusters without gaps. A refcount block is written as soon as it has its place: only one is
+/// ever in memory.
+pub(crate) struct Allocator {
+    storage: Arc<dyn StorageMut>,
+    places: Places,
+    /// Counts the clusters behind those of `table`.
+    block: Block,
+    /// Byte offsets of the blocks that are written.
+    table: Vec<U64<BE>>,
+}
+
+impl Allocator {
+    /// For an image of which only the first cluster, the header's, is taken.
+    pub(crate) fn new(
+        storage: Arc<dyn StorageMut>,
+        cluster_bits: u32,
+        refcount_order: u32,
+    ) -> Self {
+        let mut block = Block::new(cluster_bits, refcount_order);
+        block.set(0, 1);
+        Self {
+            storage,
+            places: Places::new(cluster_bits, refcount_order),
+            block,
+            table: Vec::new(),
+        }
+    }
+
+    /// Takes at least one and at most `most` clusters in a row; returns the first one's number and
+    /// how many they are.
+    ///
+    /// # Errors
+    /// `Limit` if the file would grow too long; `Io` if a full refcount block cannot be written.
+    pub(crate) fn take(&mut self, most: u64) -> Result<(u64, u64)> {
+        if self.places.room() == 0 {
+            let at = self.places.take_block()?;
+            self.write_block(at)?;
+            self.count_once(at, at + 1);
+        }
+        let (first, count) = self.places.take(most)?;
+        self.count_once(first, first + count);
+        Ok((first, count))
+    }
+
+    /// Lets something more use `cluster`, which is taken, and go on into as many as `more` clusters
+    /// behind it. Refuses, changing nothing, if the counter is full or written already, or if those
+    /// clusters are not the next ones.
+    pub(crate) fn share(&mut self, cluster: u64, more: u64) -> bool {
+        let (first, next) = (self.places.counted(), self.places.next);
+        let in_block = cluster >= first && cluster < next;
+        if !in_block || self.block.get(cluster - first) == self.block.max() {
+            return false;
+        }
+        if more > 0 && (cluster + 1 != next || more > self.places.room()) {
+            return false;
+        }
+        let count = self.block.get(cluster - first);
+        self.block.set(cluster - first, count + 1);
+        self.count_once(next, next + more);
+        self.places.next += more;
+        true
+    }
+
+    /// Lays out the L1 table of `l1_clusters` clusters, the refcount blocks not yet written and the
+    /// refcount table, in this order; writes the latter two.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub(crate) fn finish(mut self, l1_clusters: u64) -> Result<Tail> {
+        let l1 = self.places.next;
+        let End {
+            blocks_at,
+            table_at,
+            end,
+        } = self.places.end(l1_clusters)?;
+        let mut next = l1;
+        for at in blocks_at..table_at {
+            let last = end.min(self.places.counted() + self.block.len());
+            self.count_once(next, last);
+            next = last;
+            self.write_block(at)?;
+            self.places.blocks += 1;
+        }
+        let bits = self.places.cluster_bits;
+        let (table_clusters, table_offset) = (end - table_at, table_at << bits);
+        let mut table = self.table;
+        table.resize((table_clusters << bits) as usize / 8, 0.into());
+        write_table(&*self.storage, table_offset, table.as_bytes())?;
+        Ok(Tail {
+            l1_offset: l1 << bits,
+            refcount_table_offset: table_offset,
+            refcount_table_clusters: table_clusters,
+            file_len: end << bits,
+        })
+    }
+
+    /// Counts clusters that the block in memory has not counted yet.
+    fn count_once(&mut self, first: u64, end: u64) {
+        let counted = self.places.counted();
+        for cluster in first..end {
+            self.block.set(cluster - counted, 1);
+        }
+    }
+
+    /// Writes the block in memory to cluster `at` and begins the next one.
+    fn write_block(&mut self, at: u64) -> Result<()> {
+        let offset = at << self.places.cluster_bits;
+        write_table(&*self.storage, offset, &self.block.bytes)?;
+        self.table.push(offset.into());
+        self.block.bytes.fill(0);
         Ok(())
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Codec, Demand, ErrorKind, Format, GuestRange, Packing, Placement, Sink, Slot, Storage,
-    ZeroPolicy,
+    StorageMut, ZeroPolicy,
 };
 use goldsmith_qcow2::QCOW2;
-use goldsmith_storage::MemoryStorage;
+use goldsmith_storage::{MemoryStorage, VoidStorage};
 use goldsmith_testkit::trace::{Call, TraceStorage};
 use goldsmith_testkit::{image, pattern};
+use proptest::prelude::*;
 
 fn create(
     size: u64,
@@ -339,4 +340,61 @@ fn no_byte_is_written_twice() {
         }
         assert_eq!(flushed, 2);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Where every cluster has its place in advance, whatever is written and in whatever file it stands.
+    #[test]
+    fn length_of_a_preallocated_image_is_known_before_it_is_laid_out(
+        cluster_bits in 9u32..22,
+        refcount_bits in prop::sample::select(vec!["1", "2", "4", "8", "16", "32", "64"]),
+        how in prop::sample::select(vec!["metadata", "falloc"]),
+        extended: bool,
+        in_data_file: bool,
+        clusters in 0u64..9000,
+        rest: u64,
+        data in prop::option::of((any::<prop::sample::Index>(), 1u64..1 << 30)),
+    ) {
+        let cluster_size = 1u64 << cluster_bits;
+        let size = (clusters << cluster_bits) + rest % cluster_size;
+        let cluster_text = cluster_size.to_string();
+        let mut options = vec![
+            ("cluster_size", &*cluster_text),
+            ("refcount_bits", refcount_bits),
+            ("preallocation", how),
+        ];
+        if extended && cluster_bits >= 14 {
+            options.push(("extended_l2", "on"));
+        }
+        if in_data_file {
+            options.push(("data_file", "data"));
+        }
+        let mut spec = image::spec(&QCOW2, size, &options, false).unwrap();
+        let void = || Arc::new(VoidStorage::new("void", 0));
+        spec.data = in_data_file.then(|| void() as Arc<dyn StorageMut>);
+        let known = QCOW2.len_of_any(&spec).unwrap();
+        let sink = QCOW2.create(void(), &spec).unwrap();
+        if let Some((start, len)) = data.filter(|_| clusters > 0) {
+            let start = start.index(clusters as usize) as u64 * cluster_size;
+            let end = size.min((start + len).next_multiple_of(cluster_size));
+            let range = GuestRange::new(start, end);
+            sink.reserve(&[Demand { range, packed: None }], &mut Vec::new()).unwrap();
+        }
+        prop_assert_eq!(known, Some(sink.commit().unwrap().file_len));
+    }
+}
+
+#[test]
+fn length_that_hangs_on_what_is_written_is_not_known_before() {
+    for options in [&[][..], &[("cluster_size", "512")]] {
+        let spec = image::spec(&QCOW2, 1 << 30, options, false).unwrap();
+        assert_eq!(QCOW2.len_of_any(&spec).unwrap(), None);
+    }
+    let spec = image::spec(&QCOW2, 1 << 62, &[("preallocation", "full")], false).unwrap();
+    assert_eq!(
+        QCOW2.len_of_any(&spec).unwrap_err().kind(),
+        ErrorKind::Usage
+    );
 }
