@@ -114,9 +114,12 @@ struct Nature {
     packed: bool,
     /// Stored, in a hole of the file.
     hole: bool,
+    /// Whether there is a place for it in the file. [qemu]
+    placed: bool,
 }
 
 const BEHIND: Nature = Nature {
+    placed: false,
     hole: false,
     data: false,
     allocated: false,
@@ -152,9 +155,10 @@ impl Pair<'_> {
             .map_err(CompareError::Status)?
             .extent;
         let nature = match extent.kind {
-            ExtentKind::Data { .. } => Nature {
+            ExtentKind::Data { host } => Nature {
                 data: true,
                 allocated: true,
+                placed: host.is_some(),
                 ..BEHIND
             },
             ExtentKind::Compressed { .. } => Nature {
@@ -166,10 +170,12 @@ impl Pair<'_> {
             ExtentKind::Hole { .. } => Nature {
                 allocated: true,
                 hole: true,
+                placed: true,
                 ..BEHIND
             },
-            ExtentKind::Zero { allocated, .. } => Nature {
+            ExtentKind::Zero { allocated, host } => Nature {
                 allocated,
+                placed: host.is_some(),
                 ..BEHIND
             },
             ExtentKind::Unallocated => BEHIND,

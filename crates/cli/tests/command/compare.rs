@@ -40,6 +40,63 @@ fn answers_and_statuses_are_those_of_qemu_img() {
     }
 }
 
+/// Allocation is what is stored and what has a place, as with QEMU.
+#[test]
+fn strict_comparison_finds_places_that_are_kept() {
+    let folder = Folder::new();
+    for line in [
+        "create -q -f qcow2 -o extended_l2=on sub.qcow2 1M",
+        "create -q -f qcow2 -o cluster_size=4k small.qcow2 1M",
+        "create -q -f qcow2 -o extended_l2=on kept.qcow2 1M",
+        "create -q -f qcow2 none.qcow2 1M",
+        "create -q -f qcow2 -o preallocation=metadata holes.qcow2 1M",
+    ] {
+        folder.qemu_img_ok(line);
+    }
+    let data = "write -P 7 136k 4k";
+    for name in ["sub.qcow2", "small.qcow2"] {
+        folder.qemu_io(name, &[data]);
+    }
+    folder.qemu_io("kept.qcow2", &["write 128k 64k", "write -z 128k 64k"]);
+    folder.qemu_io("none.qcow2", &["write -z 128k 64k"]);
+    for (a, b, at) in [
+        ("sub", "small", 128 << 10),
+        ("kept", "none", 128 << 10),
+        ("holes", "none", 0),
+    ] {
+        for line in [
+            format!("{a}.qcow2 {b}.qcow2"),
+            format!("{b}.qcow2 {a}.qcow2"),
+        ] {
+            let line = format!("compare -s -f qcow2 -F qcow2 {line}");
+            let (ours, theirs) = (folder.goldsmith(&line), folder.qemu_img(&line));
+            assert_eq!((ours.status, &ours.stdout), (1, &theirs.stdout), "{line}");
+            assert!(
+                ours.stdout.contains(&format!("Offset {at} ")),
+                "{line}: {ours:?}"
+            );
+        }
+    }
+}
+
+/// QEMU holds against each other, too, whether a run goes on to the end of the disk, and so names the start
+/// of a run that is alike in both; what is named here is the first byte that is allocated otherwise.
+#[test]
+fn strict_comparison_names_the_first_byte_that_differs() {
+    let folder = Folder::new();
+    folder.write("full.raw", &disk("1M:A"));
+    folder.write("half.raw", &disk("512k:A"));
+    let half = std::fs::File::options()
+        .write(true)
+        .open(folder.path("half.raw"));
+    half.unwrap().set_len(1 << 20).unwrap();
+    let line = "compare -s -f raw -F raw full.raw half.raw";
+    let (ours, theirs) = (folder.goldsmith(line), folder.qemu_img(line));
+    assert_eq!((ours.status, theirs.status), (1, 1));
+    assert!(ours.stdout.contains("Offset 524288 "), "{ours:?}");
+    assert!(theirs.stdout.contains("Offset 0 "), "{theirs:?}");
+}
+
 #[test]
 fn image_that_cannot_be_opened_is_status_2() {
     let folder = Folder::new();
