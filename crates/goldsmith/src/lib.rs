@@ -33,7 +33,8 @@
 //!
 //! Images are edited in place by builders, too: [`Create`], [`Resize`], [`Snapshots`], [`Rebase`],
 //! [`Commit`], [`Amend`], [`EditBitmap`], and [`Check`] where it repairs. Cut off anywhere, an edit
-//! leaves the old disk or the new one; and each can be rehearsed, which tells what would be done.
+//! leaves the old disk or the new one (but for the base of a [`Commit`], whose overlay shows it); and each
+//! can be rehearsed, which tells what would be done.
 //! An image that a running virtual machine has open is left alone.
 //!
 //! ```
