@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, GuestRange, HostRange,
-    Layer, LayerInfo, Result, Storage, Symptom, align_down,
+    Layer, LayerInfo, Result, SECTOR, Storage, Symptom, align_down, align_up,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use goldsmith_crypt::Luks;
@@ -337,9 +337,12 @@ impl Qcow2Layer {
         let host = HostRange::new(host + into, range.len());
         let data = self.data()?;
         let file_len = data.len();
-        if host.end() > file_len {
+        // Part of an encrypted sector says nothing.
+        let unit = if self.crypt.is_plain() { 1 } else { SECTOR };
+        let whole = align_down(file_len, unit);
+        if align_up(host.end(), unit).is_none_or(|end| end > whole) {
             // Only the part that is missing: what the file still holds is good.
-            let there = file_len.saturating_sub(host.offset);
+            let there = whole.saturating_sub(host.offset);
             let host = HostRange::new(host.offset + there, host.len - there);
             let missing = GuestRange::new(range.start + there, range.end);
             let mut error = Error::from(Qcow2Error::DataTruncated { host, file_len });

@@ -1,5 +1,6 @@
 //! Damage: every image gets an answer, and a cut one never a wrong one.
 
+use goldsmith_block::ErrorKind;
 use goldsmith_qcow2::QCOW2;
 use goldsmith_testkit::hostile::{SECRET, cuts, survives};
 use goldsmith_testkit::{ModelDisk, fuzz, image, pattern};
@@ -40,6 +41,28 @@ fn image_cut_anywhere_is_refused_or_reads_the_same() {
             let same = outcome.reads_as(disk.bytes());
             assert!(same || outcome.refused().is_some(), "cut to {cut} bytes");
         }
+    }
+}
+
+/// Of a sector that is encrypted a part says nothing, though the disk ends in that part.
+#[test]
+fn encrypted_sector_in_which_the_file_ends_is_truncated() {
+    let (disk, image) = small_images().pop().unwrap();
+    let number = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    let offset = |at: usize| (number(at) & 0x00ff_ffff_ffff_fe00) as usize;
+    let last = (disk.len() / 512) as usize;
+    let entry = offset(offset(40) + last / 64 * 8) + last % 64 * 8;
+    let data = offset(entry);
+    let mut image = image.clone();
+    // Moved to the end of the file.
+    let end = image.len().next_multiple_of(512);
+    image.resize(end, 0);
+    image.extend_from_within(data..data + 512);
+    image[entry..entry + 8].copy_from_slice(&(COPIED | end as u64).to_be_bytes());
+    assert!(survives(&QCOW2, image.clone()).reads_as(disk.bytes()));
+    for cut in [511, disk.len() as usize % 512, 1, 0] {
+        let outcome = survives(&QCOW2, image[..end + cut].to_vec());
+        assert_eq!(outcome.refused(), Some(ErrorKind::Corrupt), "{cut} bytes");
     }
 }
 
