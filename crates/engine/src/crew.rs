@@ -12,7 +12,7 @@ pub fn cores() -> NonZeroUsize {
     *CORES.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-/// The most workers of one job: each has buffers of its own. [ours] More machines have no use for.
+/// The most workers of one job: each has buffers of its own. `[ours]` More machines have no use for.
 pub const MOST_THREADS: usize = 1024;
 
 /// Address space that a thread takes before it does anything, in bytes: 2 MiB for its stack, and what
