@@ -537,6 +537,17 @@ pub enum Qcow2Error {
         /// First offset that is too far.
         limit: u64,
     },
+    /// A repair that would make the file longer than where something was lost.
+    #[error(
+        "new tables would stand at {place:#x}, and make zeros of what should stand at {lost:#x}, where the \
+         file has nothing: it was truncated. It stays as it is; convert --salvage takes what is left"
+    )]
+    WouldHideLoss {
+        /// Where they would stand.
+        place: u64,
+        /// The first cluster that is lost.
+        lost: u64,
+    },
     /// A request that breaks the contract of `Sink`.
     #[error("the engine {what}")]
     Contract {

@@ -1,6 +1,5 @@
 //! How often each cluster of the file is used.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use goldsmith_block::{Budget, Checked, Result};
@@ -21,10 +20,6 @@ pub(super) const UNREADABLE: u8 = 1 << 4;
 /// More uses than can be counted.
 const OVERFULL: u8 = 1 << 5;
 
-/// Most clusters behind the file that are remembered. [ours] Who mends the image has to keep off them,
-/// and puts little there.
-const BEHIND: usize = 1 << 16;
-
 /// The uses of every cluster: what its refcount should be.
 ///
 /// Takes, for each cluster of the file, as much memory as a refcount of the image, and a byte.
@@ -33,8 +28,8 @@ pub(crate) struct Counts {
     counts: Block,
     /// What is known of each cluster besides.
     flags: Vec<u8>,
-    /// Clusters farther behind the file that something names.
-    behind: BTreeSet<u64>,
+    /// The first cluster that is lost, or some of it: something names it, and the file ends before.
+    lost: Option<u64>,
     cluster_bits: u32,
     file_len: u64,
     /// Clusters of the file, and the one behind it if something uses that.
@@ -54,7 +49,7 @@ impl Counts {
             cluster_bits: geometry.cluster_bits,
             file_len: geometry.file_len,
             clusters,
-            behind: BTreeSet::new(),
+            lost: None,
         })
     }
 
@@ -82,7 +77,7 @@ impl Counts {
                     "{what} takes {len} bytes at {offset:#x}, but the file ends at {file_len:#x}"
                 ),
             );
-            self.note_behind(offset, len);
+            self.note_lost(offset.max(file_len));
             return;
         };
         let max = self.counts.max();
@@ -106,16 +101,15 @@ impl Counts {
         }
     }
 
-    fn note_behind(&mut self, offset: u64, len: u64) {
-        let last = offset.saturating_add(len - 1) >> self.cluster_bits;
-        let clusters = (offset >> self.cluster_bits).max(self.clusters)..=last;
-        let room = BEHIND.saturating_sub(self.behind.len());
-        self.behind.extend(clusters.take(room));
+    /// Notes that something should stand at `offset`, where the file has nothing.
+    pub(super) fn note_lost(&mut self, offset: u64) {
+        let cluster = offset >> self.cluster_bits;
+        self.lost = Some(self.lost.map_or(cluster, |lost| lost.min(cluster)));
     }
 
-    /// Whether something names `cluster`, which is behind the file.
-    pub(crate) fn is_named_behind(&self, cluster: u64) -> bool {
-        self.behind.contains(&cluster)
+    /// The first cluster that is lost, at least in part.
+    pub(crate) fn first_lost(&self) -> Option<u64> {
+        self.lost
     }
 
     /// How often `cluster`, one of [`clusters`](Self::clusters), is used.

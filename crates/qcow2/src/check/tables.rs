@@ -312,6 +312,7 @@ impl Check<'_> {
                 table.times,
                 format_args!("{cluster} ends at {need:#x}, but the file at {file_len:#x}"),
             );
+            self.counts.note_lost(file_len);
         }
     }
 

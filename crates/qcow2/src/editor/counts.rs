@@ -182,11 +182,8 @@ impl Counts {
     /// As [`get`](Self::get).
     pub(super) fn old(&mut self, cluster: u64, budget: &Budget) -> Result<u64> {
         let known = self.uses.as_ref();
-        let known = known.map_or(0, |uses| match cluster < uses.clusters {
-            true => uses.get(cluster),
-            // What is written there would come to be what names it.
-            false => uses.is_named_behind(cluster).into(),
-        });
+        let known = known.filter(|uses| cluster < uses.clusters);
+        let known = known.map_or(0, |uses| uses.get(cluster));
         Ok(self.stored(cluster, budget)?.max(known))
     }
 
@@ -280,6 +277,7 @@ impl Counts {
     /// Takes `count` free clusters in a row, each used once; returns the first one's number.
     ///
     /// # Errors
+    /// `Corrupt` if that made the file so long that what it lost read as zeros from then on;
     /// `Limit` if the file would grow too long; and as [`get`](Self::get).
     pub(super) fn take(&mut self, count: u64, budget: &Budget) -> Result<u64> {
         let (mut first, mut cluster) = (self.search, self.search);
@@ -300,6 +298,12 @@ impl Counts {
                     self.search = first;
                 }
             }
+        }
+        if let Some(lost) = self.uses.as_ref().and_then(check::Counts::first_lost)
+            && first + count > lost
+        {
+            let (place, lost) = (first << self.cluster_bits, lost << self.cluster_bits);
+            return Err(Qcow2Error::WouldHideLoss { place, lost }.into());
         }
         for cluster in first..first + count {
             self.set(cluster, 1, budget)?;
