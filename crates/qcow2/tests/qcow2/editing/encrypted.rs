@@ -89,8 +89,18 @@ fn encrypted_image_is_edited_as_any_other() {
         check(&path, SECRET);
         // Without the word, what needs no guest data can be done, and nothing else.
         edit(&path, "", &snapshot("two")).unwrap();
-        let error = edit(&path, "", &resize(disk.len() + 512)).err();
-        assert!(error.is_none_or(|error| error.kind() == ErrorKind::Denied));
+        let before = std::fs::read(&path).unwrap();
+        let error = edit(&path, "", &resize(disk.len() + 512)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{format}");
+        assert!(std::fs::read(&path).unwrap() == before, "{format}");
+        // At the border of a cluster there is no tail to be cleared.
+        let mut expected = disk.bytes().to_vec();
+        for size in [256 << 10, disk.len() + 512] {
+            edit(&path, "", &resize(size)).unwrap();
+            expected.resize(size as usize, 0);
+            assert!(qemu_reads(&path, SECRET).unwrap() == expected, "{format}");
+        }
+        check(&path, SECRET);
     }
 }
 
