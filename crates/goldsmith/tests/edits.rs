@@ -11,6 +11,7 @@ use goldsmith::{
     SnapshotName, Snapshots,
 };
 use goldsmith_storage::{FileStorage, Use, lock};
+use goldsmith_testkit::hostile::SECRET;
 use goldsmith_testkit::model::{ModelDisk, any_disk};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -441,12 +442,12 @@ fn encrypted_image_is_edited_with_its_passphrase() {
         .option("encrypt.format", "luks")
         .option("encrypt.key-secret", "s")
         .option("encrypt.iter-time", "10")
-        .secret("s", "sesame");
+        .secret("s", SECRET);
     create.run().unwrap();
     let opener = || {
         Opener::new()
             .references(References::SameDirectory)
-            .secret("s", "sesame")
+            .secret("s", SECRET)
             .option("encrypt.key-secret", "s")
     };
     // Everything comes to stand in the image itself, encrypted.
@@ -456,9 +457,11 @@ fn encrypted_image_is_edited_with_its_passphrase() {
     chain.read_at(0, &mut bytes).unwrap();
     assert!(bytes == std::fs::read(&raw).unwrap());
     drop(chain);
-    let file = std::fs::read(&top).unwrap();
+    let (file, line) = (std::fs::read(&top).unwrap(), b"B00000000000000\n");
+    assert!(bytes == qemu::read("qcow2", &file));
+    assert!(bytes.starts_with(line));
     assert!(
-        !file.windows(64).any(|bytes| bytes == [b'B'; 64]),
+        !file.windows(line.len()).any(|bytes| bytes == line),
         "as plain text"
     );
     // And back into a base.
