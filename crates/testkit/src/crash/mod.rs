@@ -86,6 +86,20 @@ impl CrashStorage {
         self.now.to_vec()
     }
 
+    /// What would be left of this file now if nothing arrived but what was flushed.
+    pub fn durable(&self) -> Arc<MemoryStorage> {
+        let log = self.log();
+        let (name, mut bytes) = log.files[self.file].clone();
+        let events = log.events.iter().filter(|(file, _)| *file == self.file);
+        let events: Vec<_> = events.map(|(_, event)| event).collect();
+        let is_flush = |event: &&Event| matches!(event, Event::Flush);
+        let last = events.iter().rposition(is_flush).unwrap_or(0);
+        for event in &events[..last] {
+            event.arrive(&mut bytes, Arrival::Whole);
+        }
+        Arc::new(MemoryStorage::holding(name, bytes))
+    }
+
     /// How many changes were asked for so far, of all files; flushes are none.
     pub fn changes(&self) -> usize {
         let events = &self.log().events;
@@ -258,6 +272,23 @@ mod tests {
         crash.flush().unwrap();
         assert_eq!(states(&crash), set(["ab", "Ab", "AB"]));
         assert_eq!(crash.changes(), 2);
+    }
+
+    #[test]
+    fn what_was_flushed_is_durable_and_nothing_else() {
+        let one = CrashStorage::new("one", sectors("ab"));
+        let two = one.beside("two", sectors("c"));
+        let durable = |file: &CrashStorage| file.durable().to_vec();
+        one.write_at(0, &sectors("A")).unwrap();
+        two.flush().unwrap();
+        assert!(durable(&one) == sectors("ab"));
+        one.flush().unwrap();
+        one.write_at(512, &sectors("B")).unwrap();
+        two.write_at(0, &sectors("C")).unwrap();
+        assert!(durable(&one) == sectors("Ab"));
+        assert!(durable(&two) == sectors("c"));
+        one.flush().unwrap();
+        assert!(durable(&one) == sectors("AB"));
     }
 
     #[test]
