@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, BitmapChange, Edit, Format, GuestRange, Layer, Preallocation, Repair,
+    BackingReference, BitmapChange, Detail, Edit, Format, GuestRange, Layer, Preallocation, Repair,
 };
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
 use goldsmith_testkit::qemu;
 
+use self::Outcome::{Changed, Refused, Same};
 use super::{amend, checked, editor, pack_over, resize, snapshot, states, write_over};
 use crate::bench::{Bench, budget};
 use crate::check::{check, patch};
@@ -20,14 +21,18 @@ use crate::damage::Places;
 const SAMPLE: usize = 23;
 
 /// Edits of one image, each with its name.
-fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
+fn edits(layer: &dyn Layer) -> Vec<(String, Edit)> {
     let size = layer.info().virtual_size;
     let backing = BackingReference {
         name: "another-name-of-another-file.qcow2".into(),
         format: Some("qcow2".into()),
         ..BackingReference::default()
     };
-    let mut edits = vec![
+    let add = BitmapChange::Add {
+        granularity: Some(512),
+        enabled: true,
+    };
+    let edits = [
         ("grow", resize(size * 40)),
         ("grow inside the table", resize(size + 1024)),
         (
@@ -55,53 +60,97 @@ fn edits(layer: &dyn Layer) -> Vec<(&'static str, Edit)> {
         ("the newer version", amend(&[("compat", "1.1")])),
         ("wider refcounts", amend(&[("refcount_bits", "64")])),
         ("narrower refcounts", amend(&[("refcount_bits", "2")])),
+        ("a bitmap", bitmap("new", add)),
     ];
-    let bitmap = |name: &str, change| Edit::Bitmap {
-        name: name.into(),
-        change,
-    };
-    let add = BitmapChange::Add {
-        granularity: Some(512),
-        enabled: true,
-    };
-    edits.push(("a bitmap", bitmap("new", add)));
-    for info in &layer.info().bitmaps {
-        let marked = BitmapChange::Mark(vec![GuestRange::new(0, size / 2)]);
-        edits.push(("a marked bitmap", bitmap(&info.name, marked)));
-        edits.push(("no bitmap", bitmap(&info.name, BitmapChange::Remove)));
-    }
+    let edits = edits.map(|(what, edit)| (what.into(), edit));
+    let mut edits = Vec::from(edits);
+    edits.extend(bitmap_edits(layer));
     for index in 0..layer.info().snapshots.len() {
-        edits.push(("apply a snapshot", Edit::ApplySnapshot(index)));
-        edits.push(("delete a snapshot", Edit::DeleteSnapshot(index)));
+        edits.push((format!("apply {index}"), Edit::ApplySnapshot(index)));
+        edits.push((format!("delete {index}"), Edit::DeleteSnapshot(index)));
     }
     edits
 }
 
+/// Edits of each bitmap of an image.
+fn bitmap_edits(layer: &dyn Layer) -> Vec<(String, Edit)> {
+    let info = layer.info();
+    let first_half = GuestRange::new(0, info.virtual_size / 2);
+    let edits = info.bitmaps.iter().flat_map(|it| {
+        let changes = [
+            ("mark", BitmapChange::Mark(vec![first_half])),
+            ("clear", BitmapChange::Clear),
+            ("switch", BitmapChange::Enable(!it.enabled)),
+            ("remove", BitmapChange::Remove),
+        ];
+        changes.map(|(what, change)| (format!("{what} {}", it.name), bitmap(&it.name, change)))
+    });
+    edits.collect()
+}
+
+fn bitmap(name: &str, change: BitmapChange) -> Edit {
+    Edit::Bitmap {
+        name: name.into(),
+        change,
+    }
+}
+
+/// What can be seen of an image: its disk and those of its snapshots, the dirty parts of each bitmap,
+/// and what its header says.
+#[derive(PartialEq)]
+struct Looks {
+    states: Vec<Vec<u8>>,
+    dirty: Vec<Vec<GuestRange>>,
+    backing: Option<BackingReference>,
+    details: Vec<(&'static str, Detail)>,
+}
+
+impl Looks {
+    fn of(layer: &dyn Layer) -> Self {
+        let info = layer.info();
+        let bitmaps = 0..info.bitmaps.len();
+        Self {
+            states: states(layer),
+            dirty: bitmaps.map(|index| dirty(layer, index)).collect(),
+            backing: info.backing.clone(),
+            details: info.details.clone(),
+        }
+    }
+}
+
+fn dirty(layer: &dyn Layer, index: usize) -> Vec<GuestRange> {
+    layer.dirty_ranges(index, &budget()).unwrap()
+}
+
+/// What became of an edit.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Changed,
+    /// The image is what it was asked to be already.
+    Same,
+    Refused,
+}
+
 /// Cuts `edit` of the image `bytes` at every point.
-fn cut(what: &str, bytes: &[u8], edit: &Edit) {
+fn cut(what: &str, bytes: &[u8], edit: &Edit) -> Outcome {
     let crash = Arc::new(CrashStorage::new("image", bytes.to_vec()));
     let mut editor = editor(Arc::clone(&crash) as _);
-    let look = |layer: &dyn Layer| {
-        let info = layer.info();
-        (states(layer), info.backing.clone(), info.details.clone())
-    };
-    let before = look(&*editor.layer());
+    let before = Looks::of(&*editor.layer());
     if editor.edit(edit).is_err() {
-        // Not every image can have every edit, but then nothing has changed.
         let layer = QCOW2.open(Arc::clone(&crash) as _, &budget()).unwrap();
-        assert!(look(&*layer) == before, "{what}");
-        return;
+        assert!(Looks::of(&*layer) == before, "{what}");
+        return Refused;
     }
-    let after = look(&*editor.layer());
+    let after = Looks::of(&*editor.layer());
     assert!(
-        look(&*open(crash.durable())) == after,
+        Looks::of(&*open(crash.durable())) == after,
         "{what}: not durable"
     );
     let (mut count, mut seen) = (0, [false; 2]);
     crash.each_state(|cut, state: Arc<MemoryStorage>| {
         let layer = QCOW2.open(Arc::clone(&state) as _, &budget());
         let layer = layer.unwrap_or_else(|error| panic!("{what}, {cut}: {}", error.report()));
-        let found = look(&*layer);
+        let found = Looks::of(&*layer);
         assert!(found == before || found == after, "{what}, {cut}");
         seen[usize::from(found == after)] = true;
         let checked = checked(&state);
@@ -123,32 +172,54 @@ fn cut(what: &str, bytes: &[u8], edit: &Edit) {
             );
         }
     });
-    assert!(
-        before == after || seen == [true; 2],
-        "{what}: {count} states"
-    );
+    if before == after {
+        return Same;
+    }
+    assert!(seen == [true; 2], "{what}: {count} states");
+    Changed
 }
 
 fn open(storage: Arc<MemoryStorage>) -> Arc<dyn Layer> {
     QCOW2.open(storage, &budget()).unwrap()
 }
 
-fn cut_all(options: &str, commands: &[&str], snapshots: &[&str]) {
+/// Cuts all edits of an image; those that are not named in `idle` change it.
+fn cut_all(options: &str, commands: &[&str], snapshots: &[&str], idle: &[(&str, Outcome)]) {
     let bench = Bench::new();
-    cut_image(&bench.image("image", options, "96k", commands), snapshots);
+    let path = bench.image("image", options, "96k", commands);
+    cut_image(&path, snapshots, idle);
 }
 
-fn cut_image(path: &Path, snapshots: &[&str]) {
+fn cut_image(path: &Path, snapshots: &[&str], idle: &[(&str, Outcome)]) {
     for (nth, name) in snapshots.iter().enumerate() {
         qemu::img_ok(&["snapshot", "-c", name, path.to_str().unwrap()]);
         let write = format!("write -P {} {}k 9k", nth + 100, 8 * nth);
         qemu::io_ok(path, "qcow2", &[&write]);
     }
+    cut_edits(path, edits, idle);
+}
+
+fn cut_edits(path: &Path, edits: fn(&dyn Layer) -> Vec<(String, Edit)>, idle: &[(&str, Outcome)]) {
     let bytes = std::fs::read(path).unwrap();
-    let layer = editor(Arc::new(MemoryStorage::holding("image", bytes.clone()))).layer();
+    let layer = open(Arc::new(MemoryStorage::holding("image", bytes.clone())));
+    let mut found = Vec::new();
     for (what, edit) in edits(&*layer) {
-        cut(what, &bytes, &edit);
+        match cut(&what, &bytes, &edit) {
+            Changed => {}
+            outcome => found.push((what, outcome)),
+        }
     }
+    let found: Vec<_> = found.iter().map(|(what, it)| (&**what, it)).collect();
+    let idle: Vec<_> = idle.iter().map(|(what, it)| (*what, it)).collect();
+    assert_eq!(found, idle);
+}
+
+/// Gives the image at `path` a bitmap that knows of a write, and one that records none.
+fn add_bitmaps(path: &Path) {
+    let text = path.to_str().unwrap();
+    qemu::img_ok(&["bitmap", "--add", "-g", "512", text, "busy"]);
+    qemu::img_ok(&["bitmap", "--add", "-g", "64k", "--disable", text, "idle"]);
+    qemu::io_ok(path, "qcow2", &["write -P 9 70k 3k"]);
 }
 
 #[test]
@@ -157,12 +228,47 @@ fn plain_image_survives_every_cut() {
         "cluster_size=4k",
         &["write -P 7 4k 20k", "write -z 40k 8k"],
         &[],
+        &[("no backing file", Same), ("the newer version", Same)],
+    );
+}
+
+/// The bits of one bitmap fill several clusters.
+#[test]
+fn bitmaps_survive_every_cut() {
+    for (options, size) in [("cluster_size=4k", "96k"), ("cluster_size=512", "5M")] {
+        let bench = Bench::new();
+        let path = bench.image("image", options, size, &["write -P 7 4k 20k"]);
+        add_bitmaps(&path);
+        cut_edits(&path, bitmap_edits, &[("clear idle", Same)]);
+    }
+}
+
+#[test]
+fn image_with_bitmaps_survives_every_cut() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "96k", &["write -P 7 4k 20k"]);
+    add_bitmaps(&path);
+    cut_image(
+        &path,
+        &["one"],
+        &[
+            ("no backing file", Same),
+            ("another version", Refused),
+            ("the newer version", Same),
+            ("clear idle", Same),
+            ("apply 0", Refused),
+        ],
     );
 }
 
 #[test]
 fn image_of_large_clusters_survives_every_cut() {
-    cut_all("cluster_size=64k", &["write -P 7 3k 80k"], &["one"]);
+    cut_all(
+        "cluster_size=64k",
+        &["write -P 7 3k 80k"],
+        &["one"],
+        &[("no backing file", Same), ("the newer version", Same)],
+    );
 }
 
 #[test]
@@ -171,6 +277,7 @@ fn image_with_snapshots_survives_every_cut() {
         "cluster_size=1k",
         &["write -P 7 3k 40k", "write -P 8 60k 20k"],
         &["one", "two"],
+        &[("no backing file", Same), ("the newer version", Same)],
     );
 }
 
@@ -180,6 +287,18 @@ fn old_version_survives_every_cut() {
         "compat=0.10,cluster_size=2k",
         &["write -P 7 3k 40k"],
         &["one"],
+        &[
+            ("grow", Refused),
+            ("grow inside the table", Refused),
+            ("grow with places", Refused),
+            ("grow over a longer disk", Refused),
+            ("shrink", Refused),
+            ("no backing file", Same),
+            ("another version", Same),
+            ("wider refcounts", Refused),
+            ("narrower refcounts", Refused),
+            ("a bitmap", Refused),
+        ],
     );
 }
 
@@ -189,6 +308,12 @@ fn smallest_clusters_and_widest_refcounts_survive_every_cut() {
         "cluster_size=512,refcount_bits=64",
         &["write -P 7 3k 11k"],
         &["one"],
+        &[
+            ("no backing file", Same),
+            ("another version", Refused),
+            ("the newer version", Same),
+            ("wider refcounts", Same),
+        ],
     );
 }
 
@@ -198,6 +323,11 @@ fn subclusters_survive_every_cut() {
         "cluster_size=16k,extended_l2=on",
         &["write -P 7 3k 20k", "write -P 8 60k 5k"],
         &["one"],
+        &[
+            ("no backing file", Same),
+            ("another version", Refused),
+            ("the newer version", Same),
+        ],
     );
 }
 
@@ -352,7 +482,6 @@ fn bitmap_knows_of_all_that_a_stopped_sink_wrote() {
         96 << 10,
         &[(8 << 10, 16 << 10, 5), (64 << 10, 68 << 10, 0)],
     );
-    let dirty = |layer: &dyn Layer, index| layer.dirty_ranges(index, &budget()).unwrap();
     let mut unsure = false;
     crash.each_state(|cut, state: Arc<MemoryStorage>| {
         let layer = QCOW2.open(Arc::clone(&state) as _, &budget()).unwrap();
@@ -400,12 +529,9 @@ fn long_names_survive_every_cut() {
     let data = folder.join("data");
     let base = bench.text("base");
     qemu::img_ok(&["create", "-q", "-f", "raw", &base, "96k"]);
-    let bitmap = Edit::Bitmap {
-        name: "new".into(),
-        change: BitmapChange::Add {
-            granularity: None,
-            enabled: true,
-        },
+    let add = BitmapChange::Add {
+        granularity: None,
+        enabled: true,
     };
     let backing = Edit::SetBacking(Some(BackingReference {
         name: base,
@@ -417,7 +543,12 @@ fn long_names_survive_every_cut() {
         let data = data.to_str().unwrap();
         let options = format!("cluster_size={cluster_size},data_file={data}");
         let mut bytes = std::fs::read(bench.image("image", &options, "96k", &[])).unwrap();
-        for edit in [&bitmap, &backing, &Edit::SetBacking(None), &short] {
+        for edit in [
+            &bitmap("new", add.clone()),
+            &backing,
+            &Edit::SetBacking(None),
+            &short,
+        ] {
             bytes = cut_names(&bytes, edit);
         }
     }
@@ -499,21 +630,17 @@ fn strange_headers_survive_every_cut() {
             ..BackingReference::default()
         }))
     };
-    let bitmap = |change| Edit::Bitmap {
-        name: "new".into(),
-        change,
-    };
-    let add = bitmap(BitmapChange::Add {
+    let add = BitmapChange::Add {
         granularity: None,
         enabled: true,
-    });
+    };
     let edits = [
-        add,
+        bitmap("new", add),
         to(&long),
         resize(200 << 10),
         to(&base),
         Edit::SetBacking(None),
-        bitmap(BitmapChange::Remove),
+        bitmap("new", BitmapChange::Remove),
         amend(&[("compat", "0.10")]),
     ];
     for len in [104, 1000] {
@@ -567,14 +694,26 @@ fn overlay_survives_every_cut() {
     let bench = Bench::new();
     let base = bench.text("base-with-a-long-name-so-that-two-of-them-are-longer-than-a-sector");
     qemu::img_ok(&["create", "-q", "-f", "raw", &base, "96k"]);
-    for options in [
-        "cluster_size=64k",
-        "cluster_size=4k",
-        "cluster_size=1k",
-        "compat=0.10",
+    let inside_a_cluster = [
+        ("grow over a longer disk", Refused),
+        ("the newer version", Same),
+    ];
+    let at_its_border = [("the newer version", Same)];
+    let old_version = [
+        ("grow over a longer disk", Refused),
+        ("another version", Same),
+        ("wider refcounts", Refused),
+        ("narrower refcounts", Refused),
+        ("a bitmap", Refused),
+    ];
+    for (options, idle) in [
+        ("cluster_size=64k", &inside_a_cluster[..]),
+        ("cluster_size=4k", &at_its_border),
+        ("cluster_size=1k", &at_its_border),
+        ("compat=0.10", &old_version),
     ] {
         let backing = format!("{options},backing_file={base},backing_fmt=raw");
         let commands = ["write -P 5 30k 10k"];
-        cut_image(&bench.image("image", &backing, "96k", &commands), &[]);
+        cut_image(&bench.image("image", &backing, "96k", &commands), &[], idle);
     }
 }
