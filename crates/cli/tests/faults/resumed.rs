@@ -1,15 +1,11 @@
 //! `--resume`: killed again and again, the command ends with what one uninterrupted run makes.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
-use std::time::Duration;
-
 use goldsmith_testkit::figure;
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 
-use crate::Place;
-use crate::killed::{killed_at, next};
+use crate::killed::{Moments, killed_at};
+use crate::{Place, output};
 
 const PARTIAL: &str = ".target.goldsmith-partial";
 
@@ -57,37 +53,37 @@ fn killed_at_calls_again_and_again_it_ends_with_the_same_bytes() {
 /// At moments that no call marks, with several threads.
 #[test]
 fn killed_at_random_moments_it_ends_with_the_same_bytes() {
+    // Of each conversion, those that leave something to go on with.
+    const KILLS: u32 = 10;
     let place = Place::new();
     place.write("source", &disk("8M:A 1M:- 8M:b 1M:0 6M:C"));
-    let (mut kills, mut seed) = (0, 1_u64);
     for options in ["qcow2 -c", "qcow2 -S 4k", "raw -S 4k"] {
-        place.ok(&format!("convert -q -f raw -O {options} source whole"));
+        let whole = format!("convert -q -m 2 -f raw -O {options} source whole");
+        let mut moments = Moments::of(1, || place.ok(&whole));
         let whole = place.bytes("whole");
         std::fs::remove_file(place.path("whole")).unwrap();
         let line = format!(
             "convert -q -m 2 -f raw -O {options} --resume journal --milestone 1M source target"
         );
-        // Later each time, so that it ends on any machine.
-        for round in 0.. {
-            seed = next(seed);
-            let mut command = place.command(&[], &line);
-            let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis((seed >> 33) % 20 + round));
-            // It may have ended; then there is nobody to kill, and that is no error.
-            child.kill().unwrap();
-            let output = child.wait_with_output().unwrap();
-            if output.status.signal() != Some(9) {
-                assert!(output.status.success(), "{line}: {output:?}");
-                break;
+        let mut kills = 0;
+        while kills < KILLS {
+            let (_, was_killed) = moments.kill(place.command(&[], &line));
+            if was_killed {
+                kills += u32::from(place.path("journal").exists());
+                continue;
             }
-            kills += 1;
+            assert!(place.bytes("target") == whole, "{line}");
+            assert_eq!(place.names(), ["source", "target"]);
+            std::fs::remove_file(place.path("target")).unwrap();
         }
+        place.ok(&line);
         assert!(place.bytes("target") == whole, "{line}");
         assert_eq!(place.names(), ["source", "target"]);
         std::fs::remove_file(place.path("target")).unwrap();
     }
     figure(format_args!(
-        "{kills} kills at random moments of conversions that were gone on with"
+        "{} kills at random moments of conversions that were gone on with",
+        3 * KILLS
     ));
 }
 
@@ -97,13 +93,13 @@ fn conversion_onto_a_full_disk_goes_on_when_there_is_space() {
     let Some(small) = mount::small(12 << 20) else {
         return;
     };
-    let source = Place::new();
-    source.write("source", &disk("10M:a"));
+    let other = Place::new();
+    other.write("source", &disk("10M:a"));
     let place = Place::within(small.path());
     std::fs::write(small.path().join("filler"), vec![1; 6 << 20]).unwrap();
-    let source = source.text("source");
+    let source = other.text("source");
     let line =
-        format!("convert -q -f raw -O qcow2 --resume journal --milestone 1M {source} target");
+        format!("convert -q -m 1 -f raw -O qcow2 --resume journal --milestone 1M {source} target");
     let said = place.refused(&line);
     assert!(
         said.starts_with("goldsmith: target: ") && said.contains("No space left"),
@@ -111,8 +107,28 @@ fn conversion_onto_a_full_disk_goes_on_when_there_is_space() {
     );
     assert_eq!(place.names(), [PARTIAL, "journal"]);
     std::fs::remove_file(small.path().join("filler")).unwrap();
-    place.ok(&line);
+    // What did not fit, less than two milestones before that, and a megabyte to know the file by.
+    let left = bytes_read(&place, &line, &source, &other.text("trace"));
+    assert!((1..=7 << 20).contains(&left), "{left} bytes are read");
     assert_eq!(place.names(), ["target"]);
     let bytes = std::fs::read(source).unwrap();
     assert!(place.guest("target", "qcow2") == bytes);
+}
+
+/// Runs `line`, which must go well, and counts the bytes that it reads from the file `path`.
+fn bytes_read(place: &Place, line: &str, path: &str, log: &str) -> u64 {
+    let calls = "trace=read,readv,pread64,preadv,preadv2,mmap,copy_file_range,splice,sendfile";
+    let strace = ["strace", "-f", "-qq", "-P", path, "-o", log, "-e", calls];
+    let output = output(&mut place.command(&strace, line));
+    let fine = output.status.success() && output.stderr.is_empty();
+    assert!(fine, "{line}: {output:?}");
+    let log = std::fs::read_to_string(log).unwrap();
+    let results = log.lines().filter_map(|line| line.rsplit_once(" = "));
+    // Between two file systems no call copies, and none is expected to.
+    let results = results.filter(|(_, result)| !result.starts_with("-1 EXDEV"));
+    let bytes = results.map(|(call, result)| {
+        assert!(!call.contains("mmap"), "{call}");
+        result.parse::<u64>().unwrap()
+    });
+    bytes.sum()
 }
