@@ -7,7 +7,7 @@ use byteorder::{BE, ByteOrder};
 use goldsmith_block::{ExtentKind, Flat, HostRange, Result, Storage};
 
 use crate::geometry::Geometry;
-use crate::ondisk::{OFFSET_END, REFCOUNT_RESERVED};
+use crate::ondisk::{OFFSET_END, REFCOUNT_RESERVED, REFCOUNT_TABLE_BYTES};
 use crate::refcount::Block;
 use crate::table::read_up_to_end;
 
@@ -92,7 +92,9 @@ impl Holes {
         let order = geometry.refcount_bits.trailing_zeros();
         let mut block = Block::new(geometry.cluster_bits, order);
         let in_block = block.len();
-        let entries = clusters.div_ceil(in_block).min(self.refcounts.len / 8);
+        // Whoever salvages an image does so whatever its header says of them.
+        let len = self.refcounts.len.min(REFCOUNT_TABLE_BYTES);
+        let entries = clusters.div_ceil(in_block).min(len / 8);
         let mut left = COUNTERS;
         let (mut counted, mut piece) = (0, Vec::new());
         for index in 0..entries {
