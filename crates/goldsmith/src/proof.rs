@@ -62,10 +62,17 @@ impl Made<'_> {
         let Some(cloud) = self.cloud.filter(|_| !self.format.unpacks()) else {
             return Ok(());
         };
-        let (storage, budget) = (Arc::clone(&self.storage), Budget::new(self.limits));
-        let options = Options::defaults(self.format.open_options());
+        let mut storage = Arc::clone(&self.storage);
+        if self.on_device {
+            // What stands behind it is none of it.
+            storage = Arc::new(Window::new(storage, HostRange::new(0, self.file_len))?);
+        }
+        let (budget, options) = (
+            Budget::new(self.limits),
+            Options::defaults(self.format.open_options()),
+        );
+        let looks_like = registry::probe(&*storage).ok();
         let layer = self.format.inspect(storage, &budget, &options)?;
-        let looks_like = registry::probe(&*self.storage).ok();
         let looks_like = looks_like.map(|format| format.name());
         let findings = lint_layer(layer.info(), looks_like, cloud, now());
         let Some(finding) = findings.first() else {

@@ -231,4 +231,11 @@ fn what_its_cloud_would_refuse_is_not_made() {
             }
         }
     }
+    // As of a container, which is read in one pass.
+    folder.goldsmith_ok("convert -f raw --for xenserver-ovf nested nested.tgz");
+    let refused = folder.goldsmith("convert -f xenserver-ovf --for openstack-raw nested.tgz out");
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let fact = "its looks-like would be qcow2";
+    assert!(refused.stderr.contains(fact), "{refused:?}");
+    assert!(!folder.path("out").exists());
 }

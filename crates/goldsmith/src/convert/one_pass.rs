@@ -11,6 +11,7 @@ use crate::bitmap::Bitmaps;
 use crate::convert::{Convert, Converted, WHOLE};
 use crate::open::ImageFile;
 use crate::ovf::Container;
+use crate::proof::Made;
 use crate::target;
 
 impl Convert<'_> {
@@ -64,21 +65,30 @@ impl Convert<'_> {
             ErrorKind::Cancelled => error,
             _ => error.in_file(container.name()),
         };
-        let (outcome, disk, virtual_size) = match container.pour(pour, size).map_err(in_source)? {
-            Some((outcome, disk)) => (outcome, disk, spec.virtual_size),
+        let (outcome, disk, spec) = match container.pour(pour, size).map_err(in_source)? {
+            Some((outcome, disk)) => (outcome, disk, spec),
             None => {
                 let disk = container.unpack(scratch?).map_err(in_source)?;
                 let spec = self.spec_for(disk.virtual_size(), format, options)?;
-                (
-                    self.begin_again(&disk, &target, format, &spec)?,
-                    disk,
-                    spec.virtual_size,
-                )
+                let outcome = self.begin_again(&disk, &target, format, &spec)?;
+                (outcome, disk, spec)
             }
         };
+        let made = Made {
+            format,
+            spec: &spec,
+            storage: target.storage(),
+            on_device: false,
+            file_len: outcome.committed.file_len,
+            behind: None,
+            limits: &self.opener_of_source().limits,
+            cloud: self.cloud,
+        };
+        let in_target = |error: Error| error.in_file(self.target.to_string_lossy());
+        made.must_please().map_err(in_target)?;
         target.publish()?;
         let disks = [disk];
-        let converted = self.converted(&disks, &disks[0], virtual_size, outcome);
+        let converted = self.converted(&disks, &disks[0], spec.virtual_size, outcome);
         Ok(Some(converted))
     }
 
