@@ -246,11 +246,12 @@ fn each_run_of_the_file_is_looked_for_once() {
     let folder = preallocated();
     for line in [
         "map -f qcow2 large.qcow2",
-        "convert -f qcow2 -O raw large.qcow2 out.raw",
+        // Each of several workers may look.
+        "convert -m 1 -f qcow2 -O raw large.qcow2 out.raw",
     ] {
         let looks = folder.calls("lseek", line);
         // Three runs of data and the holes around them, and what it takes to open files.
-        assert!(looks.len() < 30, "{line}: {}", looks.len());
+        assert!(looks.len() < 60, "{line}: {}", looks.len());
         let reads = folder.calls("pread64", line);
         assert!(reads.len() < 60, "{line}: {}", reads.len());
     }
