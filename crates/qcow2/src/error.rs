@@ -537,10 +537,19 @@ pub enum Qcow2Error {
         /// First offset that is too far.
         limit: u64,
     },
+    /// A repair that would give up what it cannot know to be in use.
+    #[error(
+        "the file was truncated at {file_len:#x}, where a table stands: what is used nobody knows; convert \
+         --salvage takes what is left"
+    )]
+    TableLost {
+        /// Length of the file.
+        file_len: u64,
+    },
     /// A repair that would make the file longer than where something was lost.
     #[error(
         "new tables would stand at {place:#x}, and make zeros of what should stand at {lost:#x}, where the \
-         file has nothing: it was truncated. It stays as it is; convert --salvage takes what is left"
+         file has nothing: it was truncated; convert --salvage takes what is left"
     )]
     WouldHideLoss {
         /// Where they would stand.

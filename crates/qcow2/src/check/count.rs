@@ -30,6 +30,8 @@ pub(crate) struct Counts {
     flags: Vec<u8>,
     /// The first cluster that is lost, or some of it: something names it, and the file ends before.
     lost: Option<u64>,
+    /// Whether the file ends in a table, so that nobody knows all that is used.
+    pub(crate) table_lost: bool,
     cluster_bits: u32,
     file_len: u64,
     /// Clusters of the file, and the one behind it if something uses that.
@@ -50,6 +52,7 @@ impl Counts {
             file_len: geometry.file_len,
             clusters,
             lost: None,
+            table_lost: false,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use goldsmith_block::{Budget, Result};
+use goldsmith_block::{Budget, Result, SECTOR, align_up};
 
 use super::Check;
 use super::count::{DATA, TABLE};
@@ -91,6 +91,11 @@ impl Check<'_> {
         // Any number of snapshots may name one table: the time for it is limited, too.
         budget.reserve(len, "L1 tables")?;
         self.add((offset, len), what);
+        let missing = (offset + len).saturating_sub(self.geometry.file_len);
+        // If it is more, that was told already.
+        if (1..self.geometry.cluster_size()).contains(&missing) {
+            self.cut_off("L1 table", (offset, len), 1);
+        }
         let mapped = mapped_bits(self.geometry.cluster_bits, self.geometry.extended_l2);
         self.each_entry((offset, len), 1, |check, index, entry| {
             let entry = entry[0];
@@ -156,15 +161,7 @@ impl Check<'_> {
         let needed = needed.min(geometry.cluster_size());
         // [ours] QEMU takes what is missing for zeros.
         if table.offset + needed > geometry.file_len {
-            self.broken(
-                table.times,
-                &Qcow2Error::TableTruncated {
-                    table: "L2 table",
-                    offset: table.offset,
-                    len: needed,
-                    file_len: geometry.file_len,
-                },
-            );
+            self.cut_off("L2 table", (table.offset, needed), table.times);
         }
         let place = (table.offset, geometry.cluster_size());
         let mut next = None;
@@ -180,6 +177,21 @@ impl Check<'_> {
             }
             check.check_standard(table, index, entry, bitmap, &mut next)
         })
+    }
+
+    /// Tells of a table in which the file ends, or before which it does.
+    fn cut_off(&mut self, table: &'static str, (offset, len): (u64, u64), times: u64) {
+        let file_len = self.geometry.file_len;
+        self.counts.table_lost = true;
+        self.broken(
+            times,
+            &Qcow2Error::TableTruncated {
+                table,
+                offset,
+                len,
+                file_len,
+            },
+        );
     }
 
     fn check_packed(&mut self, table: Table, index: u64, entry: u64, bitmap: u64) {
@@ -199,6 +211,11 @@ impl Check<'_> {
             );
         }
         let host = packed_place(entry, self.geometry.cluster_bits);
+        let file_len = self.geometry.file_len;
+        // Old writers did not fill up the last sector. [qemu]
+        if align_up(file_len, SECTOR).is_some_and(|end| host.end() > end) {
+            self.counts.note_lost(file_len);
+        }
         self.counts
             .add((host.offset, host.len), DATA, table.times, checked, cluster);
         checked.allocated += table.active;

@@ -8,6 +8,7 @@ use super::Qcow2Editor;
 use super::counts::Counts;
 use super::draft::Draft;
 use crate::check::{self, Refcounts, Survey, survey};
+use crate::error::Qcow2Error;
 use crate::ondisk::{CORRUPT, DIRTY};
 
 /// Most passes over the copied flags of one image.
@@ -22,8 +23,8 @@ impl Qcow2Editor {
     /// user has to say so. What is wrong with a place of guest data stays: nobody knows the right one.
     ///
     /// # Errors
-    /// `Corrupt` if there are no refcounts to speak of, but only leaks are to be mended; those of
-    /// reading and writing.
+    /// `Corrupt` if there are no refcounts to speak of, but only leaks are to be mended, or if the file was
+    /// truncated and mending would make zeros of what is lost; those of reading and writing.
     pub(super) fn repair(&mut self, repair: Repair) -> Result<()> {
         let all = repair == Repair::All;
         let mut found = self.judged()?;
@@ -32,6 +33,10 @@ impl Qcow2Editor {
             let (leaks, wrong) = (found.checked.leaks, wrong(&found.checked));
             if leaks == 0 && !(all && wrong > 0) {
                 break;
+            }
+            if found.uses.table_lost {
+                let file_len = self.layer.geometry().file_len;
+                return Err(Qcow2Error::TableLost { file_len }.into());
             }
             let flags = all || wrong == 0;
             if !self.mend(found.uses, found.refcounts_lost, all, flags)? {

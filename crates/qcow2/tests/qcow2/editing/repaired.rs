@@ -58,7 +58,9 @@ fn assert_mended(path: &Path, what: &str) -> u64 {
     assert!(left[0] <= found[0], "{what}: {found:?} became {left:?}");
     if let Err(error) = mended {
         assert!(
-            error.report().contains("make zeros of what should stand"),
+            error
+                .report()
+                .ends_with("convert --salvage takes what is left"),
             "{what}: {error:?}"
         );
         return judged(path).unwrap()[0];
@@ -98,6 +100,80 @@ fn what_was_truncated_is_not_mended_into_zeros() {
             let left = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
             assert!(left[0] >= 5, "{left:?}");
         }
+    }
+}
+
+/// What the lost part of a table named would be given up, and its clusters be zeros.
+#[test]
+fn image_that_lost_part_of_a_table_is_left_alone() {
+    let bench = Bench::new();
+    let commands = ["write -P 1 0 32k", "write -P 2 40k 8k"];
+    let path = bench.image("image", "cluster_size=512", "64k", &commands);
+    qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+    qemu::io_ok(&path, "qcow2", &["write -P 3 4k 512", "write -P 3 60k 512"]);
+    let mut whole = std::fs::read(&path).unwrap();
+    let end = whole.len().next_multiple_of(512);
+    whole.resize(end, 0);
+    let number = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
+    let offset = |at: usize| (number(at) & 0x00ff_ffff_ffff_fe00) as usize;
+    let (l1, snapshots) = (offset(40), offset(64));
+    for (what, table, names_it, left) in [
+        ("L2 table", offset(l1), l1, 256),
+        ("L2 table", offset(l1), l1, 1),
+        ("L1 table", offset(snapshots), snapshots, 8),
+    ] {
+        let mut image = whole.clone();
+        image.extend_from_within(table..table + left);
+        let flags = number(names_it) & COPIED;
+        let moved = flags | end as u64;
+        image[names_it..names_it + 8].copy_from_slice(&moved.to_be_bytes());
+        std::fs::write(&path, &image).unwrap();
+        let found = check(&image).unwrap();
+        let told = format!("{what} takes");
+        assert!(
+            found
+                .flaws
+                .iter()
+                .any(|flaw| format!("{flaw:?}").contains(&told)),
+            "{found:?}"
+        );
+        for repair in [Repair::Leaks, Repair::All] {
+            let error = edit(&path, &Edit::Repair(repair)).unwrap_err();
+            assert!(
+                error.report().contains("what is used nobody knows"),
+                "{error:?}"
+            );
+            assert!(std::fs::read(&path).unwrap() == image, "{what}");
+        }
+    }
+}
+
+/// A packed cluster of which sectors are missing unpacks to something else in a file that is longer.
+#[test]
+fn packed_cluster_that_was_cut_off_is_not_mended_over() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "64k", &["write -c -P 1 0 4k"]);
+    let mut image = std::fs::read(&path).unwrap();
+    let sound = image.clone();
+    let number = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
+    let l2 = (number(number(40) as usize) & 0x00ff_ffff_ffff_fe00) as usize;
+    // Behind the file, by less than a cluster; and a refcount is wrong.
+    let end = image.len().next_multiple_of(4096);
+    image.resize(end, 0);
+    let entry = number(l2) & !((1 << 58) - 1) | (end as u64 + 512);
+    image[l2..l2 + 8].copy_from_slice(&entry.to_be_bytes());
+    std::fs::write(&path, &image).unwrap();
+    let before = readable(&path);
+    assert!(before[0].is_none());
+    for repair in [Repair::Leaks, Repair::All] {
+        let error = edit(&path, &Edit::Repair(repair)).unwrap_err();
+        assert!(
+            error
+                .report()
+                .ends_with("convert --salvage takes what is left"),
+            "{error:?}"
+        );
+        assert_kept(&path, &before, "packed");
     }
 }
 
