@@ -229,7 +229,11 @@ fn name_that_becomes_a_link_while_it_is_opened_never_shows_the_secret() {
             }
         });
         let (mut opened, mut refused) = (0, 0);
-        for _ in 0..3000 {
+        for nth in 0..1_000_000 {
+            // Who gets to run when is not ours to say: sooner or later it was both.
+            if nth >= 3000 && opened > 0 && refused > 0 {
+                break;
+            }
             match open(&top, References::SameDirectory) {
                 Ok(chain) => {
                     assert_eq!(first_byte(&chain), base[0]);
