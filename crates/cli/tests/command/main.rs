@@ -156,6 +156,21 @@ impl Folder {
         (done, calls.lines().map(str::to_owned).collect())
     }
 
+    /// What `work` gives with a loop device over the file `backing`, if loop devices are to be had.
+    fn on_device<T>(&self, backing: &str, work: impl FnOnce(&str) -> T) -> Option<T> {
+        let control = std::fs::File::options()
+            .write(true)
+            .open("/dev/loop-control");
+        control.ok()?;
+        let made = self.run(Command::new("losetup").args(["--find", "--show", backing]));
+        assert_eq!(made.status, 0, "{made:?}");
+        let device = made.stdout.trim();
+        let done = work(device);
+        let gone = self.run(Command::new("losetup").args(["-d", device]));
+        assert_eq!(gone.status, 0, "{gone:?}");
+        Some(done)
+    }
+
     fn run(&self, command: &mut Command) -> Done {
         command
             .current_dir(self.0.path())
