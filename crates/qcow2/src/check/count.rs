@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     /// What is known of each cluster besides.
     flags: Vec<u8>,
     /// The first cluster that is lost, or some of it: something names it, and the file ends before.
-    lost: Option<u64>,
+    pub(crate) lost: Option<u64>,
     /// Whether the file ends in a table, so that nobody knows all that is used.
     pub(crate) table_lost: bool,
     cluster_bits: u32,
@@ -108,11 +108,6 @@ impl Counts {
     pub(super) fn note_lost(&mut self, offset: u64) {
         let cluster = offset >> self.cluster_bits;
         self.lost = Some(self.lost.map_or(cluster, |lost| lost.min(cluster)));
-    }
-
-    /// The first cluster that is lost, at least in part.
-    pub(crate) fn first_lost(&self) -> Option<u64> {
-        self.lost
     }
 
     /// How often `cluster`, one of [`clusters`](Self::clusters), is used.

@@ -299,7 +299,7 @@ impl Counts {
                 }
             }
         }
-        if let Some(lost) = self.uses.as_ref().and_then(check::Counts::first_lost)
+        if let Some(lost) = self.uses.as_ref().and_then(|uses| uses.lost)
             && first + count > lost
         {
             let (place, lost) = (first << self.cluster_bits, lost << self.cluster_bits);
