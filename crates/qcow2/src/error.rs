@@ -539,7 +539,7 @@ pub enum Qcow2Error {
     },
     /// A repair that would give up what it cannot know to be in use.
     #[error(
-        "the file was truncated at {file_len:#x}, where a table stands: what is used nobody knows; convert \
+        "the file ends at {file_len:#x}, in a table or before one: what is used nobody knows; convert \
          --salvage takes what is left"
     )]
     TableLost {

@@ -30,7 +30,7 @@ pub(crate) struct Counts {
     flags: Vec<u8>,
     /// The first cluster that is lost, or some of it: something names it, and the file ends before.
     pub(crate) lost: Option<u64>,
-    /// Whether the file ends in a table, so that nobody knows all that is used.
+    /// Whether the file ends in a table or before one, so that nobody knows all that is used.
     pub(crate) table_lost: bool,
     cluster_bits: u32,
     file_len: u64,

@@ -92,6 +92,7 @@ impl Check<'_> {
         budget.reserve(len, "L1 tables")?;
         self.add((offset, len), what);
         let missing = (offset + len).saturating_sub(self.geometry.file_len);
+        self.counts.table_lost |= missing > 0;
         // If it is more, that was told already.
         if (1..self.geometry.cluster_size()).contains(&missing) {
             self.cut_off("L1 table", (offset, len), 1);
@@ -148,6 +149,8 @@ impl Check<'_> {
                     visible,
                     active,
                 });
+            } else {
+                check.counts.table_lost = true;
             }
             Ok(())
         })
@@ -161,6 +164,7 @@ impl Check<'_> {
         let needed = needed.min(geometry.cluster_size());
         // [ours] QEMU takes what is missing for zeros.
         if table.offset + needed > geometry.file_len {
+            self.counts.table_lost = true;
             self.cut_off("L2 table", (table.offset, needed), table.times);
         }
         let place = (table.offset, geometry.cluster_size());
@@ -179,10 +183,9 @@ impl Check<'_> {
         })
     }
 
-    /// Tells of a table in which the file ends, or before which it does.
+    /// Tells of a table in which the file ends.
     fn cut_off(&mut self, table: &'static str, (offset, len): (u64, u64), times: u64) {
         let file_len = self.geometry.file_len;
-        self.counts.table_lost = true;
         self.broken(
             times,
             &Qcow2Error::TableTruncated {
