@@ -5,7 +5,6 @@ use goldsmith_block::{
 };
 
 use super::image::Image;
-use crate::bitmap::Bitmap;
 use crate::check::Owner;
 use crate::error::VhdError;
 use crate::ondisk::UNUSED;
@@ -176,7 +175,7 @@ impl Image {
             };
             let block = geometry.block_in_reach(index as u64, self.bat[index])?;
             let bitmap = self.layer.bitmap(index as u64, block)?;
-            if *bitmap == Bitmap::Full {
+            if bitmap.is_full() {
                 continue;
             }
             let data = start + geometry.bitmap_len();
@@ -254,7 +253,7 @@ impl Image {
                 continue;
             };
             let block = geometry.block_in_reach(index as u64, self.bat[index])?;
-            if *self.layer.bitmap(index as u64, block)? != Bitmap::Full {
+            if !self.layer.bitmap(index as u64, block)?.is_full() {
                 self.scribe.write("sector bitmap", start, &bits)?;
             }
         }

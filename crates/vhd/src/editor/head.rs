@@ -7,7 +7,6 @@ use zerocopy::byteorder::big_endian::{U32, U64};
 
 use super::image::Image;
 use crate::batmap;
-use crate::bitmap::Bitmap;
 use crate::footer::{Footer, Presence};
 use crate::locator;
 use crate::ondisk::{BATMAP_1_2, FOOTER_LEN, HEADER_LEN, RawFooter, RawHeader, UNUSED};
@@ -135,7 +134,7 @@ fn batmap_of(image: &Image) -> Result<Option<(u32, Vec<u8>)>> {
         let block = layer
             .geometry
             .block_in_reach(index as u64, image.bat[index])?;
-        if *layer.bitmap(index as u64, block)? == Bitmap::Full {
+        if layer.bitmap(index as u64, block)?.is_full() {
             map[index / 8] |= 0x80 >> (index % 8);
         }
     }

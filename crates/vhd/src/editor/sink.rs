@@ -173,7 +173,7 @@ impl State {
         let mut bits = vec![0; geometry.bitmap_len() as usize];
         image.scribe.read().read_at(start, &mut bits)?;
         let used = bits[..geometry.bitmap_bytes() as usize].to_vec();
-        let is_full = Bitmap::new(used, image.layer.low_bit_first) == Bitmap::Full;
+        let is_full = Bitmap::new(used, image.layer.low_bit_first).is_full();
         Ok((!is_full).then_some(bits))
     }
 
