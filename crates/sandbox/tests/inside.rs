@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use goldsmith::{Convert, Error, ErrorKind, Opener};
 use goldsmith_sandbox::{Mode, Reach, Sandbox};
 use goldsmith_testkit::pattern::disk;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Where a prisoner is, what there is to reach, and how it got there.
 #[derive(Clone)]
@@ -83,6 +83,14 @@ const ATTEMPTS: &[Attempt] = &[
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(cell.at("secret"), mode)
+    }),
+    ("change the mode of what is open", |_| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        Ok(rustix::fs::fchmod(io::stdin(), mode)?)
+    }),
+    ("see a file change", |_| {
+        let flags = rustix::fs::inotify::CreateFlags::CLOEXEC;
+        Ok(rustix::fs::inotify::init(flags).map(drop)?)
     }),
     ("connect over TCP", |cell| {
         TcpStream::connect(("127.0.0.1", cell.port)).map(drop)
@@ -153,7 +161,9 @@ fn prisoner() {
         port: variable("CELL_PORT").parse().unwrap(),
         mode: match &*variable("CELL_MODE") {
             "require" => Mode::Require,
-            _ => Mode::Off,
+            "try" => Mode::Try,
+            "off" => Mode::Off,
+            mode => panic!("no mode {mode}"),
         },
     };
     let told = match &*variable("CELL_CASE") {
@@ -236,7 +246,11 @@ fn work(cell: &Cell) -> Vec<String> {
         std::thread::sleep(std::time::Duration::from_millis(1));
         vec![1u8; 64 << 20].len() + text.len()
     });
-    let mut told = vec![format!("worked: {}", thread.join().unwrap())];
+    let core = getrlimit(Resource::Core);
+    let mut told = vec![
+        format!("worked: {}", thread.join().unwrap()),
+        format!("core dump: {:?} {:?}", core.current, core.maximum),
+    ];
     let panicked = std::thread::spawn(|| panic!("on purpose")).join();
     told.push(format!("panic is caught: {}", panicked.is_err()));
     told
@@ -351,6 +365,9 @@ fn all(outcome: &str) -> Vec<String> {
     lines.collect()
 }
 
+/// Where the system has all of it, what is tried is all of it as well.
+const INSIDE: [&str; 2] = ["require", "try"];
+
 #[test]
 fn outside_everything_works_that_is_refused_inside() {
     for case in ["after", "before", "parser"] {
@@ -360,30 +377,39 @@ fn outside_everything_works_that_is_refused_inside() {
 
 #[test]
 fn thread_inside_opens_connects_and_starts_nothing() {
-    for case in ["after", "before"] {
-        let (told, folder) = run(case, "require");
-        assert_eq!(told, all("refused"), "{case}");
-        let secret = std::fs::read(folder.path().join("secret")).unwrap();
-        assert_eq!(secret, b"secret");
+    for mode in INSIDE {
+        for case in ["after", "before"] {
+            let (told, folder) = run(case, mode);
+            assert_eq!(told, all("refused"), "{case} {mode}");
+            let secret = std::fs::read(folder.path().join("secret")).unwrap();
+            assert_eq!(secret, b"secret");
+        }
     }
 }
 
 #[test]
 fn reader_that_an_image_took_over_gets_nothing_and_the_target_is_whole() {
-    let (told, folder) = run("parser", "require");
-    assert_eq!(told, all("refused"));
-    let at = |name: &str| folder.path().join(name);
-    let back = Convert::new(at("target/disk.qcow2"), at("back.raw"));
-    back.source_format("qcow2").run().unwrap();
-    let [source, back] = ["disk.raw", "back.raw"].map(|name| std::fs::read(at(name)).unwrap());
-    assert!(source == back);
+    for mode in INSIDE {
+        let (told, folder) = run("parser", mode);
+        assert_eq!(told, all("refused"), "{mode}");
+        let at = |name: &str| folder.path().join(name);
+        let back = Convert::new(at("target/disk.qcow2"), at("back.raw"));
+        back.source_format("qcow2").run().unwrap();
+        let [source, back] = ["disk.raw", "back.raw"].map(|name| std::fs::read(at(name)).unwrap());
+        assert!(source == back);
+    }
 }
 
 #[test]
 fn work_goes_on_inside() {
     let (told, folder) = run("work", "require");
     let sum = (64 << 20) + 6;
-    assert_eq!(told, [&format!("worked: {sum}"), "panic is caught: true"]);
+    let expected = [
+        &format!("worked: {sum}"),
+        "core dump: Some(0) Some(0)",
+        "panic is caught: true",
+    ];
+    assert_eq!(told, expected);
     let written = std::fs::read(folder.path().join("target/work")).unwrap();
     assert_eq!(written, b"sec");
 }
@@ -415,6 +441,7 @@ fn first_half_leaves_files_and_nothing_else() {
             "make a file",
             "make a file without a name",
             "open the source again",
+            "change the mode of what is open",
             "list a directory",
             "cut a neighbour off",
             "rename a file elsewhere",

@@ -132,6 +132,36 @@ fn files_are_narrowed_down_before_the_first_image_is_opened() {
     }
 }
 
+/// As it comes, without a word of the user's about the sandbox; and not where he wants none.
+#[test]
+fn sandbox_is_on_by_default() {
+    let folder = prepared();
+    let walls = |line: &str| {
+        let mut strace = Command::new("strace");
+        strace.env_remove("GOLDSMITH_SANDBOX");
+        strace.args(["-f", "-qq", "-o", "log", "-e"]);
+        strace.arg("trace=landlock_restrict_self,seccomp,prlimit64");
+        strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
+        let done = folder.run(strace.args(line.split(' ')));
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+        let log = std::fs::read_to_string(folder.path("log")).unwrap();
+        let count = |call: &str| {
+            let calls = log.lines().filter(|it| it.contains(call));
+            calls.filter(|it| it.ends_with("= 0")).count()
+        };
+        [
+            count("landlock_restrict_self("),
+            count("seccomp(SECCOMP_SET_MODE_FILTER"),
+            count("RLIMIT_CORE, {rlim_cur=0, rlim_max=0}"),
+            count("RLIMIT_NOFILE, {rlim_cur=0, rlim_max=0}"),
+        ]
+    };
+    for line in ["info golden.raw", "convert -O qcow2 golden.raw out.qcow2"] {
+        assert_eq!(walls(line), [3, 3, 1, 1], "{line}");
+    }
+    assert_eq!(walls("info --sandbox=off golden.raw"), [0, 0, 0, 0]);
+}
+
 /// Only what the policy lets an image name, and what the user names.
 #[test]
 fn image_named_by_the_user_may_stand_anywhere() {
