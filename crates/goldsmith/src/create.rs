@@ -1,15 +1,12 @@
 //! A new image without anything in it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use goldsmith_block::{
-    BackingReference, Chain, CreateSpec, Error, Format, Options, Result, StorageMut,
-};
-use goldsmith_storage::{Cache, MemoryStorage, Rehearsal, Target};
+use goldsmith_block::{BackingReference, Chain, CreateSpec, Error, Format, Options, Result};
+use goldsmith_storage::{Cache, Target};
 
 use crate::convert::now;
-use crate::new_image::{Identity, backing_must_fit, new_image_methods};
+use crate::new_image::{Identity, backing_must_fit, imagined, new_image_methods};
 use crate::reference::{behind, data_file, unseen};
 use crate::secret::Secrets;
 use crate::watch::{Tap, Watch, watch_methods};
@@ -234,10 +231,4 @@ impl<'a> Create<'a> {
     fn refuse(&self, why: impl Into<String>) -> Error {
         Error::usage(why.into()).in_file(self.path.to_string_lossy())
     }
-}
-
-/// A new file that nobody is going to see.
-fn imagined(path: &Path) -> Arc<dyn StorageMut> {
-    let nothing = MemoryStorage::new(path.to_string_lossy());
-    Arc::new(Rehearsal::new(Arc::new(nothing)))
 }

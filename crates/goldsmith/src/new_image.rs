@@ -1,8 +1,10 @@
 //! What all that makes a new image has in common.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use goldsmith_block::{Error, Format, Result};
+use goldsmith_block::{Error, Format, Result, StorageMut};
+use goldsmith_storage::{MemoryStorage, Rehearsal};
 use uuid::Uuid;
 
 /// Where the UUID of a new image comes from.
@@ -38,6 +40,12 @@ pub(crate) fn backing_must_fit(format: &dyn Format, options: &[(String, String)]
     let name = format.name();
     let text = format!("Backing file not supported for file format '{name}'");
     Err(Error::usage(text))
+}
+
+/// A new file that nobody is going to see.
+pub(crate) fn imagined(path: &Path) -> Arc<dyn StorageMut> {
+    let nothing = MemoryStorage::new(path.to_string_lossy());
+    Arc::new(Rehearsal::new(Arc::new(nothing)))
 }
 
 /// The methods of every builder of a new image; `options`, `secrets`, `identity` and `timestamp` are

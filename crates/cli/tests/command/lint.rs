@@ -213,15 +213,21 @@ fn what_its_cloud_would_refuse_is_not_made() {
             "its data-file would be true",
         ),
     ] {
+        // What only the disk shows is seen when it has been copied.
+        let is_of_disk = line.contains("nested");
         let resumed = format!("--resume journal {line}");
+        let dry = format!("--dry-run {line}");
         let goes = !line.contains("data_file");
-        for line in std::iter::once(line).chain(Some(&*resumed).filter(|_| goes)) {
+        let more = [(&*resumed, goes), (&*dry, !is_of_disk)];
+        let more = more.into_iter().filter(|(_, goes)| *goes);
+        for line in std::iter::once(line).chain(more.map(|(line, _)| line)) {
             let refused = folder.goldsmith(&format!("convert -f raw {line} out"));
             assert_eq!(refused.status, 1, "{line}: {refused:?}");
             assert!(refused.stderr.contains(fact), "{line}: {refused:?}");
             for name in ["out", "data"] {
                 assert!(!folder.path(name).exists(), "{line}");
             }
+            assert!(is_of_disk || !folder.path("journal").exists(), "{line}");
             for entry in std::fs::read_dir(folder.path("")).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_str().unwrap();

@@ -46,6 +46,8 @@ impl Convert<'_> {
         let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
         spec.backing = reference;
+        self.must_please_empty(format, &spec)
+            .map_err(|error| error.in_file(self.target.to_string_lossy()))?;
         let prepared = Prepared {
             disks,
             source,

@@ -9,7 +9,8 @@ use goldsmith_engine::{Behind, Job};
 use goldsmith_storage::FileStorage;
 
 use crate::convert::{Convert, now};
-use crate::new_image::backing_must_fit;
+use crate::new_image::{backing_must_fit, imagined};
+use crate::proof::Made;
 use crate::reference::behind;
 use crate::{Opener, ovf, registry};
 
@@ -56,10 +57,47 @@ impl<'a> Convert<'a> {
     /// The creation options of the target.
     pub(crate) fn options(&self, format: &dyn Format) -> Result<Options> {
         backing_must_fit(format, &self.options)?;
+        self.secrets.parse(format.options(), self.named_options())
+    }
+
+    fn named_options(&self) -> impl Iterator<Item = (&str, &str)> {
         let of_cloud = self.cloud.map_or(&[][..], |cloud| cloud.options);
         let given = registry::named(&self.options);
-        let options = of_cloud.iter().copied().chain(given);
-        self.secrets.parse(format.options(), options)
+        of_cloud.iter().copied().chain(given)
+    }
+
+    /// Fails if the cloud would refuse even an empty image as the target is going to be: what only the
+    /// disk shows is seen when it is [made](Made::must_please).
+    ///
+    /// # Errors
+    /// `Usage` if so; those of creating it.
+    pub(super) fn must_please_empty(&self, format: &dyn Format, spec: &CreateSpec) -> Result<()> {
+        if self.cloud.is_none() || format.unpacks() {
+            return Ok(());
+        }
+        let storage = imagined(&self.target);
+        // These take time and memory, and no cloud minds them.
+        let costly = |name: &str| name == "preallocation" || name.starts_with("encrypt");
+        let options = self.named_options().filter(|(name, _)| !costly(name));
+        let options = self.secrets.parse(format.options(), options)?;
+        let data = options.text("data_file").map(|_| imagined(&self.target));
+        let spec = CreateSpec {
+            options,
+            data,
+            ..spec.clone()
+        };
+        let committed = format.create(Arc::clone(&storage), &spec)?.commit()?;
+        let made = Made {
+            format,
+            spec: &spec,
+            storage: storage as _,
+            on_device: false,
+            file_len: committed.file_len,
+            behind: None,
+            limits: &self.opener_of_source().limits,
+            cloud: self.cloud,
+        };
+        made.must_please()
     }
 
     /// What the target says of the disk behind it, and that disk, if there is to be one.
