@@ -18,6 +18,7 @@ use crate::lint::lint_layer;
 use crate::ovf::Container;
 use crate::registry;
 use crate::splice::Splice;
+use crate::watch::Tap;
 
 /// What is to be proved.
 #[derive(Clone, Debug, Default)]
@@ -148,7 +149,8 @@ impl Proof {
         digests: &[Digest],
         job: &Job<'_>,
     ) -> Result<Vec<Digest>> {
-        let archive = Container::new(Arc::clone(&made.storage), made.limits);
+        let storage = Tap::new(job.cancel).reading(Arc::clone(&made.storage));
+        let archive = Container::new(storage, made.limits);
         self.of_disk(&archive.unpack(scratch)?, source, digests, job)?;
         self.of_made(made, job)
     }
@@ -279,6 +281,7 @@ fn verify(disk: &Chain, source: &Chain, digests: &[Digest], job: &ChecksumJob<'_
 
 #[cfg(test)]
 mod tests {
+    use goldsmith_engine::Cancel;
     use goldsmith_storage::MemoryStorage;
     use goldsmith_testkit::fault::{Fault, FaultStorage, Op};
     use goldsmith_testkit::model::{ModelDisk, ModelLayer};
@@ -362,6 +365,46 @@ mod tests {
                 noticed += u32::from(!proved);
             }
             assert!(noticed > 0, "{name}");
+        }
+    }
+
+    /// Before any of it is unpacked again.
+    #[test]
+    fn look_back_at_an_archive_is_stopped() {
+        let format = registry::format_named("xenserver-ovf").unwrap();
+        let spec = CreateSpec {
+            virtual_size: 1 << 20,
+            data: None,
+            backing: None,
+            options: Options::defaults(format.options()),
+            compress: false,
+            uuid: Uuid::from_u128(7),
+            timestamp: 1_000_000_000,
+        };
+        let made = Made {
+            format,
+            spec: &spec,
+            storage: Arc::new(MemoryStorage::holding("target", b"no archive".to_vec())),
+            on_device: false,
+            file_len: 10,
+            behind: None,
+            limits: &Limits::default(),
+            cloud: None,
+        };
+        let source = Chain::new(Arc::new(ModelLayer::new(pattern::disk("1M:A"))), []);
+        let stopped = Cancel::new();
+        stopped.cancel();
+        for (cancel, kind) in [
+            (None, ErrorKind::Corrupt),
+            (Some(&stopped), ErrorKind::Cancelled),
+        ] {
+            let job = Job {
+                cancel,
+                ..Job::default()
+            };
+            let scratch = FileStorage::scratch("target").unwrap();
+            let found = Proof::default().of_archive(&made, scratch, &source, &[], &job);
+            assert_eq!(found.unwrap_err().kind(), kind);
         }
     }
 

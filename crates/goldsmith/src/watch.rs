@@ -84,6 +84,12 @@ impl Tap {
         })
     }
 
+    /// `storage`, which is only read, with this tap on it.
+    pub(crate) fn reading(self: &Arc<Self>, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
+        let tap = Arc::clone(self);
+        Arc::new(Tapped { storage, tap })
+    }
+
     /// `storage` with this tap on it.
     pub(crate) fn on(self: &Arc<Self>, storage: Arc<dyn StorageMut>) -> Arc<dyn StorageMut> {
         let tap = Arc::clone(self);
@@ -104,12 +110,12 @@ impl Tap {
 ///
 /// Only reading and writing can be stopped. What ends a change (the length, a flush) is left alone.
 #[derive(Debug)]
-struct Tapped {
-    storage: Arc<dyn StorageMut>,
+struct Tapped<S: ?Sized> {
+    storage: Arc<S>,
     tap: Arc<Tap>,
 }
 
-impl Storage for Tapped {
+impl<S: Storage + ?Sized> Storage for Tapped<S> {
     pass_on!(storage: name, id, len, file, span_at);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -120,7 +126,7 @@ impl Storage for Tapped {
     }
 }
 
-impl StorageMut for Tapped {
+impl StorageMut for Tapped<dyn StorageMut> {
     pass_on!(storage: set_len, best_transfer, transfer, flush, fixed_len, is_blank);
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {

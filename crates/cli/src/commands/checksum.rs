@@ -88,6 +88,7 @@ impl Checksum {
         }
         let watch = self.showing.watch(false, 1);
         let listener = |progress| watch.show(progress);
+        opener = opener.cancel(watch.cancel());
         let disk = opener.open(&source.path, source.format.as_deref())?;
         opener.all_open(&[])?;
         let mut checksum = goldsmith::Checksum::new(&disk)

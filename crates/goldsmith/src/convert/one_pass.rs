@@ -13,6 +13,7 @@ use crate::open::ImageFile;
 use crate::ovf::Container;
 use crate::proof::Made;
 use crate::target;
+use crate::watch::Tap;
 
 impl Convert<'_> {
     /// Does it in one pass over `files`, those of all sources; `None` if it is to be done otherwise, and
@@ -116,7 +117,8 @@ impl Convert<'_> {
         if needs_more || format.unpacks() || !file.format.unpacks() {
             return None;
         }
-        Some(Container::new(Arc::clone(&file.storage), &opener.limits))
+        let storage = Tap::new(self.job.cancel).reading(Arc::clone(&file.storage));
+        Some(Container::new(storage, &opener.limits))
     }
 
     /// The target for a disk of `size` bytes.

@@ -37,7 +37,10 @@ impl Convert<'_> {
         let disks = sources.map(|(source, file)| {
             // Who wants all bitmaps wants to know that they are gone.
             let salvages = self.salvage && self.bitmaps != Bitmaps::All;
-            let opener = source.opener.clone().salvaging(salvages);
+            let mut opener = source.opener.clone().salvaging(salvages);
+            if let Some(cancel) = self.job.cancel {
+                opener = opener.cancel(cancel);
+            }
             opener.open_from(&source.path, file)
         });
         disks.collect()

@@ -9,6 +9,7 @@ use crate::Opener;
 use crate::filename::ImageName;
 use crate::found::Found;
 use crate::open::ImageFile;
+use crate::watch::Tap;
 
 impl Opener {
     /// Opens the image at `path` alone, whatever it names.
@@ -51,7 +52,13 @@ impl Opener {
         budget: &Budget,
         depth: usize,
     ) -> Result<Arc<dyn Layer>> {
-        let ImageFile { storage, format } = file;
+        let ImageFile {
+            mut storage,
+            format,
+        } = file;
+        if format.unpacks() {
+            storage = Tap::new(self.cancel.as_ref()).reading(storage);
+        }
         let options = self.options_for(format, depth)?;
         match (self.heads_only, self.extents_only) {
             (true, _) => format.inspect(storage, budget, &options),

@@ -8,6 +8,7 @@
 //! ```
 
 use goldsmith_block::{Format, Limits, Options, Result, StorageId};
+use goldsmith_engine::Cancel;
 use goldsmith_storage::Cache;
 
 use crate::filename::Part;
@@ -87,6 +88,7 @@ pub struct Opener {
     salvages: bool,
     when_open: WhenOpen,
     cache: Cache,
+    cancel: Option<Cancel>,
 }
 
 impl Opener {
@@ -192,6 +194,13 @@ impl Opener {
     #[must_use]
     pub fn cache(mut self, cache: Cache) -> Self {
         self.cache = cache;
+        self
+    }
+
+    /// Sets the flag that stops opening an image that has to be unpacked for it, a container of VHDs.
+    #[must_use]
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
         self
     }
 

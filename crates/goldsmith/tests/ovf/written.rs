@@ -175,6 +175,30 @@ fn container_with_a_digest_is_told_of_and_stopped_while_it_is_packed() {
     );
 }
 
+/// What is broken shows when all of it is unpacked.
+#[test]
+fn source_that_is_unpacked_is_stopped_while_it_is() {
+    let folder = Folder::new();
+    let source = folder.write("disk.raw", &disk("2M:A"));
+    let tgz = folder.path("disk.tgz");
+    convert((&source, "raw"), (&tgz, OVF)).run().unwrap();
+    let mut bytes = std::fs::read(&tgz).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&tgz, &bytes).unwrap();
+    let back = folder.path("back.raw");
+    let cancel = Cancel::new();
+    let job = || {
+        let job = convert((&tgz, OVF), (&back, "raw")).cancel(&cancel);
+        job.digest(Algorithm::Crc32)
+    };
+    assert_eq!(job().run().unwrap_err().kind(), ErrorKind::Corrupt);
+    cancel.cancel();
+    assert_eq!(job().run().unwrap_err().kind(), ErrorKind::Cancelled);
+    let opener = Opener::new().cancel(&cancel);
+    let opened = opener.open(&tgz, Some(OVF));
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
 #[test]
 fn backing_file_has_no_place_in_a_container() {
     let folder = family();
