@@ -153,9 +153,10 @@ pub fn convert(format: &dyn Format, data: &[u8], targets: &[&dyn Format]) {
         return;
     };
     let storage = Arc::new(MemoryStorage::new("target"));
-    let Ok(sink) = target.create(Arc::clone(&storage) as _, &spec) else {
+    let sink = match target.create(Arc::clone(&storage) as _, &spec) {
+        Ok(sink) => sink,
         // No packing, or a size that it does not hold.
-        return;
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Usage, "{error:?}"),
     };
     let whole = sink.profile().virtual_size;
     let job = Job {
@@ -214,13 +215,13 @@ pub fn in_one_pass(format: &dyn Format, data: &[u8], convert: impl Fn(&Path, &Pa
 }
 
 /// Takes `data` as two images, the length of the first in front of both, and looks at one over the
-/// other.
+/// other. Says whether both are images.
 ///
 /// # Panics
 /// If anything panics, or the two together show anything but what each shows by itself.
-pub fn chain(format: &dyn Format, data: &[u8], fix_up: fn(&mut [u8])) {
+pub fn chain(format: &dyn Format, data: &[u8], fix_up: fn(&mut [u8])) -> bool {
     let Some((len, rest)) = data.split_first_chunk::<2>() else {
-        return;
+        return false;
     };
     let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
     let (top, bottom) = rest.split_at(len);
@@ -230,7 +231,7 @@ pub fn chain(format: &dyn Format, data: &[u8], fix_up: fn(&mut [u8])) {
         small(format, &bytes)
     };
     let (Some(top), Some(bottom)) = (layer(top), layer(bottom)) else {
-        return;
+        return false;
     };
     let chain = Chain::new(Arc::clone(&top), [Arc::clone(&bottom)]);
     let size = chain.virtual_size();
@@ -266,6 +267,7 @@ pub fn chain(format: &dyn Format, data: &[u8], fix_up: fn(&mut [u8])) {
         assert!(found.extent.range.start == at && found.extent.range.end > at);
         at = found.extent.range.end;
     }
+    true
 }
 
 /// The obvious way: byte by byte, the first image that says something.
@@ -292,12 +294,14 @@ fn sector_of_both(top: &dyn Layer, bottom: &dyn Layer, start: u64, end: u64) -> 
 /// Reads the image `data` twice: by `format`, and by the slow reader `slow`, sector by sector.
 ///
 /// # Panics
-/// If both read a sector, but not as the same bytes; or if the format reads one that makes no sense.
+/// If both read a sector, but not as the same bytes; if the format reads one that makes no sense; or if it
+/// refuses one that does, of an image in which it finds nothing wrong.
 pub fn differential(format: &dyn Format, data: &[u8], slow: fn(&[u8], u64) -> Sector) {
     let Some(layer) = small(format, data) else {
         return;
     };
     let sectors = layer.info().virtual_size / SECTOR as u64;
+    let mut refused = None;
     for index in 0..sectors {
         let at = index * SECTOR as u64;
         let mut found = [0xaa; SECTOR];
@@ -307,7 +311,17 @@ pub fn differential(format: &dyn Format, data: &[u8], slow: fn(&[u8], u64) -> Se
             (Ok(()), Sector::Nothing) => assert!(found == [0; SECTOR], "sector {index} is nothing"),
             (Ok(()), Sector::Broken) => panic!("sector {index} makes no sense, but was read"),
             (Ok(()), Sector::Unknown) => {}
-            (Err(error), _) => assert_blames_image(&error),
+            (Err(error), expected) => {
+                assert_blames_image(&error);
+                if matches!(expected, Sector::Bytes(_) | Sector::Nothing) {
+                    refused = Some((index, error));
+                }
+            }
         }
+    }
+    if let Some((index, error)) = refused {
+        let found = look_for_flaws(format, data.to_vec(), METADATA);
+        let is_sound = matches!(&found, Ok(Some(it)) if it.corruptions + it.errors == 0);
+        assert!(!is_sound, "sector {index}: {error:?}, but {found:?}");
     }
 }
