@@ -183,8 +183,18 @@ impl<'a> Create<'a> {
             let tap = Tap::new(self.cancel.as_ref());
             let storage = |target: &Target| tap.on(target.storage());
             spec.data = data_file.as_ref().map(storage);
-            target::all_open(&self.opener, [Some(&target), data_file.as_ref()])?;
-            let make = || format.create(storage(&target), &spec)?.commit();
+            let all_open = || target::all_open(&self.opener, [Some(&target), data_file.as_ref()]);
+            let make = || {
+                // One that has to be packed opens a file to make it in.
+                if !format.unpacks() {
+                    all_open()?;
+                }
+                let sink = format.create(storage(&target), &spec)?;
+                if format.unpacks() {
+                    all_open()?;
+                }
+                sink.commit()
+            };
             let committed = self
                 .watch
                 .over(&tap, Phase::Allocate, virtual_size, make)

@@ -285,7 +285,9 @@ pub enum VhdError {
         format: String,
     },
     /// The wanted parent cannot be recognised.
-    #[error("the parent has a null uuid, by which no child could recognise it")]
+    #[error(
+        "the parent has a null uuid, by which no child could recognise it, or is not looked at (-u)"
+    )]
     ParentWithoutUuid,
     /// The wanted parent's name cannot be written.
     #[error(

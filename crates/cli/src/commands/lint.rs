@@ -31,6 +31,10 @@ pub(crate) struct Lint {
     #[arg(short = 'f', long, value_name = "FMT")]
     format: Option<String>,
 
+    /// Refuse the image unless it carries the marks of this format, and of no other; raw carries none
+    #[arg(long, value_name = "FMT")]
+    expect: Option<String>,
+
     /// For whom
     #[arg(long, value_enum, default_value = "human", value_name = "FOR")]
     output: OutputFormat,
@@ -44,15 +48,22 @@ pub(crate) struct Lint {
 
 impl Lint {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        // 1 says that there is something to refuse.
+        self.lint().map_err(|failure| failure.not_one(2))
+    }
+
+    fn lint(self) -> Result<ExitCode, Failure> {
         let mut reach = sandbox::Reach::new(References::Deny);
         reach.source(&self.image);
         sandbox::narrow(&reach)?;
         // Its headers alone are read, which a running machine leaves as they are.
-        let opener = sandbox::opener()
+        let mut opener = sandbox::opener()
             .limits(self.look.limits())
             .force_share(true);
-        let info = goldsmith::ImageInfo::read(&opener, &self.image, self.format.as_deref())
-            .map_err(|error| Failure::with_status(2, error.report()))?;
+        if let Some(format) = &self.expect {
+            opener = opener.expect(format);
+        }
+        let info = goldsmith::ImageInfo::read(&opener, &self.image, self.format.as_deref())?;
         let findings = goldsmith::lint_info(&info, self.cloud, goldsmith::now());
         match self.output {
             OutputFormat::Human => {

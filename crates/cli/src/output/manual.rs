@@ -13,6 +13,11 @@ type Variable = (&'static str, fn(&Command) -> bool, &'static str);
 
 const ENVIRONMENT: &[Variable] = &[
     (
+        "GOLDSMITH_SANDBOX",
+        |_| true,
+        "The mode of the sandbox where --sandbox does not say it.",
+    ),
+    (
         "TMPDIR",
         |command| takes(command, "unpack_limit"),
         "Where images are unpacked that have to be as a whole. Without it that is /var/tmp.",

@@ -62,6 +62,7 @@ fn image_that_cannot_be_opened_is_no_finding() {
     for line in [
         "lint --for kvm gone.raw",
         "lint --for kvm -f qcow2 disk.raw",
+        "lint --for kvm --expect qcow2 disk.raw",
     ] {
         let done = folder.goldsmith(line);
         assert_eq!((done.status, &*done.stdout), (2, ""), "{done:?}");

@@ -91,6 +91,7 @@ fn page_says_what_the_help_says() {
         "63 the format has nothing that could be checked",
         "Give wasted space back, and touch nothing else: goldsmith check -f qcow2 -r leaks \
          disk.qcow2",
+        "GOLDSMITH_SANDBOX The mode of the sandbox",
         "TMPDIR Where images are unpacked",
         "SEE ALSO goldsmith(1), qemu-img(1)",
     ] {

@@ -18,6 +18,8 @@ const LINES: &[&str] = &[
     "create -f qcow2 new.qcow2 3M",
     "create -f qcow2 -b golden.raw -F raw overlay.qcow2",
     "create -f qcow2 -o data_file=apart.data apart.qcow2 1M",
+    "create -f xenserver-ovf new.tgz 4M",
+    "create -f vpc -b golden.raw -F raw new.vhd",
     "convert -f raw -O qcow2 -c golden.raw packed.qcow2",
     "convert -f raw -O vpc -p golden.raw disk.vhd",
     "convert -f raw -O xenserver-ovf golden.raw disk.tgz",
