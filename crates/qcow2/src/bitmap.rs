@@ -148,7 +148,7 @@ impl Bitmap {
                     Place::Ones => marks.add(first, bits_per_cluster)?,
                     Place::At(at) => {
                         // At most a cluster, and only as much as the disk has bits.
-                        let len = (marks.bits - first).div_ceil(8).min(cluster_size);
+                        let len = self.bytes_at(index, cluster_size);
                         let host = HostRange::new(at, len);
                         if host.end() > geometry.file_len {
                             let file_len = geometry.file_len;
@@ -165,6 +165,15 @@ impl Bitmap {
             }
         }
         Ok(marks.ranges)
+    }
+
+    /// How many bytes of bits the disk has from entry `index` of the table on, in its cluster.
+    pub(crate) fn bytes_at(&self, index: u64, cluster_size: u64) -> u64 {
+        let bits = self.disk.div_ceil(self.granularity);
+        let bytes = bits.div_ceil(8);
+        bytes
+            .saturating_sub(index.saturating_mul(cluster_size))
+            .min(cluster_size)
     }
 
     /// Whether its bits can be trusted and understood.

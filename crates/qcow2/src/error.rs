@@ -539,12 +539,11 @@ pub enum Qcow2Error {
     },
     /// A repair that would give up what it cannot know to be in use.
     #[error(
-        "the file ends at {file_len:#x}, in a table or before one: what is used nobody knows; convert \
-         --salvage takes what is left"
+        "{table} cannot be read, so what is used nobody knows; convert --salvage takes what is left"
     )]
     TableLost {
-        /// Length of the file.
-        file_len: u64,
+        /// What a message calls it.
+        table: String,
     },
     /// A repair that would make the file longer than where something was lost.
     #[error(

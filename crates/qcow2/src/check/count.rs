@@ -30,8 +30,8 @@ pub(crate) struct Counts {
     flags: Vec<u8>,
     /// The first cluster that is lost, or some of it: something names it, and the file ends before.
     pub(crate) lost: Option<u64>,
-    /// Whether the file ends in a table or before one, so that nobody knows all that is used.
-    pub(crate) table_lost: bool,
+    /// The first table that cannot be read, so that nobody knows all that is used.
+    pub(crate) table_lost: Option<String>,
     cluster_bits: u32,
     file_len: u64,
     /// Clusters of the file, and the one behind it if something uses that.
@@ -52,7 +52,7 @@ impl Counts {
             file_len: geometry.file_len,
             clusters,
             lost: None,
-            table_lost: false,
+            table_lost: None,
         })
     }
 
@@ -108,6 +108,11 @@ impl Counts {
     pub(super) fn note_lost(&mut self, offset: u64) {
         let cluster = offset >> self.cluster_bits;
         self.lost = Some(self.lost.map_or(cluster, |lost| lost.min(cluster)));
+    }
+
+    /// Notes that `table` cannot be read, or not all of it.
+    pub(super) fn note_table(&mut self, table: impl Display) {
+        self.table_lost.get_or_insert_with(|| table.to_string());
     }
 
     /// How often `cluster`, one of [`clusters`](Self::clusters), is used.

@@ -6,6 +6,8 @@
 mod count;
 mod tables;
 
+use std::collections::BTreeSet;
+
 use byteorder::{BE, ByteOrder};
 use goldsmith_block::{Budget, Checked, ErrorKind, Result, SECTOR, Storage};
 
@@ -85,6 +87,7 @@ pub(crate) fn survey(
             ..Checked::default()
         },
         refcounts_lost: false,
+        at_end: BTreeSet::new(),
     };
     check.mark_refcounts()?;
     let cluster_size = geometry.cluster_size();
@@ -98,6 +101,7 @@ pub(crate) fn survey(
         check.add((header.offset, header.len), "the LUKS header");
     }
     check.check_bitmaps(&head, budget)?;
+    check.check_packed_at_end(budget)?;
     if refcounts == Refcounts::Judged {
         let before = check.checked.corruptions;
         check.check_refcount_blocks()?;
@@ -120,6 +124,8 @@ struct Check<'a> {
     counts: Counts,
     checked: Checked,
     refcounts_lost: bool,
+    /// Offset and length of the packed clusters in which the file ends.
+    at_end: BTreeSet<(u64, u64)>,
 }
 
 impl Check<'_> {
@@ -163,9 +169,20 @@ impl Check<'_> {
                     "bitmap '{name}' has reserved flags set: {reserved:#x}"
                 ));
             }
+            let cluster_size = self.geometry.cluster_size();
+            let table = format_args!("the table of bitmap '{name}'");
+            if !offset.is_multiple_of(cluster_size) {
+                let text = format_args!("{table} is at {offset:#x}, no multiple of {cluster_size}");
+                self.checked.corruption(text);
+            }
             // Any number of bitmaps may name one table: the time for it is limited, too.
             budget.reserve(len, "bitmap tables")?;
-            self.add((offset, len), format_args!("the table of bitmap '{name}'"));
+            self.add((offset, len), table);
+            if !offset.is_multiple_of(cluster_size)
+                || offset.saturating_add(len) > self.geometry.file_len
+            {
+                self.counts.note_table(table);
+            }
             self.each_entry((offset, len), 1, |check, index, entry| {
                 let (entry, cluster_size) = (entry[0], check.geometry.cluster_size());
                 match place(entry, index, check.geometry) {
@@ -176,6 +193,16 @@ impl Check<'_> {
                     Ok(Place::At(place)) => {
                         let what = format_args!("entry {index} of bitmap '{name}'");
                         check.add((place, cluster_size), what);
+                        let need = place.saturating_add(bitmap.bytes_at(index, cluster_size));
+                        let file_len = check.geometry.file_len;
+                        // What ends farther away was counted already.
+                        if need > file_len && place + cluster_size - file_len < cluster_size {
+                            // [ours] QEMU takes what is missing for zeros.
+                            check.checked.corruption(format_args!(
+                                "{what} ends at {need:#x}, but the file at {file_len:#x}"
+                            ));
+                            check.counts.note_lost(file_len);
+                        }
                     }
                     Ok(Place::Zeros | Place::Ones) => {}
                 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use goldsmith_block::{Budget, Result, SECTOR, align_up};
+use goldsmith_block::{Budget, HostRange, Result};
+use goldsmith_codec::Unpacker;
 
 use super::Check;
 use super::count::{DATA, TABLE};
@@ -13,12 +14,15 @@ use crate::mapping::packed_place;
 use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
 use crate::snapshot::Snapshots;
 
+/// Packed clusters in which the file ends. [ours] Those of honest images share its last sector.
+const PACKED_AT_END: usize = 64;
+
 /// An L2 table, as an L1 table names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Named {
     /// Byte offset, a multiple of the cluster size.
     offset: u64,
-    /// Bytes of the disk from its first cluster on: none if it maps the state of a machine.
+    /// Bytes of the disk, or of the state of a machine, from its first cluster on.
     visible: u64,
     /// Whether the active L1 table names it.
     active: bool,
@@ -47,9 +51,9 @@ impl Check<'_> {
     ) -> Result<()> {
         let mut named = Vec::new();
         let l1 = (head.raw.l1_table_offset.get(), head.raw.l1_size.get());
-        let size = self.geometry.virtual_size;
+        let sizes = (self.geometry.virtual_size, 0);
         let what = "the active L1 table";
-        self.check_l1(l1, size, true, what, &mut named, budget)?;
+        self.check_l1(l1, sizes, true, what, &mut named, budget)?;
         for (info, entry) in snapshots.infos.iter().zip(&snapshots.entries) {
             let l1 = entry.l1_table();
             let what = format!("the L1 table of snapshot '{}'", info.id);
@@ -57,12 +61,15 @@ impl Check<'_> {
             if !l1.0.is_multiple_of(cluster_size) {
                 let text = format_args!("{what} is at {:#x}, no multiple of {cluster_size}", l1.0);
                 self.checked.corruption(text);
+                self.counts.note_table(what);
             } else if bytes > ondisk::L1_BYTES {
                 let limit = ondisk::L1_BYTES;
                 let text = format_args!("{what} takes {bytes} bytes, over the {limit} allowed");
                 self.checked.corruption(text);
+                self.counts.note_table(what);
             } else {
-                self.check_l1(l1, info.virtual_size, false, &what, &mut named, budget)?;
+                let sizes = (info.virtual_size, info.vm_state_len);
+                self.check_l1(l1, sizes, false, &what, &mut named, budget)?;
             }
         }
         named.sort_unstable();
@@ -81,7 +88,7 @@ impl Check<'_> {
     fn check_l1(
         &mut self,
         (offset, entries): (u64, u32),
-        virtual_size: u64,
+        (virtual_size, vm_state_len): (u64, u64),
         active: bool,
         what: &str,
         named: &mut Vec<Named>,
@@ -91,13 +98,18 @@ impl Check<'_> {
         // Any number of snapshots may name one table: the time for it is limited, too.
         budget.reserve(len, "L1 tables")?;
         self.add((offset, len), what);
-        let missing = (offset + len).saturating_sub(self.geometry.file_len);
-        self.counts.table_lost |= missing > 0;
+        let end = offset.saturating_add(len);
+        let missing = end.saturating_sub(self.geometry.file_len);
+        if len > 0 && missing > 0 {
+            self.counts.note_table(what);
+        }
         // If it is more, that was told already.
         if (1..self.geometry.cluster_size()).contains(&missing) {
             self.cut_off("L1 table", (offset, len), 1);
         }
         let mapped = mapped_bits(self.geometry.cluster_bits, self.geometry.extended_l2);
+        // The state of a machine begins with a table of its own. [spec]
+        let disk_tables = virtual_size.div_ceil(1 << mapped);
         self.each_entry((offset, len), 1, |check, index, entry| {
             let entry = entry[0];
             if entry == 0 {
@@ -116,11 +128,12 @@ impl Check<'_> {
                 );
             }
             let (offset, cluster_size) = (entry & OFFSET, check.geometry.cluster_size());
+            let l2 = format_args!("L2 table {index} of {what}");
             if offset == 0 {
                 check.broken(1, &Qcow2Error::NoOffset { table: "L1", entry });
+                check.counts.note_table(l2);
                 return Ok(());
             }
-            let l2 = format_args!("L2 table {index} of {what}");
             let place = (offset, cluster_size);
             check.counts.add(place, TABLE, 1, &mut check.checked, l2);
             if active {
@@ -137,20 +150,24 @@ impl Check<'_> {
                         cluster_size,
                     },
                 );
+                check.counts.note_table(l2);
                 return Ok(());
             }
             if offset < check.geometry.file_len {
                 let cost = size_of::<Named>() as u64;
                 budget.reserve(cost, "list of L2 tables")?;
                 // An L1 table has 2^22 entries or fewer, and a table maps less than 2^40 bytes.
-                let visible = virtual_size.saturating_sub(index << mapped);
+                let visible = match index.checked_sub(disk_tables) {
+                    None => virtual_size - (index << mapped),
+                    Some(nth) => vm_state_len.saturating_sub(nth << mapped),
+                };
                 named.push(Named {
                     offset,
                     visible,
                     active,
                 });
             } else {
-                check.counts.table_lost = true;
+                check.counts.note_table(l2);
             }
             Ok(())
         })
@@ -164,7 +181,8 @@ impl Check<'_> {
         let needed = needed.min(geometry.cluster_size());
         // [ours] QEMU takes what is missing for zeros.
         if table.offset + needed > geometry.file_len {
-            self.counts.table_lost = true;
+            let l2 = format_args!("the L2 table at {:#x}", table.offset);
+            self.counts.note_table(l2);
             self.cut_off("L2 table", (table.offset, needed), table.times);
         }
         let place = (table.offset, geometry.cluster_size());
@@ -215,9 +233,12 @@ impl Check<'_> {
         }
         let host = packed_place(entry, self.geometry.cluster_bits);
         let file_len = self.geometry.file_len;
-        // Old writers did not fill up the last sector. [qemu]
-        if align_up(file_len, SECTOR).is_some_and(|end| host.end() > end) {
-            self.counts.note_lost(file_len);
+        let missing = host.end().saturating_sub(file_len);
+        // If it is more, that is told below.
+        if (1..self.geometry.cluster_size()).contains(&missing)
+            && self.at_end.len() <= PACKED_AT_END
+        {
+            self.at_end.insert((host.offset, host.len));
         }
         self.counts
             .add((host.offset, host.len), DATA, table.times, checked, cluster);
@@ -334,6 +355,44 @@ impl Check<'_> {
             );
             self.counts.note_lost(file_len);
         }
+    }
+
+    /// [ours] What is packed and reaches behind the end of the file is whole: old writers did not fill up
+    /// the last sector, and what a cluster takes is an upper bound. QEMU takes what is missing for zeros;
+    /// once the file is longer it is, and the cluster may unpack to something else.
+    pub(super) fn check_packed_at_end(&mut self, budget: &Budget) -> Result<()> {
+        let (codec, file_len) = (self.geometry.codec, self.geometry.file_len);
+        let all = std::mem::take(&mut self.at_end);
+        if all.is_empty() {
+            return Ok(());
+        }
+        let mut unit: Vec<u8> = budget.zeroed(self.geometry.cluster_size(), "packed cluster")?;
+        let mut unpacker = Unpacker::new();
+        for (nth, (offset, len)) in all.into_iter().enumerate() {
+            let host = HostRange::new(offset, len);
+            // At most two clusters.
+            let mut packed = vec![0; file_len.saturating_sub(offset) as usize];
+            if !packed.is_empty() {
+                self.storage.read_at(offset, &mut packed)?;
+            }
+            if nth == PACKED_AT_END {
+                self.checked.corruption(format_args!(
+                    "more than {PACKED_AT_END} packed clusters end behind the file, at {file_len:#x}"
+                ));
+                self.counts.note_lost(file_len);
+                break;
+            }
+            if let Err(source) = unpacker.unpack(codec, &packed, &mut unit) {
+                let error = Qcow2Error::UnpackTruncated {
+                    host,
+                    file_len,
+                    source,
+                };
+                self.broken(1, &error);
+                self.counts.note_lost(file_len);
+            }
+        }
+        Ok(())
     }
 
     /// The copied flag of `entry`, an L1 or L2 entry, says whether the refcount is one; `once` is

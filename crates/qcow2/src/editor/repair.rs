@@ -23,8 +23,9 @@ impl Qcow2Editor {
     /// user has to say so. What is wrong with a place of guest data stays: nobody knows the right one.
     ///
     /// # Errors
-    /// `Corrupt` if there are no refcounts to speak of, but only leaks are to be mended, or if the file was
-    /// truncated and mending would make zeros of what is lost; those of reading and writing.
+    /// `Corrupt` if there are no refcounts to speak of, but only leaks are to be mended; if a table cannot be
+    /// read, so that what it names would be given up; if the file was truncated and mending would make zeros
+    /// of what is lost; those of reading and writing.
     pub(super) fn repair(&mut self, repair: Repair) -> Result<()> {
         let all = repair == Repair::All;
         let mut found = self.judged()?;
@@ -34,9 +35,8 @@ impl Qcow2Editor {
             if leaks == 0 && !(all && wrong > 0) {
                 break;
             }
-            if found.uses.table_lost {
-                let file_len = self.layer.geometry().file_len;
-                return Err(Qcow2Error::TableLost { file_len }.into());
+            if let Some(table) = found.uses.table_lost {
+                return Err(Qcow2Error::TableLost { table }.into());
             }
             let flags = all || wrong == 0;
             if !self.mend(found.uses, found.refcounts_lost, all, flags)? {

@@ -5,6 +5,7 @@ mod bitmaps;
 mod crowded;
 mod cuts;
 mod encrypted;
+mod lost;
 mod repaired;
 mod resized;
 mod sequences;

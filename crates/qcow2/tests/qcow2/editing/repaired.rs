@@ -19,7 +19,7 @@ use crate::forge::COPIED;
 const CASES: u32 = 60;
 
 /// What can be read of a disk, sector by sector.
-fn readable(path: &Path) -> Vec<Option<Vec<u8>>> {
+pub(super) fn readable(path: &Path) -> Vec<Option<Vec<u8>>> {
     let bytes = std::fs::read(path).unwrap();
     let storage = Arc::new(MemoryStorage::holding("image", bytes));
     let layer = QCOW2.open(storage, &budget()).unwrap();
@@ -38,7 +38,7 @@ fn readable(path: &Path) -> Vec<Option<Vec<u8>>> {
 }
 
 /// What could be read is the same, and what could not still cannot.
-fn assert_kept(path: &Path, before: &[Option<Vec<u8>>], what: &str) {
+pub(super) fn assert_kept(path: &Path, before: &[Option<Vec<u8>>], what: &str) {
     let after = readable(path);
     assert_eq!(after.len(), before.len(), "{what}");
     for (nth, (after, before)) in after.iter().zip(before).enumerate() {
@@ -75,105 +75,6 @@ fn assert_mended(path: &Path, what: &str) -> u64 {
     let judged = judged(path).unwrap();
     assert_eq!(judged[1], 0, "{what}: leaks that QEMU finds");
     judged[0]
-}
-
-/// [qemu] It leaves such entries as they are, too. In a file that becomes longer they would name zeros.
-#[test]
-fn what_was_truncated_is_not_mended_into_zeros() {
-    for refcounts_are_right in [true, false] {
-        let bench = Bench::new();
-        let path = bench.image("image", "cluster_size=512", "64k", &["write -P 1 0 32k"]);
-        let mut image = std::fs::read(&path).unwrap();
-        image.truncate(image.len() / 512 * 512 - 5 * 512);
-        if !refcounts_are_right {
-            let block = Places::of(&path).refcount_table();
-            let block = Places::of(&path).number(block) as usize;
-            image[block..block + 512].fill(0);
-        }
-        std::fs::write(&path, &image).unwrap();
-        let before = readable(&path);
-        assert!(before.iter().filter(|sector| sector.is_none()).count() >= 5);
-        for repair in [Repair::Leaks, Repair::All] {
-            // Whether there was room for what else is wrong or not.
-            let _ = edit(&path, &Edit::Repair(repair));
-            assert_kept(&path, &before, "truncated");
-            let left = ours(&check(&std::fs::read(&path).unwrap()).unwrap());
-            assert!(left[0] >= 5, "{left:?}");
-        }
-    }
-}
-
-/// What the lost part of a table named would be given up, and its clusters be zeros.
-#[test]
-fn image_that_lost_a_table_or_part_of_it_is_left_alone() {
-    let bench = Bench::new();
-    let commands = ["write -P 1 0 32k", "write -P 2 40k 8k"];
-    let path = bench.image("image", "cluster_size=512", "64k", &commands);
-    qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
-    qemu::io_ok(&path, "qcow2", &["write -P 3 4k 512", "write -P 3 60k 512"]);
-    let mut whole = std::fs::read(&path).unwrap();
-    let end = whole.len().next_multiple_of(512);
-    whole.resize(end, 0);
-    let number = |at: usize| u64::from_be_bytes(whole[at..at + 8].try_into().unwrap());
-    let offset = |at: usize| (number(at) & 0x00ff_ffff_ffff_fe00) as usize;
-    let (l1, snapshots) = (offset(40), offset(64));
-    for (what, table, names_it, left) in [
-        ("L2 table", offset(l1), l1, 256),
-        ("L2 table", offset(l1), l1, 1),
-        ("L2 table", offset(l1), l1, 0),
-        ("L1 table", offset(snapshots), snapshots, 8),
-        ("L1 table", offset(snapshots), snapshots, 0),
-    ] {
-        let mut image = whole.clone();
-        image.extend_from_within(table..table + left);
-        let flags = number(names_it) & COPIED;
-        let moved = flags | (end + if left == 0 { 512 } else { 0 }) as u64;
-        image[names_it..names_it + 8].copy_from_slice(&moved.to_be_bytes());
-        std::fs::write(&path, &image).unwrap();
-        let found = check(&image).unwrap();
-        let mut told = found.flaws.iter().map(|flaw| format!("{flaw:?}"));
-        assert!(
-            told.any(|told| told.contains(what) && told.contains("the file ends at")),
-            "{found:?}"
-        );
-        for repair in [Repair::Leaks, Repair::All] {
-            let error = edit(&path, &Edit::Repair(repair)).unwrap_err();
-            assert!(
-                error.report().contains("what is used nobody knows"),
-                "{error:?}"
-            );
-            assert!(std::fs::read(&path).unwrap() == image, "{what}");
-        }
-    }
-}
-
-/// A packed cluster of which sectors are missing unpacks to something else in a file that is longer.
-#[test]
-fn packed_cluster_that_was_cut_off_is_not_mended_over() {
-    let bench = Bench::new();
-    let path = bench.image("image", "cluster_size=4k", "64k", &["write -c -P 1 0 4k"]);
-    let mut image = std::fs::read(&path).unwrap();
-    let sound = image.clone();
-    let number = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
-    let l2 = (number(number(40) as usize) & 0x00ff_ffff_ffff_fe00) as usize;
-    // Behind the file, by less than a cluster; and a refcount is wrong.
-    let end = image.len().next_multiple_of(4096);
-    image.resize(end, 0);
-    let entry = number(l2) & !((1 << 58) - 1) | (end as u64 + 512);
-    image[l2..l2 + 8].copy_from_slice(&entry.to_be_bytes());
-    std::fs::write(&path, &image).unwrap();
-    let before = readable(&path);
-    assert!(before[0].is_none());
-    for repair in [Repair::Leaks, Repair::All] {
-        let error = edit(&path, &Edit::Repair(repair)).unwrap_err();
-        assert!(
-            error
-                .report()
-                .ends_with("convert --salvage takes what is left"),
-            "{error:?}"
-        );
-        assert_kept(&path, &before, "packed");
-    }
 }
 
 #[test]
