@@ -47,20 +47,26 @@ impl Bitmap {
         let Self::Mixed { bytes, last_run } = self else {
             return (true, end - sector);
         };
-        let bit = |at: u64| bytes[(at / 8) as usize] & (0x80 >> (at % 8)) != 0;
-        let set = bit(sector);
-        let until = |range: Range<u64>| {
-            let stop = range.end;
-            range.clone().find(|at| bit(*at) != set).unwrap_or(stop)
-        };
-        let is_whole = |byte: u64| bytes[byte as usize] == if set { u8::MAX } else { 0 };
-        let mut at = until(sector..sector.next_multiple_of(8).min(end));
-        let (byte, last) = (at / 8, end / 8);
-        if at.is_multiple_of(8) && byte < last && is_whole(byte) {
-            at = 8 * last_run.end(byte, last, is_whole);
-        }
-        (set, until(at..end) - sector)
+        run(|at| bytes[at as usize], last_run, sector, end)
     }
+}
+
+/// The run of alike bits that `sector` is in, of a bitmap of which `byte` gives each byte; see
+/// [`Bitmap::run`].
+fn run(byte: impl Fn(u64) -> u8, last_run: &LastRun, sector: u64, end: u64) -> (bool, u64) {
+    let bit = |at: u64| byte(at / 8) & (0x80 >> (at % 8)) != 0;
+    let set = bit(sector);
+    let until = |range: Range<u64>| {
+        let stop = range.end;
+        range.clone().find(|at| bit(*at) != set).unwrap_or(stop)
+    };
+    let is_whole = |at: u64| byte(at) == if set { u8::MAX } else { 0 };
+    let mut at = until(sector..sector.next_multiple_of(8).min(end));
+    let (next, last) = (at / 8, end / 8);
+    if at.is_multiple_of(8) && next < last && is_whole(next) {
+        at = 8 * last_run.end(next, last, is_whole);
+    }
+    (set, until(at..end) - sector)
 }
 
 /// The bitmaps of the blocks that were asked for last.
@@ -105,6 +111,8 @@ impl BitmapCache {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -130,12 +138,18 @@ mod tests {
     #[test]
     fn run_of_the_largest_block_is_looked_for_once() {
         const SECTORS: u64 = 1 << 19;
-        let mut bytes = vec![0; SECTORS as usize / 8];
-        bytes[SECTORS as usize / 8 - 1] = 1;
-        let bitmap = Bitmap::new(bytes, false);
+        let looks = Cell::new(0_u64);
+        let byte = |at| {
+            looks.set(looks.get() + 1);
+            u8::from(at == SECTORS / 8 - 1)
+        };
+        let last_run = LastRun::default();
         for sector in 0..SECTORS - 1 {
-            assert_eq!(bitmap.run(sector, SECTORS), (false, SECTORS - 1 - sector));
+            let rest = SECTORS - 1 - sector;
+            assert_eq!(run(byte, &last_run, sector, SECTORS), (false, rest));
         }
+        // Some of those around each end of it.
+        assert!(looks.get() < 64 * SECTORS, "{looks:?}");
     }
 
     #[test]
@@ -161,6 +175,24 @@ mod tests {
             let run = (start..end).take_while(|at| bit(*at) == bit(start)).count() as u64;
             let bitmap = Bitmap::new(bytes.clone(), false);
             prop_assert_eq!(bitmap.run(start, end), (bit(start), run));
+        }
+
+        /// Asked again and again, of runs that are long enough to be remembered.
+        #[test]
+        fn memory_changes_no_answer(
+            runs in prop::collection::vec((1..1000_usize, prop_oneof![Just(0u8), Just(255), any::<u8>()]), 2..12),
+            asked in prop::collection::vec((any::<prop::sample::Index>(), 1..16_000_u64), 1..60),
+        ) {
+            let bytes: Vec<_> = runs.into_iter().flat_map(|(len, byte)| vec![byte; len]).collect();
+            let sectors = 8 * bytes.len() as u64;
+            let bit = |at: u64| bytes[at as usize / 8] >> (7 - at % 8) & 1 == 1;
+            let bitmap = Bitmap::new(bytes.clone(), false);
+            for (start, len) in asked {
+                let start = start.index(sectors as usize) as u64;
+                let end = (start + len).min(sectors);
+                let run = (start..end).take_while(|at| bit(*at) == bit(start)).count() as u64;
+                prop_assert_eq!(bitmap.run(start, end), (bit(start), run));
+            }
         }
     }
 }
