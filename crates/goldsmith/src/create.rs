@@ -145,7 +145,8 @@ impl<'a> Create<'a> {
             true => (self.unseen(&options)?, None),
             // None of its data is read, so whoever writes to it may go on.
             false => {
-                let opener = self.opener.clone().force_share(true);
+                let opener = self.opener.stopped_by(self.cancel.as_ref());
+                let opener = opener.force_share(true);
                 behind(&opener, &self.path, &options)?.unzip()
             }
         };

@@ -171,7 +171,8 @@ impl<'a> Rebase<'a> {
             return Ok((Some(reference), None));
         }
         let ours = open.ids();
-        let opener = self.subject.opener.clone().holding(ours.clone());
+        let opener = self.subject.opener.stopped_by(self.carry.job.cancel);
+        let opener = opener.holding(ours.clone());
         let (path, chain) = open_beside(&opener, &open.path, name, Some(format))?;
         let is_ours = |layer: &Arc<dyn Layer>| {
             let files = [layer.storage().id(), layer.data_storage().id()];

@@ -200,7 +200,7 @@ impl<'a> Bench<'a> {
     }
 
     fn read(&self) -> Result<Duration> {
-        let opener = self.opener.clone().cache(self.cache());
+        let opener = self.opener.stopped_by(self.cancel).cache(self.cache());
         let chain = opener.open(&self.path, self.format.as_deref())?;
         for layer in chain.layers() {
             self.must_pass_cache(&**layer.data_storage())?;

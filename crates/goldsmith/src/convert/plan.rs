@@ -102,7 +102,8 @@ impl<'a> Convert<'a> {
 
     /// What the target says of the disk behind it, and that disk, if there is to be one.
     pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
-        behind(&self.sources[0].opener, &self.target, options)
+        let opener = self.opener_of_source().stopped_by(self.job.cancel);
+        behind(&opener, &self.target, options)
     }
 
     pub(crate) fn opener_of_source(&self) -> &Opener {

@@ -37,10 +37,8 @@ impl Convert<'_> {
         let disks = sources.map(|(source, file)| {
             // Who wants all bitmaps wants to know that they are gone.
             let salvages = self.salvage && self.bitmaps != Bitmaps::All;
-            let mut opener = source.opener.clone().salvaging(salvages);
-            if let Some(cancel) = self.job.cancel {
-                opener = opener.cancel(cancel);
-            }
+            let opener = source.opener.stopped_by(self.job.cancel);
+            let opener = opener.salvaging(salvages);
             opener.open_from(&source.path, file)
         });
         disks.collect()

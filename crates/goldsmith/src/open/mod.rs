@@ -204,6 +204,14 @@ impl Opener {
         self
     }
 
+    /// The same opener, stopped by this flag if there is one.
+    pub(crate) fn stopped_by(&self, cancel: Option<&Cancel>) -> Self {
+        match cancel {
+            Some(cancel) => self.clone().cancel(cancel),
+            None => self.clone(),
+        }
+    }
+
     /// Opens the topmost image as it was when this internal snapshot was taken.
     #[must_use]
     pub fn snapshot(mut self, name: SnapshotName) -> Self {

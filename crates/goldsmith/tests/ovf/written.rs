@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use std::process::Command;
 use std::sync::Mutex;
 
-use goldsmith::{Algorithm, Cancel, Convert, ErrorKind, Measure, Opener, cloud_named, lint};
+use goldsmith::{
+    Algorithm, Cancel, Convert, Create, ErrorKind, Measure, Opener, Rebase, cloud_named, lint,
+};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 
@@ -197,6 +199,23 @@ fn source_that_is_unpacked_is_stopped_while_it_is() {
     let opener = Opener::new().cancel(&cancel);
     let opened = opener.open(&tgz, Some(OVF));
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::Cancelled);
+
+    // Where it stands behind another one.
+    let over = folder.path("over.qcow2");
+    let create = Create::new(&over).format("qcow2").backing("disk.tgz", OVF);
+    let error = create.cancel(&cancel).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    let copy = convert((&source, "raw"), (&over, "qcow2")).backing("disk.tgz", OVF);
+    let error = copy.cancel(&cancel).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    Create::new(&over)
+        .format("qcow2")
+        .size(2 << 20)
+        .run()
+        .unwrap();
+    let rebase = Rebase::new(&over).format("qcow2").onto("disk.tgz", Some(OVF));
+    let error = rebase.cancel(&cancel).run().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
