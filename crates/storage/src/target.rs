@@ -454,7 +454,8 @@ fn hidden(path: &Path) -> Vec<u8> {
     [b".", name, b".goldsmith-"].concat()
 }
 
-/// Gives `file` the owner, the group and the rights of the `old` file, which it is going to replace.
+/// Gives `file` the owner, the group, the rights and the label of the `old` file, which it is going to
+/// replace.
 /// What cannot be given away is the caller's own then, and nobody gets a right that he did not have.
 fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
     let (owner, group) = (Some(metadata.uid()), Some(metadata.gid()));
@@ -464,6 +465,10 @@ fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
         done => done.map(|()| true),
     };
     let in_group = give(owner)? || give(None)?;
+    if let Ok(Some(label)) = sys::label(old) {
+        // Where the policy forbids it, that of the directory's new files stays.
+        let _ = sys::set_label(file, &label);
+    }
     let (mode, list) = (metadata.mode() & 0o777, sys::acl(old)?);
     if list.is_some() {
         // Also where the list cannot be given: who may do what without it nobody knows.

@@ -151,6 +151,25 @@ fn replaced_file_hands_down_mode_and_owner() {
     assert_eq!(new.mode() & 0o777, 0o640);
 }
 
+/// Of which no system that lacks SELinux makes anything, but which each keeps for root.
+#[test]
+#[cfg(target_os = "linux")]
+fn replaced_file_hands_down_its_label() {
+    const LABEL: &str = "security.selinux";
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let path = directory.path().join("disk");
+    fs::write(&path, b"silver").unwrap();
+    let label = b"system_u:object_r:svirt_image_t:s0\0";
+    setxattr(&path, LABEL, label, XattrFlags::empty()).unwrap();
+    publish(&path, b"golden");
+    let mut found = [0; 100];
+    let len = getxattr(&path, LABEL, &mut found[..]).unwrap();
+    assert_eq!(found[..len], label[..]);
+}
+
 /// As the kernel keeps it: version 2, then entries of a tag, rights and an id.
 #[cfg(target_os = "linux")]
 fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {

@@ -213,7 +213,9 @@ fn source_that_is_unpacked_is_stopped_while_it_is() {
         .size(2 << 20)
         .run()
         .unwrap();
-    let rebase = Rebase::new(&over).format("qcow2").onto("disk.tgz", Some(OVF));
+    let rebase = Rebase::new(&over)
+        .format("qcow2")
+        .onto("disk.tgz", Some(OVF));
     let error = rebase.cancel(&cancel).run().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }

@@ -113,20 +113,36 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Who may do what with a file besides owner, group and others: an extended attribute.
 const ACL: &str = "system.posix_acl_access";
+/// The label that SELinux goes by: another one.
+const LABEL: &str = "security.selinux";
 /// Longest one, in bytes: the kernel's bound for any such attribute.
-const ACL_LEN: usize = 64 << 10;
+const ATTRIBUTE_LEN: usize = 64 << 10;
 
 /// The access control list of `file`; `None` if it has none.
 pub(crate) fn acl(file: &File) -> io::Result<Option<Vec<u8>>> {
-    let mut list = vec![0; ACL_LEN];
-    match fgetxattr(file, ACL, &mut list[..]) {
+    attribute(file, ACL)
+}
+
+/// By which SELinux tells who may do what with `file`; `None` if it has none.
+pub(crate) fn label(file: &File) -> io::Result<Option<Vec<u8>>> {
+    attribute(file, LABEL)
+}
+
+fn attribute(file: &File, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; ATTRIBUTE_LEN];
+    match fgetxattr(file, name, &mut value[..]) {
         Ok(len) => {
-            list.truncate(len);
-            Ok(Some(list))
+            value.truncate(len);
+            Ok(Some(value))
         }
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Gives `file` this label.
+pub(crate) fn set_label(file: &File, label: &[u8]) -> io::Result<()> {
+    Ok(fsetxattr(file, LABEL, label, XattrFlags::empty())?)
 }
 
 /// Gives `file` the access control list `list`, and the mode that belongs to it, or none.

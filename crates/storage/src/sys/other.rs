@@ -49,6 +49,14 @@ pub(crate) fn acl(_file: &File) -> io::Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
+pub(crate) fn label(_file: &File) -> io::Result<Option<Vec<u8>>> {
+    Ok(None)
+}
+
+pub(crate) fn set_label(_file: &File, _label: &[u8]) -> io::Result<()> {
+    Ok(())
+}
+
 pub(crate) fn set_acl(_file: &File, list: Option<&[u8]>) -> io::Result<()> {
     match list {
         Some(_) => Err(io::ErrorKind::Unsupported.into()),
