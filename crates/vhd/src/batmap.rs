@@ -32,7 +32,7 @@ impl Batmap {
     /// sector bitmaps say all that the batmap says.
     ///
     /// # Errors
-    /// `Limit` if it is over `budget`; `Io` if it cannot be read.
+    /// `Unsupported` if the disk is encrypted; `Limit` if it is over `budget`; `Io` if it cannot be read.
     pub(crate) fn read(
         storage: &dyn Storage,
         geometry: &Dynamic,
@@ -54,6 +54,10 @@ impl Batmap {
             } else {
                 Ok(None)
             });
+        }
+        // [libvhd] `vhd_keyhash`: tapdisk decrypts what it reads.
+        if raw.has_key != 0 {
+            return Err(VhdError::Encrypted.into());
         }
         let place = match place(&raw, geometry) {
             Ok(place) => place,

@@ -7,15 +7,13 @@ use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align
 
 use crate::error::VhdError;
 use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
+use crate::geometry::GAP;
 use crate::layer::{DynamicLayer, Opened};
 use crate::locator::room_end;
 use crate::ondisk::{FOOTER_LEN, RawHeader, UNUSED};
 
 /// Bytes of the block table that are read at a time.
 const PIECE: u64 = 64 << 10;
-/// Most bytes between two blocks that stand behind each other, and before the footer: what alignment may
-/// cost.
-const GAP: u64 = 4096;
 
 /// Checks the image in `storage`; see [`Format::check`](goldsmith_block::Format::check).
 pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checked> {

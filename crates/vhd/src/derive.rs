@@ -15,15 +15,16 @@ use zerocopy::byteorder::big_endian::{U32, U64};
 
 use crate::error::VhdError;
 use crate::footer::{Disk, Found};
-use crate::geometry::{BLOCK_SIZE, Dynamic};
+use crate::geometry::{BLOCK_SIZE, Dynamic, GAP};
 use crate::ondisk::{HEADER_COOKIE, NO_OFFSET, RawHeader, RawLocator, UNUSED, VERSION};
 
 /// Bytes of the block table that are read at a time.
 const PIECE: usize = 64 << 10;
 /// Most bytes of the table past the disk that are looked at.
 const SPARE: u64 = 1 << 20;
-/// Most bytes between two blocks that stand behind each other: what alignment may cost.
-const GAP: u64 = 4096;
+
+/// Bytes behind a table of unused entries that are too many for a batmap and the names of a parent.
+const LOST: u64 = 1 << 20;
 
 /// A header, and what was wrong with the one in its place.
 pub(crate) struct Derived {
@@ -208,6 +209,14 @@ fn possible(raw: &RawHeader, place: HostRange, virtual_size: u64) -> Vec<RawHead
     let mut unused = vec![raw.data_offset.get(), NO_OFFSET];
     unused.dedup();
     let mut headers = Vec::new();
+    // A table may stand anywhere. If one bit of its place is wrong, the sum says so.
+    for bit in 0..u64::BITS {
+        let mut header = raw.clone();
+        header.table_offset = U64::new(raw.table_offset.get() ^ 1 << bit);
+        if header.computed_checksum() == raw.checksum.get() {
+            headers.push(header);
+        }
+    }
     for offset in offsets {
         for bits in BLOCK_SIZE.start().ilog2()..=BLOCK_SIZE.end().ilog2() {
             let block_size = 1 << bits;
@@ -273,6 +282,8 @@ fn layout(storage: &dyn Storage, geometry: &Dynamic, budget: &Budget) -> Result<
     let between = starts.windows(2).all(|pair| pair[1] - pair[0] >= len);
     Ok(match rooms.min() {
         _ if !between => None,
+        // Any run of unused entries would do, also where the blocks stand to which others point.
+        None if geometry.data_end.saturating_sub(whole) >= len.max(LOST) => None,
         None => Some(Layout::Empty),
         Some(room) if room <= len + GAP => Some(Layout::Tight),
         Some(_) => Some(Layout::Loose),

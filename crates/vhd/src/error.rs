@@ -40,6 +40,17 @@ pub enum VhdError {
         /// Where the first one stands.
         offset: u64,
     },
+    /// Two footers that do not belong together.
+    #[error(
+        "the footer at the end, of {end}, and the one at the start, of {start}, are of two images: the \
+         file was cut, or the guest of one wrote the other"
+    )]
+    OfTwoImages {
+        /// What the one at the end is of.
+        end: String,
+        /// What the other is of.
+        start: String,
+    },
     /// The footer is of a version that we do not know.
     #[error("footer version is {found:#010x}; only 1.x (0x0001....) is known")]
     FooterVersion {
@@ -52,6 +63,12 @@ pub enum VhdError {
         /// What the footer says.
         found: u32,
     },
+    /// XenServer encrypted the disk.
+    #[error(
+        "the disk is encrypted: the batmap has the hash of a key, which XenServer's tools ask for; \
+         goldsmith does not decrypt it"
+    )]
+    Encrypted,
     /// XenServer's tools stopped in the middle of changing the image.
     #[error(
         "the image is marked v_poison: XenServer's tools were changing it and did not finish, so \
@@ -403,6 +420,14 @@ pub enum VhdError {
 }
 
 impl VhdError {
+    /// Whether a dynamic header is not what was written there.
+    pub(crate) fn is_of_damaged_header(&self) -> bool {
+        matches!(
+            self,
+            Self::HeaderCookie { .. } | Self::HeaderChecksum { .. }
+        )
+    }
+
     /// Whether it is about a block that begins in the file and does not end there.
     pub(crate) fn is_cut_off(&self) -> bool {
         matches!(self, Self::BlockOutside { host, data_end, .. } if host.offset < *data_end)
@@ -414,6 +439,7 @@ impl From<VhdError> for Error {
         use VhdError as E;
         let kind = match error {
             E::FooterVersion { .. }
+            | E::Encrypted
             | E::HeaderVersion { .. }
             | E::Unaligned { .. }
             | E::TwoSizes { .. }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::error::VhdError;
-use crate::geometry::{Chs, Dynamic};
+use crate::geometry::{Chs, Dynamic, GAP};
 use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
     FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, NO_OFFSET,
@@ -93,7 +93,7 @@ impl Found {
                                 "the copy of the footer at the start {what}; the footer at the end \
                                  was used"
                             ));
-                            other = is_whole.then_some(copy);
+                            other = is_whole.then(|| copy.clone());
                         }
                     }
                     let found = Self {
@@ -104,6 +104,7 @@ impl Found {
                         warnings,
                         other,
                     };
+                    found.refuse_other_image(storage, &copy)?;
                     return found.or_other(storage, rule);
                 }
             };
@@ -144,6 +145,43 @@ impl Found {
 }
 
 impl Found {
+    /// Fails if `copy`, the footer at the start, is that of another image than this one at the end.
+    ///
+    /// [ours] Where a file was cut inside a block, it ends with what its guest wrote, be it a footer. The
+    /// guest of a fixed image may have written one to the start; but then the one at the end is right
+    /// behind the disk. Tools that give an image another identity may forget one footer, and no more.
+    fn refuse_other_image(&self, storage: &dyn Storage, copy: &RawFooter) -> Result<()> {
+        let Ok(footer) = Footer::parse(copy, SizeRule::Creator) else {
+            return Ok(());
+        };
+        let place = footer.header_offset();
+        let place = place.and_then(|at| Dynamic::header_range(at, self.data_end).ok());
+        let (true, Some(place)) = (is_cookie(&copy.cookie), place) else {
+            return Ok(());
+        };
+        let (raw, what) = (&self.raw, |raw: &RawFooter| {
+            (raw.current_size, raw.chs(), raw.disk_type, raw.data_offset)
+        });
+        let is_other = match self.footer.disk {
+            Disk::Fixed => self.data_end - self.footer.reach.min(self.data_end) > GAP,
+            _ => raw.uuid != copy.uuid && what(raw) != what(copy),
+        };
+        if !is_other {
+            return Ok(());
+        }
+        let mut header = RawHeader::new_zeroed();
+        storage.read_at(place.offset, header.as_mut_bytes())?;
+        if Dynamic::parse(&header, place, footer.virtual_size, self.data_end).is_err() {
+            return Ok(());
+        }
+        let shown = |raw: &RawFooter, size| {
+            format!("a disk of {size} bytes ({})", Uuid::from_bytes(raw.uuid))
+        };
+        let end = shown(raw, self.footer.virtual_size);
+        let start = shown(copy, footer.virtual_size);
+        Err(VhdError::OfTwoImages { end, start }.into())
+    }
+
     /// What the other footer says if that leads to a dynamic header, and this one to something else.
     ///
     /// [ours] An edit that was cut may leave a footer for each of two heads. QEMU goes by the copy, and
@@ -170,12 +208,7 @@ impl Found {
             Ok(Some(parsed))
         };
         let (this, there) = (header(&self.footer)?, header(&footer)?);
-        let is_gone = matches!(
-            this,
-            Some(Err(
-                VhdError::HeaderCookie { .. } | VhdError::HeaderChecksum { .. }
-            ))
-        );
+        let is_gone = matches!(&this, Some(Err(error)) if error.is_of_damaged_header());
         if !is_gone || !matches!(there, Some(Ok(_))) {
             return Ok(self);
         }

@@ -7,6 +7,10 @@ use goldsmith_block::{HostRange, SECTOR, align_down, align_up};
 use crate::error::VhdError;
 use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, RawHeader, VERSION};
 
+/// Most bytes between what stands behind each other in a file, and before the footer: what alignment may
+/// cost. [ours]
+pub(crate) const GAP: u64 = 4096;
+
 /// Smallest and largest accepted block, in bytes. [ours] The specification only gives a default,
 /// 2 MiB, and asks for a power of two.
 pub(crate) const BLOCK_SIZE: RangeInclusive<u32> = 4096..=256 << 20;

@@ -129,7 +129,8 @@ impl Opened {
         let parsed = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end);
         let (raw, geometry, broken) = match parsed {
             Ok(geometry) => (raw, geometry, None),
-            Err(error @ VhdError::HeaderVersion { .. }) => return Err(error.into()),
+            // Where its checksum vouches for it, it is not damaged, but wrong, too new, or of a longer file.
+            Err(error) if !error.is_of_damaged_header() => return Err(error.into()),
             Err(error) => {
                 let derived = Derived::find(&*storage, &raw, place, found, error, budget)?;
                 (derived.raw, derived.geometry, Some(derived.what))

@@ -187,8 +187,10 @@ pub(crate) struct RawBatmap {
     pub(crate) checksum: U32,
     /// In use by XenServer's tools while they coalesce.
     pub(crate) marker: u8,
-    /// Zeros.
-    pub(crate) padding: [u8; 483],
+    /// Whether what follows is a key's: its nonce of 32 bytes and its hash of 32.
+    pub(crate) has_key: u8,
+    /// Zeros, if no key's.
+    pub(crate) padding: [u8; 482],
 }
 
 const _: () = {

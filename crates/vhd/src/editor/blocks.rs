@@ -125,7 +125,8 @@ impl Image {
         let mut end = 0;
         for place in &places {
             let mut from = align_up(end, SECTOR).unwrap_or(end);
-            while from + len <= place.start {
+            // No more than there are blocks to fill them: a file may have nothing but a gap.
+            while from + len <= place.start && gaps.len() < places.len() {
                 // As new ones are placed, if that fits; else as the one that stood there.
                 let to = match self.place_behind(0, from)? {
                     (start, end) if end <= place.start => start,

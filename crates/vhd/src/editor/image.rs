@@ -62,6 +62,11 @@ impl Image {
                 damage.corruption(error);
             }
         }
+        if layer.batmap_is_lost {
+            // What it says of blocks, their bitmaps need not.
+            let told = layer.info.warnings.iter();
+            damage.corruption(told.last().map_or("the batmap is broken", String::as_str));
+        }
         let mut bat: Vec<u32> = budget.zeroed(layer.bat.len() as u64, "block table")?;
         bat.copy_from_slice(&layer.bat);
         let scribe = Scribe::new(storage);

@@ -1,9 +1,10 @@
 //! Mending what can be mended without guessing at what the guest wrote.
 
-use goldsmith_block::{Checked, Repair, Result, SECTOR, align_up};
+use goldsmith_block::{Checked, HostRange, Repair, Result, SECTOR, align_up, is_zero};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::big_endian::U32;
 
+use super::blocks::is_zero_in;
 use super::head::Head;
 use super::image::{Image, unlimited};
 use crate::check::{
@@ -18,7 +19,8 @@ impl Image {
     ///
     /// A block that lies outside the file or on a table is lost, and a guess at where it was would
     /// be worse: the table is left as it is, and so is the file behind it, so that no such block
-    /// comes to point at something else.
+    /// comes to point at something else. So it is where one stands on another, and there is room that
+    /// nothing points to.
     pub(super) fn repair(&mut self, repair: Repair) -> Result<()> {
         if repair == Repair::Leaks {
             self.prepare()?;
@@ -30,10 +32,11 @@ impl Image {
         }
         self.check_shape()?;
         self.check_room_for_parts()?;
+        let was_header_broken = self.is_header_broken;
         self.restore_header()?;
         let had_lost_names = self.drop_lost_names()?;
         self.restore_footers()?;
-        if self.has_lost_blocks() {
+        if self.has_lost_blocks() || self.may_have_lost_a_place()? {
             return self.refresh();
         }
         self.damage = Checked::default();
@@ -43,7 +46,66 @@ impl Image {
         if had_lost_names || self.is_head_broken()? {
             self.rebuild_head()?;
         }
-        self.give_back()
+        match was_header_broken {
+            // What nothing points to by a header that was worked out may be what the true one points to.
+            true => Ok(()),
+            false => self.give_back(),
+        }
+    }
+
+    /// Whether a block stands on another one and something where nothing points to: in its own place,
+    /// perhaps, the only copy of its bytes.
+    fn may_have_lost_a_place(&self) -> Result<bool> {
+        let on_others = self.blocks_on_others();
+        if on_others.is_empty() {
+            return Ok(false);
+        }
+        let is_block = |place: &Place| matches!(place.owner, Owner::Block(_));
+        let mut last = Place::default();
+        for place in self.places() {
+            let from = align_up(last.end, SECTOR).unwrap_or(last.end);
+            let gap = HostRange::new(from, place.start.saturating_sub(from));
+            // Between tables there may be names that none leads to any more.
+            let may_be_its_own = is_block(&last) || is_block(&place);
+            if may_be_its_own && gap.len > 0 && !is_zero_in(&*self.scribe.read(), gap)? {
+                return Ok(true);
+            }
+            if place.end > last.end {
+                last = place;
+            }
+        }
+        let end = align_up(last.end, SECTOR).unwrap_or(last.end);
+        Ok(!self.are_copies(&on_others, end)?)
+    }
+
+    /// Whether all that stands behind `end`, where places end, is what parting these blocks had written
+    /// before it was cut off: in each sector zeros, what stands in the block, or an old footer.
+    fn are_copies(&self, blocks: &[usize], end: u64) -> Result<bool> {
+        let storage = self.scribe.read();
+        let mut behind = end;
+        for index in blocks {
+            let (to, next) = self.place_behind(*index, behind)?;
+            let from = Self::place_in(&self.bat, *index).unwrap_or(to);
+            let mut at = behind;
+            while at < next.min(self.end) {
+                let mut sectors = [[0; SECTOR as usize]; 2];
+                storage.read_at(at, &mut sectors[0])?;
+                if at >= to && from + (at - to) + SECTOR <= self.end {
+                    storage.read_at(from + (at - to), &mut sectors[1])?;
+                }
+                let [copy, source] = &sectors;
+                let is_old_footer = copy.as_slice() == self.footer.as_bytes();
+                if copy != source && !is_zero(copy) && !is_old_footer {
+                    return Ok(false);
+                }
+                at += SECTOR;
+            }
+            behind = next;
+        }
+        match behind < self.end {
+            true => is_zero_in(&*storage, HostRange::new(behind, self.end - behind)),
+            false => Ok(true),
+        }
     }
 
     /// Gives back the space that nothing points to.

@@ -5,6 +5,7 @@ mod fixed;
 mod heads;
 mod history;
 mod hostile;
+mod lost;
 mod refusals;
 mod repair;
 mod resize;

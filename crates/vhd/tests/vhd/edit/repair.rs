@@ -156,7 +156,7 @@ fn header_that_the_rest_does_not_show_is_refused_with_the_reason() {
         (header(child.clone(), 36, &[0; 4]), "who the parent is"),
         // Names stand where the table mostly does.
         (
-            header(child, 16, &[0; 8]),
+            header(child, 16, &[0xf; 8]),
             "no block table that it could have",
         ),
         // Any blocks would do.
@@ -288,8 +288,8 @@ fn locator_that_pointed_out_of_the_file_is_dropped_when_the_file_grows() {
     for code in [b"W2ru", b"blob"] {
         let broken = patch_header(image.clone(), 576, code);
         let mut broken = patch_header(broken, 576 + 16, &behind);
-        // Block 1 where block 3 stands.
-        broken.copy_within(table + 12..table + 16, table + 4);
+        // Block 0 where block 3 stands.
+        broken.copy_within(table + 12..table + 16, table);
         let after = mends(&broken);
         assert_eq!(check(&after).corruptions, 0, "{:?}", check(&after).flaws);
         assert_eq!(after[512 + 576..][..24], [0; 24]);
