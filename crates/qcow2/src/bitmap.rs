@@ -114,13 +114,14 @@ impl Bitmap {
         geometry: &Geometry,
         budget: &Budget,
     ) -> Result<Vec<GuestRange>> {
-        self.check()?;
-        let cluster_size = geometry.cluster_size();
-        let (offset, entries) = self.table;
-        let need = table_entries(self.disk, self.granularity, cluster_size);
-        if u64::from(entries) != need {
-            return Err(Qcow2Error::BitmapTable { entries, need }.into());
+        if self.flags & ondisk::BITMAP_IN_USE != 0 {
+            let name = self.name.clone();
+            return Err(Qcow2Error::BitmapInUse { name }.into());
         }
+        let cluster_size = geometry.cluster_size();
+        self.check_rules(cluster_size)?;
+        let offset = self.table.0;
+        let need = table_entries(self.disk, self.granularity, cluster_size);
         let table = HostRange::new(0, need * 8);
         Table {
             table: "bitmap table",
@@ -176,17 +177,19 @@ impl Bitmap {
             .min(cluster_size)
     }
 
-    /// Whether its bits can be trusted and understood.
-    fn check(&self) -> Result<(), Qcow2Error> {
-        let name = || self.name.clone();
-        if self.flags & ondisk::BITMAP_IN_USE != 0 {
-            return Err(Qcow2Error::BitmapInUse { name: name() });
+    /// Whether its bits can be understood.
+    pub(crate) fn check_rules(&self, cluster_size: u64) -> Result<(), Qcow2Error> {
+        let entries = self.table.1;
+        let need = table_entries(self.disk, self.granularity, cluster_size);
+        // One that is in use may be of another size.
+        if u64::from(entries) != need && self.flags & ondisk::BITMAP_IN_USE == 0 {
+            return Err(Qcow2Error::BitmapTable { entries, need });
         }
         let unknown = self.flags & !ondisk::BITMAP_FLAGS;
         let strange = self.extra_len > 0 && self.flags & ondisk::BITMAP_EXTRA_COMPATIBLE == 0;
         if self.kind != ondisk::BITMAP_DIRTY_TRACKING || unknown != 0 || strange {
             return Err(Qcow2Error::BitmapUnknown {
-                name: name(),
+                name: self.name.clone(),
                 kind: self.kind,
                 flags: self.flags,
                 extra_len: self.extra_len,

@@ -537,6 +537,14 @@ pub enum Qcow2Error {
         /// First offset that is too far.
         limit: u64,
     },
+    /// A cluster in a data file that is not the guest's.
+    #[error("guest byte {guest:#x} should stand at that offset of the data file, not at {host:#x}")]
+    Misplaced {
+        /// Where it stands by its entry.
+        host: u64,
+        /// The guest byte.
+        guest: u64,
+    },
     /// A repair that would give up what it cannot know to be in use.
     #[error(
         "{table} cannot be read, so what is used nobody knows; convert --salvage takes what is left"

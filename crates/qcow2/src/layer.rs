@@ -278,9 +278,13 @@ impl Qcow2Layer {
             }
             Part::Entries(slice) => slice,
         };
-        let of = |cluster, at| {
+        let of = |cluster: u64, at: u32| {
             let entry = slice.entry(cluster)?;
-            Some(Mapping::of(entry, at, geometry))
+            let guest = (cluster << bits) + (u64::from(at) << status_bits);
+            let found = Mapping::of(entry, at, geometry);
+            Some(
+                found.and_then(|(mapping, parts)| Ok((mapping.for_guest(guest, geometry)?, parts))),
+            )
         };
 
         let start = align_down(offset, 1 << status_bits);

@@ -52,6 +52,25 @@ impl Mapping {
         }
     }
 
+    /// The same, if it is for the guest byte `guest`: data in a file of its own stands where the guest has
+    /// it. [spec] [qemu]
+    ///
+    /// # Errors
+    /// [`Qcow2Error::Misplaced`] if it stands elsewhere.
+    pub(crate) fn for_guest(self, guest: u64, geometry: &Geometry) -> Result<Self, Qcow2Error> {
+        let host = match self {
+            Self::Unallocated { host } | Self::Zero { host } => host,
+            Self::Data { host } => Some(host),
+            Self::Compressed { .. } => None,
+        };
+        match host {
+            Some(host) if geometry.has_data_file() && host != guest => {
+                Err(Qcow2Error::Misplaced { host, guest })
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// What the same run says of the cluster or subcluster that starts `bytes` after its first one.
     pub(crate) fn after(self, bytes: u64) -> Option<Self> {
         match self {

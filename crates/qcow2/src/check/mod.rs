@@ -168,6 +168,9 @@ impl Check<'_> {
                 self.checked.corruption(format_args!(
                     "bitmap '{name}' has reserved flags set: {reserved:#x}"
                 ));
+            } else if let Err(error) = bitmap.check_rules(self.geometry.cluster_size()) {
+                // [qemu] It refuses the image.
+                self.checked.corruption(error);
             }
             let cluster_size = self.geometry.cluster_size();
             let table = format_args!("the table of bitmap '{name}'");

@@ -22,6 +22,8 @@ const PACKED_AT_END: usize = 64;
 struct Named {
     /// Byte offset, a multiple of the cluster size.
     offset: u64,
+    /// The guest byte that its first entry is about.
+    guest: u64,
     /// Bytes of the disk, or of the state of a machine, from its first cluster on.
     visible: u64,
     /// Whether the active L1 table names it.
@@ -32,6 +34,8 @@ struct Named {
 #[derive(Clone, Copy)]
 struct Table {
     offset: u64,
+    /// The guest byte that its first entry is about, for the first of those.
+    guest: u64,
     /// The most bytes that any disk has from its first cluster on.
     visible: u64,
     /// How often it is named.
@@ -74,9 +78,17 @@ impl Check<'_> {
         }
         named.sort_unstable();
         for same in named.chunk_by(|a, b| a.offset == b.offset) {
+            if self.geometry.has_data_file() {
+                // It says where the guest's bytes are for one of them at most.
+                for other in &same[1..] {
+                    let (host, guest) = (same[0].guest, other.guest);
+                    self.broken(1, &Qcow2Error::Misplaced { host, guest });
+                }
+            }
             let visible = same.iter().map(|named| named.visible).max();
             self.check_l2(Table {
                 offset: same[0].offset,
+                guest: same[0].guest,
                 visible: visible.unwrap_or(0),
                 times: same.len() as u64,
                 active: same.iter().filter(|named| named.active).count() as u64,
@@ -163,6 +175,7 @@ impl Check<'_> {
                 };
                 named.push(Named {
                     offset,
+                    guest: index << mapped,
                     visible,
                     active,
                 });
@@ -308,6 +321,11 @@ impl Check<'_> {
                     cluster_size,
                 },
             );
+        }
+        let guest = table.guest + (index << geometry.cluster_bits);
+        if !here && offset != guest {
+            let host = offset;
+            self.broken(times, &Qcow2Error::Misplaced { host, guest });
         }
         self.checked.allocated += table.active;
         if next.is_some_and(|next| next != offset) {

@@ -11,6 +11,8 @@ use goldsmith_testkit::{image, qemu};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, assert_same, budget, open};
+use crate::check::check;
+use crate::damage::Places;
 
 /// A fact as JSON has it.
 fn value(detail: &Detail) -> Value {
@@ -190,6 +192,51 @@ fn data_file_that_was_not_opened_is_an_error_and_no_zeros() {
     let here = bench.image("here", "", "1M", &[]);
     let refused = open(&here).with_data(Arc::new(MemoryStorage::new("data")));
     assert_eq!(refused.err().unwrap().kind(), ErrorKind::Usage);
+}
+
+/// [spec] Its host offset there is its guest offset; QEMU refuses to read another one.
+#[test]
+fn cluster_that_stands_elsewhere_in_the_data_file_is_an_error() {
+    for options in [
+        "data_file_raw=on",
+        "data_file_raw=off",
+        "cluster_size=16k,extended_l2=on",
+    ] {
+        let bench = Bench::new();
+        let options = format!("data_file={},{options}", bench.text("data"));
+        let commands = [
+            "write -P 1 0 64k",
+            "write -P 2 64k 64k",
+            "write -P 3 128k 64k",
+        ];
+        let path = bench.image("image", &options, "1M", &commands);
+        let sound = std::fs::read(&path).unwrap();
+        let l2 = Places::of(&path).l2(0);
+        let len = if options.contains("extended") { 16 } else { 8 };
+        // The second cluster where the third one stands, and the first one as well.
+        for (from, to) in [(2, 1), (1, 0), (0, 1)] {
+            let mut image = sound.clone();
+            let at = |entry: u64| (l2 + len * entry) as usize;
+            image.copy_within(at(from)..at(from) + len as usize, at(to));
+            std::fs::write(&path, &image).unwrap();
+            let layer = open(&path);
+            let cluster = layer.info().unit.unwrap();
+            let error = layer.read_at(to * cluster, &mut [0; 512]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+            assert!(error.report().contains("of the data file"), "{error:?}");
+            layer.read_at(4 * cluster, &mut [0; 512]).unwrap();
+            let found = check(&image).unwrap();
+            assert_eq!(found.corruptions, 1, "{found:?}");
+            let theirs = qemu::img(&[
+                "convert",
+                "-O",
+                "raw",
+                path.to_str().unwrap(),
+                &bench.text("r"),
+            ]);
+            assert!(!theirs.status.success());
+        }
+    }
 }
 
 #[test]
