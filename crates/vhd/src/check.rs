@@ -23,7 +23,7 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
     if let Some(broken) = broken {
         checked.corruption(broken);
     }
-    let (info, poisoned) = match &opened {
+    let (mut info, poisoned) = match &opened {
         Opened::Fixed(layer) => {
             checked.end = layer.reach + FOOTER_LEN;
             (layer.info.clone(), layer.poisoned)
@@ -34,6 +34,11 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
             (layer.info.clone(), layer.poisoned)
         }
     };
+    if let Opened::Dynamic(layer, _) = &opened {
+        // Told with all others of their kind.
+        info.warnings
+            .retain(|warning| !layer.doubts.contains(warning));
+    }
     check_footers(storage, &opened, &found, budget, &mut checked);
     for warning in info.warnings {
         // Those of the footers are told.
@@ -180,12 +185,17 @@ pub(crate) fn check_blocks(
         }
         expected = Some(start + block_len);
         match geometry.block_in_reach(block, *entry) {
-            Ok(_) => places.push(Place {
-                start,
-                // The last block may end with the disk.
-                end: (start + block_len).min(geometry.data_end),
-                owner: Owner::Block(block),
-            }),
+            Ok(_) => {
+                if let Some(error) = geometry.cut_oddly(block, *entry) {
+                    checked.corruption(error);
+                }
+                places.push(Place {
+                    start,
+                    // The last block may end with the disk.
+                    end: (start + block_len).min(geometry.data_end),
+                    owner: Owner::Block(block),
+                });
+            }
             Err(error) => {
                 cut_off |= error.is_cut_off();
                 checked.corruption(error);

@@ -221,6 +221,24 @@ impl Dynamic {
         Some((place, align_down(there, SECTOR)))
     }
 
+    /// What is wrong with a block of which the file has all that the disk needs, but neither all of it nor
+    /// no more than that.
+    ///
+    /// [ours] The specification knows whole blocks only, and QEMU refuses others. Who lets the last one end
+    /// with the disk lets the file end there as well.
+    pub(crate) fn cut_oddly(&self, block: u64, entry: u32) -> Option<VhdError> {
+        let host = HostRange::new(self.place(entry).bitmap, self.block_len());
+        let start = block << self.block_bits;
+        let needed = self.bitmap_len() + self.block_size().min(self.reach.saturating_sub(start));
+        let ends_with_disk = host.offset + needed + GAP >= self.data_end;
+        (host.end() > self.data_end && !ends_with_disk).then_some(VhdError::BlockOutside {
+            block,
+            entry,
+            host,
+            data_end: self.data_end,
+        })
+    }
+
     fn block_of(&self, disk_end: u64, block: u64, entry: u32) -> Result<Block, VhdError> {
         let needed = self.block_size().min(disk_end - (block << self.block_bits));
         let place = self.place(entry);

@@ -165,6 +165,31 @@ impl Opened {
     }
 }
 
+/// What is wrong with the places of blocks, of which each by itself can be read: at least one of them is
+/// not its own.
+fn doubts(geometry: &Dynamic, bat: &[u32], budget: &Budget) -> Result<Vec<String>> {
+    let used = (0..).zip(bat).filter(|(_, entry)| **entry != UNUSED);
+    let places = used.filter(|(block, entry)| geometry.block_in_reach(*block, **entry).is_ok());
+    let budget = budget.afresh();
+    budget.reserve(4 * places.clone().count() as u64, "order of the blocks")?;
+    let mut starts: Vec<u32> = places.clone().map(|(_, entry)| *entry).collect();
+    starts.sort_unstable();
+    let len = geometry.block_len() / SECTOR;
+    let mut pairs = starts.windows(2);
+    let shared = pairs.find(|pair| u64::from(pair[1]) < u64::from(pair[0]) + len);
+    let shared = shared.map(|pair| {
+        let at = u64::from(pair[1]) * SECTOR;
+        format!(
+            "two blocks share the bytes of the file from {at:#x} on: one shows what the other holds"
+        )
+    });
+    let mut cut = places.filter_map(|(block, entry)| geometry.cut_oddly(block, *entry));
+    Ok(shared
+        .into_iter()
+        .chain(cut.next().map(|it| it.to_string()))
+        .collect())
+}
+
 /// The facts that the footer gives.
 ///
 /// Of an image like any other nothing is said that qemu-img does not say.
@@ -297,6 +322,8 @@ pub(crate) struct DynamicLayer {
     pub(crate) batmap: Option<Batmap>,
     /// Whether there should be a batmap, but none that can be used is there.
     pub(crate) batmap_is_lost: bool,
+    /// What is wrong with the places of blocks, though each of them can be read.
+    pub(crate) doubts: Vec<String>,
     /// One entry per block of the disk, and of those behind it that others take for a part of it.
     pub(crate) bat: Vec<u32>,
     bitmaps: BitmapCache,
@@ -325,6 +352,8 @@ impl DynamicLayer {
         if let Err(error) = &batmap {
             info.warnings.push(format!("{error}; it was not used"));
         }
+        let doubts = doubts(&geometry, &bat, budget)?;
+        info.warnings.extend(doubts.iter().cloned());
         Ok(Self {
             storage,
             info,
@@ -337,6 +366,7 @@ impl DynamicLayer {
             low_bit_first: footer.low_bit_first,
             batmap_is_lost: batmap.is_err(),
             batmap: batmap.unwrap_or_default(),
+            doubts,
             bat,
             bitmaps: BitmapCache::new(),
             unused: LastRun::default(),

@@ -161,3 +161,35 @@ fn header_that_its_sum_vouches_for_is_not_worked_out() {
         assert!(tried(&image, &change) == image);
     }
 }
+
+/// Each of them can be read, and one is not the guest's.
+#[test]
+fn places_that_cannot_all_be_right_are_told_to_whoever_reads() {
+    let image = noisy().dynamic();
+    let table = u64::from_be_bytes(image[512 + 16..][..8].try_into().unwrap()) as usize;
+    assert_eq!(image::open(&VHD, &*image).unwrap().info().warnings, [""; 0]);
+    let mut shared = image.clone();
+    shared.copy_within(table..table + 4, table + 4);
+    // The last block holds a sector of the disk, and more than that is behind it, but no whole block.
+    let mut short = Forge::new(4 * BLOCK as u64 + 512, BLOCK as u32);
+    short = short.full_block(0, &vec![1; BLOCK]);
+    let mut short = short.full_block(4, &vec![2; BLOCK]).dynamic();
+    let last = u32::from_be_bytes(short[table + 16..][..4].try_into().unwrap());
+    short[table + 16..][..4].copy_from_slice(&(last + 64).to_be_bytes());
+    for (image, why) in [(shared, "two blocks share"), (short, "block 4 should fill")] {
+        let layer = image::open(&VHD, &*image).unwrap();
+        let [warning] = &layer.info().warnings[..] else {
+            panic!("{:?}", layer.info().warnings);
+        };
+        assert!(warning.contains(why), "{warning}");
+        let found = super::check(&image);
+        assert_eq!(found.corruptions, 1, "{found:?}");
+    }
+    // One that ends with the disk, as the file does.
+    let whole = Forge::new(4 * BLOCK as u64 + 512, BLOCK as u32);
+    let mut whole = whole.full_block(4, &vec![2; BLOCK]).dynamic();
+    let end = whole.len() - 512;
+    whole.drain(end - BLOCK + 512..end);
+    assert_eq!(image::open(&VHD, &*whole).unwrap().info().warnings, [""; 0]);
+    assert_eq!(super::check(&whole).corruptions, 0);
+}
