@@ -150,7 +150,7 @@ impl FileStorage {
     }
 
     /// An empty file without a name, which is gone with this process at the latest, in the
-    /// [directory](scratch_directory) for such files. Messages call it `name`.
+    /// [directory](scratch_directory) for such files, which messages name; `name` is what it is for.
     ///
     /// # Errors
     /// `Io` if it cannot be created.
@@ -161,6 +161,7 @@ impl FileStorage {
             let error = named(E::Create { source }, &directory.to_string_lossy());
             error.in_file(&*name)
         })?;
+        let name = format!("a temporary file in {}", directory.display());
         Ok(Self::created(file, name)?.cached(Cache::Unsafe))
     }
 

@@ -258,9 +258,8 @@ fn layout(storage: &dyn Storage, geometry: &Dynamic, budget: &Budget) -> Result<
         let piece = &mut piece[..(end - at).min(PIECE as u64) as usize];
         storage.read_at(at, piece)?;
         let places = piece.len() as u64 * 2;
-        if budget.reserve(places, "places of the blocks").is_err() {
-            return Ok(None);
-        }
+        // With less memory it must not be another header that is left.
+        budget.reserve(places, "places of the blocks")?;
         for entry in piece.chunks_exact(4) {
             let entry = BigEndian::read_u32(entry);
             if entry != UNUSED {

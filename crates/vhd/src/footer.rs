@@ -1,6 +1,6 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
-use goldsmith_block::{Detail, Result, SECTOR, Storage, align_down, is_zero, last_byte};
+use goldsmith_block::{Detail, ErrorKind, Result, SECTOR, Storage, align_down, is_zero, last_byte};
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -62,6 +62,23 @@ impl Found {
         let file_len = storage.len();
         let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
         storage.read_at(file_len - tail.len() as u64, &mut tail)?;
+        Self::of_tail(tail, storage, rule)
+    }
+
+    /// The same, where a footer that cannot be read is one that is lost.
+    pub(crate) fn salvage(storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+        match Self::read(storage, rule) {
+            Err(error) if error.kind() == ErrorKind::Io => {
+                // Neither a footer's nor zeros.
+                let tail = vec![u8::MAX; storage.len().min(FOOTER_LEN) as usize];
+                Self::of_tail(tail, storage, rule)
+            }
+            read => read,
+        }
+    }
+
+    fn of_tail(tail: Vec<u8>, storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+        let file_len = storage.len();
         let mut copy = RawFooter::new_zeroed();
         if file_len >= FOOTER_LEN {
             storage.read_at(0, copy.as_mut_bytes())?;

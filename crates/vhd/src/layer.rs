@@ -61,7 +61,7 @@ pub(crate) fn salvage(
     budget: &Budget,
     options: &Options,
 ) -> Result<Arc<dyn Layer>> {
-    let found = Found::read(&*storage, size_rule(options))?;
+    let found = Found::salvage(&*storage, size_rule(options))?;
     let (opened, broken) = Opened::open_mended(storage, budget, &found)?;
     Ok(match opened {
         Opened::Fixed(layer) => layer,

@@ -147,8 +147,10 @@ impl<'a> Convert<'a> {
         let cloud = self.cloud.map(|cloud| cloud.name);
         let opened = self.sources.iter();
         let opened = opened.map(|source| format!("opened {:?}", source.opener.wishes()));
+        let target = std::path::absolute(&self.target);
+        let target = target.unwrap_or_else(|_| self.target.clone());
         let wishes = [
-            format!("target {:?}", std::path::absolute(&self.target)),
+            format!("target {target:?}"),
             format!("format {}, for {cloud:?}", self.target_format),
             format!("options {:?}, compress {}", self.options, self.compress),
             format!("sparse {}, share {}", self.job.sparse, self.job.share),

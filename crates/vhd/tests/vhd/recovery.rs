@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Detail, ErrorKind, Format, Layer, Limits, Options, StorageMut};
+use goldsmith_block::{
+    Budget, Detail, Error, ErrorKind, Format, Layer, Limits, Options, Result, Storage, StorageId,
+    StorageMut,
+};
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::hostile::walk;
 use goldsmith_testkit::sparse::SparseStorage;
@@ -479,4 +482,51 @@ fn footers_with_a_right_checksum_are_believed_even_if_they_are_too_new() {
     seal(&mut lost[..512], 64);
     lost.truncate(end);
     assert!(image::open(&VHD, lost).is_err());
+}
+
+/// A file whose last sector cannot be read.
+#[derive(Debug)]
+struct LostEnd(MemoryStorage);
+
+impl Storage for LostEnd {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn id(&self) -> StorageId {
+        self.0.id()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset + buf.len() as u64 > self.len() - 512 {
+            let lost = std::io::Error::other("a bad sector");
+            return Err(Error::new(ErrorKind::Io, lost));
+        }
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn footer_that_cannot_be_read_is_lost_to_whoever_salvages() {
+    let (forge, disk) = forge();
+    let image = forge.dynamic();
+    let storage: Arc<dyn Storage> = Arc::new(LostEnd(MemoryStorage::holding("image", image)));
+    let (budget, options) = (
+        Budget::new(&Limits::default()),
+        Options::defaults(VHD.open_options()),
+    );
+    let refused = VHD.open(Arc::clone(&storage), &budget);
+    assert_eq!(refused.err().unwrap().kind(), ErrorKind::Io);
+    let layer = VHD.salvage(storage, &budget, &options).unwrap();
+    assert!(image::read(&*layer).unwrap() == disk);
+    assert_eq!(
+        layer.info().warnings.len(),
+        1,
+        "{:?}",
+        layer.info().warnings
+    );
 }
