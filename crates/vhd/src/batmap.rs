@@ -1,6 +1,6 @@
 //! XenServer's batmap: which blocks are full, so that nobody needs their sector bitmaps.
 
-use goldsmith_block::{Budget, HostRange, Result, SECTOR, Storage, align_up};
+use goldsmith_block::{Budget, HostRange, Result, SECTOR, Storage, align_up, is_zero};
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -8,6 +8,9 @@ use crate::error::VhdError;
 use crate::footer::Presence;
 use crate::geometry::Dynamic;
 use crate::ondisk::{BATMAP_1_1, BATMAP_1_2, BATMAP_COOKIE, RawBatmap};
+
+/// Bytes of the nonce and the hash of a key. [libvhd]
+const KEY_LEN: usize = 64;
 
 /// One bit per block, highest bit first.
 #[derive(Debug)]
@@ -56,8 +59,10 @@ impl Batmap {
             });
         }
         // [libvhd] `vhd_keyhash`: tapdisk decrypts what it reads.
-        if raw.has_key != 0 {
-            return Err(VhdError::Encrypted.into());
+        match raw.has_key {
+            0 => {}
+            1 if !is_zero(&raw.padding[..KEY_LEN]) => return Err(VhdError::Encrypted.into()),
+            found => return Ok(Err(VhdError::BatmapKey { found })),
         }
         let place = match place(&raw, geometry) {
             Ok(place) => place,

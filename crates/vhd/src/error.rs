@@ -40,6 +40,21 @@ pub enum VhdError {
         /// Where the first one stands.
         offset: u64,
     },
+    /// A header that was worked out, by which something in the file belongs to nothing.
+    #[error(
+        "the dynamic header was worked out, and by it nothing points to {rest} of the file, where something \
+         stands: the true one may, so it is not written; convert takes what it shows"
+    )]
+    HeaderUnsure {
+        /// Where.
+        rest: HostRange,
+    },
+    /// A batmap whose mark of a key is none.
+    #[error("the batmap says {found:#x} where it says whether there is a key")]
+    BatmapKey {
+        /// What stands there.
+        found: u8,
+    },
     /// Two footers that do not belong together.
     #[error(
         "the footer at the end, of {end}, and the one at the start, of {start}, are of two images: the \

@@ -62,22 +62,23 @@ impl Found {
         let file_len = storage.len();
         let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
         storage.read_at(file_len - tail.len() as u64, &mut tail)?;
-        Self::of_tail(tail, storage, rule)
+        Self::of_tail(&tail, storage, rule, false)
     }
 
-    /// The same, where a footer that cannot be read is one that is lost.
+    /// The same, where a footer that cannot be read is one that is lost, as is one of another image than
+    /// the file begins with.
     pub(crate) fn salvage(storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
-        match Self::read(storage, rule) {
-            Err(error) if error.kind() == ErrorKind::Io => {
-                // Neither a footer's nor zeros.
-                let tail = vec![u8::MAX; storage.len().min(FOOTER_LEN) as usize];
-                Self::of_tail(tail, storage, rule)
-            }
-            read => read,
+        let file_len = storage.len();
+        let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
+        match storage.read_at(file_len - tail.len() as u64, &mut tail) {
+            // Neither a footer's nor zeros.
+            Err(error) if error.kind() == ErrorKind::Io => tail.fill(u8::MAX),
+            read => read?,
         }
+        Self::of_tail(&tail, storage, rule, true)
     }
 
-    fn of_tail(tail: Vec<u8>, storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+    fn of_tail(tail: &[u8], storage: &dyn Storage, rule: SizeRule, salvages: bool) -> Result<Self> {
         let file_len = storage.len();
         let mut copy = RawFooter::new_zeroed();
         if file_len >= FOOTER_LEN {
@@ -121,8 +122,23 @@ impl Found {
                         warnings,
                         other,
                     };
-                    found.refuse_other_image(storage, &copy)?;
-                    return found.or_other(storage, rule);
+                    return match found.refuse_other_image(storage, &copy) {
+                        Err(error) if salvages && error.kind() == ErrorKind::Corrupt => Ok(Self {
+                            footer: Footer::parse(&copy, rule)?,
+                            raw: copy,
+                            data_end: file_len,
+                            recovered: true,
+                            warnings: vec![format!(
+                                "{}; the one at the start was used",
+                                error.report()
+                            )],
+                            other: None,
+                        }),
+                        done => {
+                            done?;
+                            found.or_other(storage, rule)
+                        }
+                    };
                 }
             };
         let before_zeros = before_zeros(storage, &tail, rule)?;

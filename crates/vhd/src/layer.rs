@@ -180,7 +180,7 @@ fn doubts(geometry: &Dynamic, bat: &[u32], budget: &Budget) -> Result<Vec<String
     let shared = shared.map(|pair| {
         let at = u64::from(pair[1]) * SECTOR;
         format!(
-            "two blocks share the bytes of the file from {at:#x} on: one shows what the other holds"
+            "two blocks share the bytes of the file from {at:#x} on, so one may show what the other holds"
         )
     });
     let mut cut = places.filter_map(|(block, entry)| geometry.cut_oddly(block, *entry));
@@ -320,8 +320,8 @@ pub(crate) struct DynamicLayer {
     pub(crate) poisoned: bool,
     pub(crate) low_bit_first: bool,
     pub(crate) batmap: Option<Batmap>,
-    /// Whether there should be a batmap, but none that can be used is there.
-    pub(crate) batmap_is_lost: bool,
+    /// What is wrong with the batmap, if none that can be used is there and there should be one.
+    pub(crate) lost_batmap: Option<String>,
     /// What is wrong with the places of blocks, though each of them can be read.
     pub(crate) doubts: Vec<String>,
     /// One entry per block of the disk, and of those behind it that others take for a part of it.
@@ -349,11 +349,11 @@ impl DynamicLayer {
             "sector bitmaps",
         )?;
         let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget)?;
-        if let Err(error) = &batmap {
-            info.warnings.push(format!("{error}; it was not used"));
-        }
         let doubts = doubts(&geometry, &bat, budget)?;
         info.warnings.extend(doubts.iter().cloned());
+        let lost_batmap = batmap.as_ref().err();
+        let lost_batmap = lost_batmap.map(|error| format!("{error}; it was not used"));
+        info.warnings.extend(lost_batmap.clone());
         Ok(Self {
             storage,
             info,
@@ -364,7 +364,7 @@ impl DynamicLayer {
             },
             poisoned: footer.poisoned,
             low_bit_first: footer.low_bit_first,
-            batmap_is_lost: batmap.is_err(),
+            lost_batmap,
             batmap: batmap.unwrap_or_default(),
             doubts,
             bat,

@@ -123,7 +123,7 @@ fn batmap_of(image: &Image) -> Result<Option<(u32, Vec<u8>)>> {
     }
     // The footer was parsed when the image was opened.
     let presence = Footer::parse(&image.footer, image.rule)?.batmap;
-    if presence != Presence::Yes && !layer.batmap_is_lost {
+    if presence != Presence::Yes && layer.lost_batmap.is_none() {
         return Ok(None);
     }
     let mut map = vec![0; image.bat.len().div_ceil(8)];

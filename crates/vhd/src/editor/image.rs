@@ -62,10 +62,9 @@ impl Image {
                 damage.corruption(error);
             }
         }
-        if layer.batmap_is_lost {
+        if let Some(lost) = &layer.lost_batmap {
             // What it says of blocks, their bitmaps need not.
-            let told = layer.info.warnings.iter();
-            damage.corruption(told.last().map_or("the batmap is broken", String::as_str));
+            damage.corruption(lost);
         }
         let mut bat: Vec<u32> = budget.zeroed(layer.bat.len() as u64, "block table")?;
         bat.copy_from_slice(&layer.bat);

@@ -14,6 +14,9 @@ use crate::error::VhdError;
 use crate::footer::Found;
 use crate::ondisk::{RawLocator, UNUSED};
 
+/// Bytes that are compared at a time.
+const PIECE: u64 = 64 << 10;
+
 impl Image {
     /// Mends the image as far as `repair` says and as it can be.
     ///
@@ -32,7 +35,7 @@ impl Image {
         }
         self.check_shape()?;
         self.check_room_for_parts()?;
-        let was_header_broken = self.is_header_broken;
+        self.refuse_rest()?;
         self.restore_header()?;
         let had_lost_names = self.drop_lost_names()?;
         self.restore_footers()?;
@@ -46,11 +49,45 @@ impl Image {
         if had_lost_names || self.is_head_broken()? {
             self.rebuild_head()?;
         }
-        match was_header_broken {
-            // What nothing points to by a header that was worked out may be what the true one points to.
-            true => Ok(()),
-            false => self.give_back(),
+        self.give_back()
+    }
+
+    /// Fails if the header was worked out, and by that nothing points to something in the file: what the true
+    /// one points to, perhaps.
+    fn refuse_rest(&self) -> Result<()> {
+        if !self.is_header_broken {
+            return Ok(());
         }
+        let last = Place {
+            start: self.end,
+            end: self.end,
+            owner: Owner::Copy,
+        };
+        match self.rest_between(self.places().into_iter().chain([last]), |_| true)? {
+            Some(rest) => Err(VhdError::HeaderUnsure { rest }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// What is not zero, and belongs to none of `places`, which ascend, between two of which one is `meant`.
+    fn rest_between(
+        &self,
+        places: impl Iterator<Item = Place>,
+        meant: impl Fn(&Place) -> bool,
+    ) -> Result<Option<HostRange>> {
+        let mut last = Place::default();
+        for place in places {
+            let from = align_up(last.end, SECTOR).unwrap_or(last.end);
+            let rest = HostRange::new(from, place.start.saturating_sub(from));
+            let is_meant = rest.len > 0 && (meant(&last) || meant(&place));
+            if is_meant && !is_zero_in(&*self.scribe.read(), rest)? {
+                return Ok(Some(rest));
+            }
+            if place.end > last.end {
+                last = place;
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a block stands on another one and something where nothing points to: in its own place,
@@ -60,21 +97,14 @@ impl Image {
         if on_others.is_empty() {
             return Ok(false);
         }
+        // Between tables there may be names that none leads to any more.
         let is_block = |place: &Place| matches!(place.owner, Owner::Block(_));
-        let mut last = Place::default();
-        for place in self.places() {
-            let from = align_up(last.end, SECTOR).unwrap_or(last.end);
-            let gap = HostRange::new(from, place.start.saturating_sub(from));
-            // Between tables there may be names that none leads to any more.
-            let may_be_its_own = is_block(&last) || is_block(&place);
-            if may_be_its_own && gap.len > 0 && !is_zero_in(&*self.scribe.read(), gap)? {
-                return Ok(true);
-            }
-            if place.end > last.end {
-                last = place;
-            }
+        let places = self.places();
+        let end = places.iter().map(|place| place.end).max().unwrap_or(0);
+        if self.rest_between(places.into_iter(), is_block)?.is_some() {
+            return Ok(true);
         }
-        let end = align_up(last.end, SECTOR).unwrap_or(last.end);
+        let end = align_up(end, SECTOR).unwrap_or(end);
         Ok(!self.are_copies(&on_others, end)?)
     }
 
@@ -88,17 +118,31 @@ impl Image {
             let from = Self::place_in(&self.bat, *index).unwrap_or(to);
             let mut at = behind;
             while at < next.min(self.end) {
-                let mut sectors = [[0; SECTOR as usize]; 2];
-                storage.read_at(at, &mut sectors[0])?;
-                if at >= to && from + (at - to) + SECTOR <= self.end {
-                    storage.read_at(from + (at - to), &mut sectors[1])?;
+                // Before the copy there is nothing.
+                let stop = if at < to { to } else { next };
+                let span = storage.span_at(at, stop.min(self.end))?;
+                if span.hole {
+                    at += span.len;
+                    continue;
                 }
-                let [copy, source] = &sectors;
-                let is_old_footer = copy.as_slice() == self.footer.as_bytes();
-                if copy != source && !is_zero(copy) && !is_old_footer {
+                let mut copy = vec![0; span.len.min(PIECE) as usize];
+                let mut source = vec![0; copy.len()];
+                storage.read_at(at, &mut copy)?;
+                if at >= to {
+                    let from = from + (at - to);
+                    let there = self.end.saturating_sub(from).min(source.len() as u64);
+                    storage.read_at(from, &mut source[..there as usize])?;
+                }
+                let mut sectors = copy
+                    .chunks(SECTOR as usize)
+                    .zip(source.chunks(SECTOR as usize));
+                let is_ours = |(copy, source): (&[u8], &[u8])| {
+                    copy == source || is_zero(copy) || copy == self.footer.as_bytes()
+                };
+                if !sectors.all(is_ours) {
                     return Ok(false);
                 }
-                at += SECTOR;
+                at += copy.len() as u64;
             }
             behind = next;
         }
@@ -267,7 +311,7 @@ impl Image {
         let mut overlaps = Checked::default();
         let parts = tables(layer, &self.header);
         find_overlaps_and_gaps(parts, block_len, &mut overlaps);
-        Ok(layer.batmap_is_lost
+        Ok(layer.lost_batmap.is_some()
             || full_but_absent
             || self.has_spare_entries()?
             || overlaps.corruptions > 0)

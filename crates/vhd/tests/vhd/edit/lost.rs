@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Edit, ErrorKind, Repair};
+use goldsmith_block::{Budget, Edit, ErrorKind, Format, Limits, Options, Repair, StorageMut};
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::sparse::SparseStorage;
+use goldsmith_testkit::trace::TraceStorage;
 use goldsmith_testkit::{image, pattern};
 use goldsmith_vhd::VHD;
 
@@ -75,6 +77,44 @@ fn no_bit_of_the_place_of_the_table_costs_the_disk() {
     assert_eq!(mended, 64, "all by -r all, and no more");
 }
 
+/// By a table whose place was worked out, blocks belong to nothing that the true one has.
+#[test]
+fn header_is_not_written_anew_while_something_belongs_to_nothing() {
+    let image = noisy().dynamic();
+    let table = u64::from_be_bytes(image[512 + 16..][..8].try_into().unwrap()) as usize;
+    let mut broken = image.clone();
+    broken[512] = b'X';
+    broken[table + 4..table + 16].fill(0xff);
+    assert!(image::open(&VHD, &*broken).is_err());
+    for change in CHANGES {
+        assert!(tried(&broken, &change) == broken, "{change:?}");
+    }
+    // But for that it would be.
+    let mut broken = image.clone();
+    broken[512] = b'X';
+    assert!(tried(&broken, &CHANGES[1]) == image);
+}
+
+/// Blocks that all stand in one place, in front of a hole as long as they are.
+#[test]
+fn what_is_behind_all_places_is_looked_at_where_there_is_something() {
+    let block = 256 << 20;
+    let mut image = Forge::new(8 * u64::from(block), block).dynamic();
+    let footer = image.split_off(image.len() - 512);
+    let table = u64::from_be_bytes(image[512 + 16..][..8].try_into().unwrap()) as usize;
+    for entry in image[table..][..8 * 4].chunks_exact_mut(4) {
+        entry.copy_from_slice(&8_u32.to_be_bytes());
+    }
+    let storage = Arc::new(SparseStorage::new());
+    storage.write_at(0, &image).unwrap();
+    storage.write_at(4 << 30, &footer).unwrap();
+    let trace = Arc::new(TraceStorage::new(Arc::clone(&storage) as _));
+    let mut editor = edit(Arc::clone(&trace) as _).unwrap();
+    let _ = editor.edit(&CHANGES[1]);
+    let reads = trace.reads();
+    assert!(reads < 10_000, "{reads} reads");
+}
+
 /// The header is whole, and its table not there.
 #[test]
 fn image_that_was_cut_before_its_table_is_refused() {
@@ -110,6 +150,16 @@ fn footer_of_a_guest_at_the_end_of_a_file_that_was_cut_is_none() {
         for change in [CHANGES[0].clone(), CHANGES[1].clone(), resize(1 << 20)] {
             assert!(tried(&broken, &change) == broken, "{change:?}");
         }
+        // What the file begins with is what is left of it.
+        let storage = Arc::new(MemoryStorage::holding("image", broken));
+        let (budget, options) = (
+            Budget::new(&Limits::default()),
+            Options::defaults(VHD.open_options()),
+        );
+        let layer = VHD.salvage(storage, &budget, &options).unwrap();
+        let mut bytes = vec![0; 2 * BLOCK];
+        layer.read_at(0, &mut bytes).unwrap();
+        assert!(bytes == content(&outer, &nothing())[..2 * BLOCK]);
     }
     // Another identity alone is what tools leave that forget the copy.
     let renamed = patch_footer(outer.clone(), 68, &[7; 16]);
@@ -141,6 +191,10 @@ fn disk_that_xenserver_encrypted_is_refused() {
     let at = image.windows(8).position(|it| it == b"tdbatmap").unwrap();
     image[at + 29] = 1;
     image[at + 30..at + 94].fill(0x5a);
+    let mut marked = image.clone();
+    marked[at + 29] = 2;
+    let layer = image::open(&VHD, &*marked).unwrap();
+    assert!(layer.info().warnings[0].contains("whether there is a key"));
     let error = image::open(&VHD, &*image).err().expect("encrypted");
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
     assert!(error.report().contains("encrypted"), "{error:?}");
