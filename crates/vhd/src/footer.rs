@@ -88,63 +88,63 @@ impl Found {
         let cookie = copy.cookie;
         let is_copy = |footer: &Footer| is_cookie(&cookie) && footer.disk != Disk::Fixed;
 
-        let lost =
-            match footer_at_end(&tail).map(|(raw, len)| (Footer::parse(&raw, rule), raw, len)) {
-                None => VhdError::NoFooter { file_len },
-                Some((Err(error @ VhdError::FooterChecksum { .. }), ..)) => error,
-                // Its checksum vouches for it, so it is not damaged but wrong or too new.
-                Some((Err(error), ..)) => return Err(error.into()),
-                Some((Ok(mut footer), raw, len)) => {
-                    let mut warnings = Vec::new();
-                    let mut other = None;
-                    if footer.disk != Disk::Fixed {
-                        // [libvhd] These versions hid an image in the copy alone.
-                        footer.hidden |= keeps_hidden_in_copy(&copy) && copy.hidden != 0;
-                        if !is_same(&raw, &copy, len) {
-                            let is_whole = Footer::parse(&copy, SizeRule::Creator).is_ok()
-                                && is_cookie(&copy.cookie);
-                            let what = match is_whole {
-                                true => format!("differs from it in {}", differences(&raw, &copy)),
-                                false => "is broken".into(),
-                            };
-                            warnings.push(format!(
-                                "the copy of the footer at the start {what}; the footer at the end \
+        let lost = match footer_at_end(tail).map(|(raw, len)| (Footer::parse(&raw, rule), raw, len))
+        {
+            None => VhdError::NoFooter { file_len },
+            Some((Err(error @ VhdError::FooterChecksum { .. }), ..)) => error,
+            // Its checksum vouches for it, so it is not damaged but wrong or too new.
+            Some((Err(error), ..)) => return Err(error.into()),
+            Some((Ok(mut footer), raw, len)) => {
+                let mut warnings = Vec::new();
+                let mut other = None;
+                if footer.disk != Disk::Fixed {
+                    // [libvhd] These versions hid an image in the copy alone.
+                    footer.hidden |= keeps_hidden_in_copy(&copy) && copy.hidden != 0;
+                    if !is_same(&raw, &copy, len) {
+                        let is_whole = Footer::parse(&copy, SizeRule::Creator).is_ok()
+                            && is_cookie(&copy.cookie);
+                        let what = match is_whole {
+                            true => format!("differs from it in {}", differences(&raw, &copy)),
+                            false => "is broken".into(),
+                        };
+                        warnings.push(format!(
+                            "the copy of the footer at the start {what}; the footer at the end \
                                  was used"
-                            ));
-                            other = is_whole.then(|| copy.clone());
-                        }
+                        ));
+                        other = is_whole.then(|| copy.clone());
                     }
-                    let found = Self {
-                        footer,
-                        raw,
-                        data_end: file_len - len,
-                        recovered: false,
-                        warnings,
-                        other,
-                    };
-                    return match found.refuse_other_image(storage, &copy) {
-                        Err(error) if salvages && error.kind() == ErrorKind::Corrupt => Ok(Self {
-                            footer: Footer::parse(&copy, rule)?,
-                            raw: copy,
-                            data_end: file_len,
-                            recovered: true,
-                            warnings: vec![format!(
-                                "{}; the one at the start was used",
-                                error.report()
-                            )],
-                            other: None,
-                        }),
-                        done => {
-                            done?;
-                            found.or_other(storage, rule)
-                        }
-                    };
                 }
-            };
-        let before_zeros = before_zeros(storage, &tail, rule)?;
+                let found = Self {
+                    footer,
+                    raw,
+                    data_end: file_len - len,
+                    recovered: false,
+                    warnings,
+                    other,
+                };
+                return match found.refuse_other_image(storage, &copy) {
+                    Err(error) if salvages && error.kind() == ErrorKind::Corrupt => Ok(Self {
+                        footer: Footer::parse(&copy, rule)?,
+                        raw: copy,
+                        data_end: file_len,
+                        recovered: true,
+                        warnings: vec![format!(
+                            "{}; the one at the start was used",
+                            error.report()
+                        )],
+                        other: None,
+                    }),
+                    done => {
+                        done?;
+                        found.or_other(storage, rule)
+                    }
+                };
+            }
+        };
+        let before_zeros = before_zeros(storage, tail, rule)?;
         match (Footer::parse(&copy, rule), before_zeros) {
             (Ok(footer), None) if is_copy(&footer) => {
-                if is_left_of_fixed(&tail, file_len, &copy) {
+                if is_left_of_fixed(tail, file_len, &copy) {
                     let broken = Box::new(lost);
                     return Err(VhdError::FixedFooterLost { broken }.into());
                 }
