@@ -23,7 +23,7 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
     if let Some(broken) = broken {
         checked.corruption(broken);
     }
-    let (mut info, poisoned) = match &opened {
+    let (info, poisoned) = match &opened {
         Opened::Fixed(layer) => {
             checked.end = layer.reach + FOOTER_LEN;
             (layer.info.clone(), layer.poisoned)
@@ -31,14 +31,13 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
         Opened::Dynamic(layer, header) => {
             check_blocks(layer, header, budget, &mut checked)?;
             check_spare_entries(layer, &mut checked)?;
-            (layer.info.clone(), layer.poisoned)
+            let mut info = layer.info.clone();
+            // They were told with all others of their kind.
+            info.warnings
+                .retain(|warning| !layer.doubts.contains(warning));
+            (info, layer.poisoned)
         }
     };
-    if let Opened::Dynamic(layer, _) = &opened {
-        // Told with all others of their kind.
-        info.warnings
-            .retain(|warning| !layer.doubts.contains(warning));
-    }
     check_footers(storage, &opened, &found, budget, &mut checked);
     for warning in info.warnings {
         // Those of the footers are told.

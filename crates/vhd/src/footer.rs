@@ -59,27 +59,24 @@ impl Found {
     /// the one at the end counts, and the copy is taken where that is lost. A file that lost more
     /// than its footer shows it by blocks that lie past its end, each of which is an error.
     pub(crate) fn read(storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
-        let file_len = storage.len();
-        let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
-        storage.read_at(file_len - tail.len() as u64, &mut tail)?;
-        Self::of_tail(&tail, storage, rule, false)
+        Self::of_file(storage, rule, false)
     }
 
     /// The same, where a footer that cannot be read is one that is lost, as is one of another image than
     /// the file begins with.
     pub(crate) fn salvage(storage: &dyn Storage, rule: SizeRule) -> Result<Self> {
+        Self::of_file(storage, rule, true)
+    }
+
+    fn of_file(storage: &dyn Storage, rule: SizeRule, salvages: bool) -> Result<Self> {
         let file_len = storage.len();
         let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
         match storage.read_at(file_len - tail.len() as u64, &mut tail) {
             // Neither a footer's nor zeros.
-            Err(error) if error.kind() == ErrorKind::Io => tail.fill(u8::MAX),
+            Err(error) if salvages && error.kind() == ErrorKind::Io => tail.fill(u8::MAX),
             read => read?,
         }
-        Self::of_tail(&tail, storage, rule, true)
-    }
-
-    fn of_tail(tail: &[u8], storage: &dyn Storage, rule: SizeRule, salvages: bool) -> Result<Self> {
-        let file_len = storage.len();
+        let tail = &tail[..];
         let mut copy = RawFooter::new_zeroed();
         if file_len >= FOOTER_LEN {
             storage.read_at(0, copy.as_mut_bytes())?;
@@ -187,11 +184,6 @@ impl Found {
         let Ok(footer) = Footer::parse(copy, SizeRule::Creator) else {
             return Ok(());
         };
-        let place = footer.header_offset();
-        let place = place.and_then(|at| Dynamic::header_range(at, self.data_end).ok());
-        let (true, Some(place)) = (is_cookie(&copy.cookie), place) else {
-            return Ok(());
-        };
         let (raw, what) = (&self.raw, |raw: &RawFooter| {
             (raw.current_size, raw.chs(), raw.disk_type, raw.data_offset)
         });
@@ -199,12 +191,10 @@ impl Found {
             Disk::Fixed => self.data_end - self.footer.reach.min(self.data_end) > GAP,
             _ => raw.uuid != copy.uuid && what(raw) != what(copy),
         };
-        if !is_other {
+        if !is_other || !is_cookie(&copy.cookie) {
             return Ok(());
         }
-        let mut header = RawHeader::new_zeroed();
-        storage.read_at(place.offset, header.as_mut_bytes())?;
-        if Dynamic::parse(&header, place, footer.virtual_size, self.data_end).is_err() {
+        if !matches!(self.header_by(&footer, storage)?, Some(Ok(_))) {
             return Ok(());
         }
         let shown = |raw: &RawFooter, size| {
@@ -213,6 +203,24 @@ impl Found {
         let end = shown(raw, self.footer.virtual_size);
         let start = shown(copy, footer.virtual_size);
         Err(VhdError::OfTwoImages { end, start }.into())
+    }
+
+    /// The dynamic header to which `footer`, one of the file's two, leads, or what is wrong with it; `None`
+    /// if it leads to no place in the file.
+    fn header_by(
+        &self,
+        footer: &Footer,
+        storage: &dyn Storage,
+    ) -> Result<Option<Result<Dynamic, VhdError>>> {
+        let offset = footer.header_offset();
+        let place = offset.and_then(|at| Dynamic::header_range(at, self.data_end).ok());
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        let mut raw = RawHeader::new_zeroed();
+        storage.read_at(place.offset, raw.as_mut_bytes())?;
+        let parsed = Dynamic::parse(&raw, place, footer.virtual_size, self.data_end);
+        Ok(Some(parsed))
     }
 
     /// What the other footer says if that leads to a dynamic header, and this one to something else.
@@ -229,18 +237,10 @@ impl Found {
         let Ok(footer) = Footer::parse(copy, rule) else {
             return Ok(self);
         };
-        let header = |footer: &Footer| -> Result<Option<std::result::Result<Dynamic, VhdError>>> {
-            let offset = footer.header_offset();
-            let place = offset.and_then(|at| Dynamic::header_range(at, self.data_end).ok());
-            let Some(place) = place else {
-                return Ok(None);
-            };
-            let mut raw = RawHeader::new_zeroed();
-            storage.read_at(place.offset, raw.as_mut_bytes())?;
-            let parsed = Dynamic::parse(&raw, place, footer.virtual_size, self.data_end);
-            Ok(Some(parsed))
-        };
-        let (this, there) = (header(&self.footer)?, header(&footer)?);
+        let (this, there) = (
+            self.header_by(&self.footer, storage)?,
+            self.header_by(&footer, storage)?,
+        );
         let is_gone = matches!(&this, Some(Err(error)) if error.is_of_damaged_header());
         if !is_gone || !matches!(there, Some(Ok(_))) {
             return Ok(self);
