@@ -162,32 +162,31 @@ impl Check<'_> {
         let directory = (raw.directory_offset.get(), raw.directory_len.get());
         self.add(directory, "the bitmap directory");
         for bitmap in Bitmap::read_all(raw, self.storage, self.geometry, budget)? {
+            let cluster_size = self.geometry.cluster_size();
             let ((offset, entries), name) = (bitmap.table, &bitmap.name);
             let (len, reserved) = (u64::from(entries) * 8, bitmap.flags & !ondisk::BITMAP_FLAGS);
             if reserved != 0 {
                 self.checked.corruption(format_args!(
                     "bitmap '{name}' has reserved flags set: {reserved:#x}"
                 ));
-            } else if let Err(error) = bitmap.check_rules(self.geometry.cluster_size()) {
+            } else if let Err(error) = bitmap.check_rules(cluster_size) {
                 // [qemu] It refuses the image.
                 self.checked.corruption(error);
             }
-            let cluster_size = self.geometry.cluster_size();
             let table = format_args!("the table of bitmap '{name}'");
-            if !offset.is_multiple_of(cluster_size) {
+            let is_aligned = offset.is_multiple_of(cluster_size);
+            if !is_aligned {
                 let text = format_args!("{table} is at {offset:#x}, no multiple of {cluster_size}");
                 self.checked.corruption(text);
             }
             // Any number of bitmaps may name one table: the time for it is limited, too.
             budget.reserve(len, "bitmap tables")?;
             self.add((offset, len), table);
-            if !offset.is_multiple_of(cluster_size)
-                || offset.saturating_add(len) > self.geometry.file_len
-            {
+            if !is_aligned || offset.saturating_add(len) > self.geometry.file_len {
                 self.counts.note_table(table);
             }
             self.each_entry((offset, len), 1, |check, index, entry| {
-                let (entry, cluster_size) = (entry[0], check.geometry.cluster_size());
+                let entry = entry[0];
                 match place(entry, index, check.geometry) {
                     Err(_) => check.checked.corruption(format_args!(
                         "entry {index} of bitmap '{name}', {entry:#018x}, has reserved bits set or \
