@@ -22,6 +22,7 @@ mod error;
 mod extent;
 mod flat;
 mod format;
+mod gaps;
 mod health;
 mod last_run;
 mod layer;
@@ -43,6 +44,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
 pub use flat::Flat;
 pub use format::{CreateSpec, Format, Match, Probe};
+pub use gaps::Gaps;
 pub use health::{Ailment, Symptom};
 pub use last_run::LastRun;
 pub use layer::{BackingReference, BitmapInfo, Detail, Layer, LayerInfo, Snapshot};
@@ -54,5 +56,5 @@ pub use storage::{
     Span, Storage, StorageId, StorageMut, Transfer, Zeroing, end_of_storage, is_same_bytes,
 };
 pub use suggest::did_you_mean;
-pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up};
+pub use units::{GuestRange, HostRange, SECTOR, align_down, align_up, middle_sector};
 pub use zero::{is_zero, last_byte};

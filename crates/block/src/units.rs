@@ -93,6 +93,19 @@ pub const fn align_up(value: u64, unit: u64) -> Option<u64> {
     }
 }
 
+/// A start of a sector near the middle of what is from `start` to `end`; `None` if no sector starts between
+/// them. Whoever halves by it comes to single sectors.
+pub const fn middle_sector(start: u64, end: u64) -> Option<u64> {
+    let middle = align_down(start + (end - start) / 2, SECTOR);
+    if middle > start {
+        return Some(middle);
+    }
+    match align_up(start + 1, SECTOR) {
+        Some(next) if next < end => Some(next),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +116,19 @@ mod tests {
         assert_eq!(align_up(4097, 4096), Some(8192));
         assert_eq!(align_up(0, 4096), Some(0));
         assert_eq!(align_up(u64::MAX, 4096), None);
+    }
+
+    #[test]
+    fn halves_are_of_whole_sectors() {
+        for (start, end, middle) in [
+            (0, 512, None),
+            (0, 513, Some(512)),
+            (512, 1280, Some(1024)),
+            (500, 1020, Some(512)),
+            (0, 4096, Some(2048)),
+            (1, 512, None),
+        ] {
+            assert_eq!(middle_sector(start, end), middle, "{start}..{end}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{
     Chain, ChainExtent, Error, ErrorKind, Extent, ExtentKind, GuestRange, Layer, LayerInfo, Result,
-    SECTOR, Storage, align_down,
+    SECTOR, Storage, align_down, middle_sector,
 };
 
 /// Losses that are told one by one; of more, only the bytes are.
@@ -148,17 +148,10 @@ impl Salvage {
             return Err(error);
         }
         let end = offset + buf.len() as u64;
-        // Half of it, in whole sectors of the disk: what is around the damage is read in few steps.
-        let middle = align_down(offset + (end - offset) / 2, SECTOR);
-        let middle = if middle > offset {
-            middle
-        } else {
-            align_down(offset, SECTOR) + SECTOR
-        };
-        if middle >= end {
+        let Some(middle) = middle_sector(offset, end) else {
             self.lose(offset, buf, error.report());
             return Ok(());
-        }
+        };
         // Inside the buffer.
         let (first, rest) = buf.split_at_mut((middle - offset) as usize);
         self.read(depth, offset, first)?;

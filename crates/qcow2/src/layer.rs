@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, GuestRange, HostRange,
-    Layer, LayerInfo, Result, SECTOR, Storage, Symptom, align_down, align_up,
+    BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, Gaps, GuestRange,
+    HostRange, Layer, LayerInfo, Result, SECTOR, Storage, Symptom, align_down, align_up,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use goldsmith_crypt::Luks;
@@ -154,7 +154,8 @@ impl Qcow2Layer {
             }),
             None => None,
         };
-        let tables = Tables::open(&*storage, &geometry, budget)?;
+        let tables = Tables::open(&*storage, &geometry, budget, spare.gaps())?;
+        spare.add(tables.gaps.warnings("L1 table"));
         let snapshots = spare.or_default(Snapshots::read(&*storage, &geometry, budget))?;
         let bitmaps = match &extensions.bitmaps {
             // Others than these may say nothing of the disk any more. [spec]
@@ -504,7 +505,12 @@ impl Layer for Qcow2Layer {
             .geometry
             .at_snapshot(l1_offset, l1_entries, virtual_size)?;
         Ok(Arc::new(Self {
-            tables: Arc::new(Tables::open(&*self.storage, &geometry, budget)?),
+            tables: Arc::new(Tables::open(
+                &*self.storage,
+                &geometry,
+                budget,
+                Gaps::default(),
+            )?),
             info: LayerInfo {
                 virtual_size,
                 ..self.info.clone()

@@ -1,7 +1,7 @@
 //! What an image has that its disk can be read without, or some of it: refcounts, snapshots, bitmaps,
 //! the end of the L1 table.
 
-use goldsmith_block::Result;
+use goldsmith_block::{Gaps, Result};
 
 /// What becomes of an image in which something of it is broken.
 #[derive(Debug)]
@@ -25,6 +25,21 @@ impl Spare {
                 Ok(T::default())
             }
             (_, found) => found,
+        }
+    }
+
+    /// What may be lost of a table: nothing, or what no entry can say.
+    pub(crate) fn gaps(&self) -> Gaps {
+        match self {
+            Self::Needed => Gaps::default(),
+            Self::Missing(_) => Gaps::filled_with(u8::MAX),
+        }
+    }
+
+    /// Adds what is missing of something else.
+    pub(crate) fn add(&mut self, what: impl Iterator<Item = String>) {
+        if let Self::Missing(missing) = self {
+            missing.extend(what);
         }
     }
 

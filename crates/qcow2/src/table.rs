@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{BE, ByteOrder};
 use goldsmith_block::{
-    Budget, Error, ErrorKind, HostRange, LastRun, Result, SECTOR, Storage, StorageMut, align_down,
-    is_zero,
+    Budget, Error, ErrorKind, Gaps, HostRange, LastRun, Result, SECTOR, Storage, StorageMut,
+    align_down, is_zero,
 };
 
 use crate::error::Qcow2Error;
@@ -23,6 +23,8 @@ const CACHE_BYTES: u64 = 1 << 20;
 pub(crate) struct Tables {
     /// As many entries as the disk needs, or as there are where the file ends in the table.
     l1: Vec<u64>,
+    /// Where it could not be read; no entry there is a sound one.
+    pub(crate) gaps: Gaps,
     /// L1 entries without a table.
     empty: LastRun,
     /// A slice is at home in one place only, so a look-up takes one short lock that few share.
@@ -73,7 +75,7 @@ pub(crate) enum Part {
 }
 
 impl Tables {
-    /// Reads the L1 table, as far as the file goes, and makes room for L2 tables.
+    /// Reads the L1 table, as far as the file goes and but for `gaps`, and makes room for L2 tables.
     ///
     /// # Errors
     /// `Limit` if `budget` does not cover them; `Io` if the table cannot be read.
@@ -81,6 +83,7 @@ impl Tables {
         storage: &dyn Storage,
         geometry: &Geometry,
         budget: &Budget,
+        mut gaps: Gaps,
     ) -> Result<Self> {
         let there = geometry.file_len.saturating_sub(geometry.l1.offset);
         let mut l1 = budget.zeroed::<u64>(there.min(geometry.l1.len) / 8, "L1 table")?;
@@ -88,7 +91,7 @@ impl Tables {
         let mut offset = geometry.l1.offset;
         for part in l1.chunks_mut(SLICE_BYTES as usize / 8) {
             let bytes = &mut bytes[..part.len() * 8];
-            storage.read_at(offset, bytes)?;
+            gaps.read_at(storage, offset, bytes)?;
             BE::read_u64_into(bytes, part);
             offset += bytes.len() as u64;
         }
@@ -101,6 +104,7 @@ impl Tables {
         budget.reserve(places * slice_bytes, "L2 table cache")?;
         Ok(Self {
             l1,
+            gaps,
             empty: LastRun::default(),
             cache: (0..places).map(|_| Mutex::new(None)).collect(),
             slice_bits: slice_bytes.trailing_zeros() - entry_bits,
@@ -152,7 +156,11 @@ impl Tables {
         let Some(entry) = self.l1.get(index as usize) else {
             return Err(truncated("L1 table", geometry.l1, geometry).into());
         };
-        let Some(table) = host_offset("L1", *entry, 0, geometry)? else {
+        let table = host_offset("L1", *entry, 0, geometry).map_err(|error| {
+            let lost = self.gaps.error_at(geometry.l1.offset + index * 8);
+            lost.unwrap_or_else(|| error.into())
+        })?;
+        let Some(table) = table else {
             let last = (limit - 1) >> self.table_bits;
             let is_empty = |index| self.l1.get(index as usize) == Some(&0);
             let end = self.empty.end(index, last + 1, is_empty);

@@ -53,6 +53,8 @@ pub struct FaultStorage<S: ?Sized> {
     fault: Fault,
     /// Reads past this fail, though `len` says that there are bytes: somebody cut the file.
     cut: AtomicU64,
+    /// Reads of any of these bytes fail.
+    bad: HostRange,
     calls: AtomicU64,
     inner: Arc<S>,
 }
@@ -65,6 +67,7 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
             nth,
             fault: Fault::Nothing,
             cut: AtomicU64::new(u64::MAX),
+            bad: HostRange::new(0, 0),
             calls: AtomicU64::new(0),
             inner,
         }
@@ -82,6 +85,14 @@ impl<S: Storage + ?Sized> FaultStorage<S> {
         let storage = Self::new(inner, Op::Any, u64::MAX);
         storage.shrink(len);
         storage
+    }
+
+    /// Fails every read of a byte in `bad`: the medium is damaged there.
+    pub fn without(inner: Arc<S>, bad: HostRange) -> Self {
+        Self {
+            bad,
+            ..Self::new(inner, Op::Any, u64::MAX)
+        }
     }
 
     /// The same from now on.
@@ -144,6 +155,10 @@ impl<S: Storage + ?Sized> Storage for FaultStorage<S> {
         let cut = self.cut.load(Ordering::SeqCst);
         if range.end() > cut {
             return Err(end_of_storage(range, cut).in_file(self.name()));
+        }
+        if range.offset < self.bad.end() && self.bad.offset < range.end() {
+            let error = std::io::Error::other(format!("bad sectors at {}", self.bad));
+            return Err(Error::new(ErrorKind::Io, error).in_file(self.name()));
         }
         self.inner.read_at(offset, buf)
     }

@@ -1,6 +1,6 @@
 //! XenServer's batmap: which blocks are full, so that nobody needs their sector bitmaps.
 
-use goldsmith_block::{Budget, HostRange, Result, SECTOR, Storage, align_up, is_zero};
+use goldsmith_block::{Budget, Gaps, HostRange, Result, SECTOR, Storage, align_up, is_zero};
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -41,6 +41,7 @@ impl Batmap {
         geometry: &Dynamic,
         presence: Presence,
         budget: &Budget,
+        gaps: &mut Gaps,
     ) -> Result<std::result::Result<Option<Self>, VhdError>> {
         if presence == Presence::No {
             return Ok(Ok(None));
@@ -48,7 +49,7 @@ impl Batmap {
         let offset = header_offset(geometry.bat.offset, geometry.bat_entries);
         let mut raw = RawBatmap::new_zeroed();
         if offset + SECTOR <= geometry.data_end {
-            storage.read_at(offset, raw.as_mut_bytes())?;
+            gaps.read_at(storage, offset, raw.as_mut_bytes())?;
         }
         if raw.cookie != BATMAP_COOKIE {
             let missing = VhdError::NoBatmap { offset };
@@ -69,7 +70,7 @@ impl Batmap {
             Err(error) => return Ok(Err(error)),
         };
         let mut map = budget.zeroed(place.len, "batmap")?;
-        storage.read_at(place.offset, &mut map)?;
+        gaps.read_at(storage, place.offset, &mut map)?;
         // [libvhd] Newer versions leave out the last bytes of some maps, and nobody says so.
         let newer = geometry.virtual_size >> 24;
         let newer = newer.div_ceil(SECTOR).max(1) * SECTOR;

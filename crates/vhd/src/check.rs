@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
-use goldsmith_block::{Budget, Checked, HostRange, Result, SECTOR, Storage, align_up, is_zero};
+use goldsmith_block::{
+    Budget, Checked, Gaps, HostRange, Result, SECTOR, Storage, align_up, is_zero,
+};
 
 use crate::error::VhdError;
 use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
@@ -19,7 +21,8 @@ const PIECE: u64 = 64 << 10;
 pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checked> {
     let mut checked = Checked::default();
     let found = Found::read(&*storage, SizeRule::Creator)?;
-    let (opened, broken) = Opened::open_mended(Arc::clone(&storage), budget, &found)?;
+    let (opened, broken) =
+        Opened::open_mended(Arc::clone(&storage), budget, &found, Gaps::default())?;
     if let Some(broken) = broken {
         checked.corruption(broken);
     }

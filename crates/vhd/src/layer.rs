@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
 use goldsmith_block::{
-    Budget, Detail, Error, Extent, ExtentKind, Flat, GuestRange, HostRange, LastRun, Layer,
+    Budget, Detail, Error, Extent, ExtentKind, Flat, Gaps, GuestRange, HostRange, LastRun, Layer,
     LayerInfo, OptionKind, OptionSpec, Options, Result, SECTOR, Storage, Symptom,
 };
 use uuid::Uuid;
@@ -54,15 +54,17 @@ pub(crate) fn open(
     })
 }
 
-/// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file, and a
-/// block that the file does not hold to its end is read as far as it goes.
+/// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file, a block
+/// that the file does not hold to its end is read as far as it goes, and so is a block table that cannot be
+/// read to its end.
 pub(crate) fn salvage(
     storage: Arc<dyn Storage>,
     budget: &Budget,
     options: &Options,
 ) -> Result<Arc<dyn Layer>> {
     let found = Found::salvage(&*storage, size_rule(options))?;
-    let (opened, broken) = Opened::open_mended(storage, budget, &found)?;
+    let gaps = Gaps::filled_with(0);
+    let (opened, broken) = Opened::open_mended(storage, budget, &found, gaps)?;
     Ok(match opened {
         Opened::Fixed(layer) => layer,
         Opened::Dynamic(mut layer, _) => {
@@ -109,11 +111,11 @@ impl Opened {
         };
         let (raw, place) = read_header(&*storage, offset, found.data_end)?;
         let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
-        Self::open_dynamic(storage, budget, found, raw, geometry)
+        Self::open_dynamic(storage, budget, found, raw, geometry, Gaps::default())
     }
 
     /// As [`open_by`](Self::open_by), but a dynamic header that does not hold is worked out anew; says
-    /// what is wrong with it then.
+    /// what is wrong with it then. Of the block table may be missing what `gaps` says.
     ///
     /// # Errors
     /// Those of [`open`](Self::open); `Corrupt` also if the header cannot be worked out.
@@ -121,6 +123,7 @@ impl Opened {
         storage: Arc<dyn Storage>,
         budget: &Budget,
         found: &Found,
+        gaps: Gaps,
     ) -> Result<(Self, Option<String>)> {
         let Some(offset) = found.footer.header_offset() else {
             return Ok((Self::open_by(storage, budget, found)?, None));
@@ -136,7 +139,7 @@ impl Opened {
                 (derived.raw, derived.geometry, Some(derived.what))
             }
         };
-        let opened = Self::open_dynamic(storage, budget, found, raw, geometry)?;
+        let opened = Self::open_dynamic(storage, budget, found, raw, geometry, gaps)?;
         Ok((opened, broken))
     }
 
@@ -146,6 +149,7 @@ impl Opened {
         found: &Found,
         raw: RawHeader,
         geometry: Dynamic,
+        gaps: Gaps,
     ) -> Result<Self> {
         let geometry = geometry.reaching(found.footer.reach);
         let mut info = LayerInfo {
@@ -160,7 +164,7 @@ impl Opened {
             info.details.extend(parent.details);
             info.warnings.extend(parent.warnings);
         }
-        let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget)?;
+        let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget, gaps)?;
         Ok(Self::Dynamic(Arc::new(layer), Box::new(raw)))
     }
 }
@@ -329,6 +333,8 @@ pub(crate) struct DynamicLayer {
     bitmaps: BitmapCache,
     /// Blocks that have no place in the file.
     unused: LastRun,
+    /// Where the block table could not be read; blocks whose entries were there have no place that can be.
+    gaps: Gaps,
     /// Whether a block that the file does not hold to its end is read as far as it goes.
     salvages: bool,
 }
@@ -340,15 +346,17 @@ impl DynamicLayer {
         geometry: Dynamic,
         mut info: LayerInfo,
         budget: &Budget,
+        mut gaps: Gaps,
     ) -> Result<Self> {
         let mut bat = budget.zeroed(geometry.blocks_in_reach, "block table")?;
-        storage.read_at(geometry.bat.offset, bat.as_mut_bytes())?;
+        gaps.read_at(&*storage, geometry.bat.offset, bat.as_mut_bytes())?;
         BigEndian::from_slice_u32(&mut bat);
         budget.reserve(
             BitmapCache::SLOTS as u64 * geometry.bitmap_bytes(),
             "sector bitmaps",
         )?;
-        let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget)?;
+        let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget, &mut gaps)?;
+        info.warnings.extend(gaps.warnings("block table or batmap"));
         let doubts = doubts(&geometry, &bat, budget)?;
         info.warnings.extend(doubts.iter().cloned());
         let lost_batmap = batmap.as_ref().err();
@@ -370,6 +378,7 @@ impl DynamicLayer {
             bat,
             bitmaps: BitmapCache::new(),
             unused: LastRun::default(),
+            gaps,
             salvages: false,
         })
     }
@@ -403,6 +412,13 @@ impl DynamicLayer {
                 Some((block, there)) if self.salvages => Ok((block, Some((there, error)))),
                 _ => Err(error),
             })
+    }
+
+    /// What keeps block `index` from being read: that its entry is lost or else, `error`, what that says.
+    fn why_lost(&self, index: u64, error: VhdError) -> Error {
+        let entry = self.geometry.bat.offset + index * 4;
+        let lost = self.gaps.error_at(entry);
+        lost.unwrap_or_else(|| error.into())
     }
 
     /// Which sectors of block `index`, which stands at `block`, hold data.
@@ -448,7 +464,7 @@ impl Layer for DynamicLayer {
         let range = GuestRange::new(offset, end);
         let (block, cut) = self
             .block_there(index)
-            .map_err(|error| Error::from(error).at_guest(range))?;
+            .map_err(|error| self.why_lost(index, error).at_guest(range))?;
         let bitmap = self.bitmap(index, block);
         let bitmap = bitmap.map_err(|error| error.at_guest(range))?;
         let sector = (offset - start) / SECTOR;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{
     Budget, Codec, Detail, Error, ErrorKind, Extent, ExtentKind, Format, GuestRange, HostRange,
-    Layer, Limits, Match,
+    Layer, Limits, Match, Options,
 };
 use goldsmith_codec::Packer;
 use goldsmith_qcow2::QCOW2;
@@ -585,5 +585,53 @@ fn host_of_a_packed_cluster_holds_it_all() {
         let mut direct = vec![0; 65536];
         layer.read_at(extent.range.start, &mut direct).unwrap();
         assert!(unit == direct);
+    }
+}
+
+/// A sector of the L1 table maps 2 MiB in clusters of 512 bytes.
+#[test]
+fn sector_of_the_l1_table_that_cannot_be_read_costs_whoever_salvages_what_it_maps() {
+    let disk = pattern::disk("4M:a 2M:- 1M:b");
+    let image = image::write(&QCOW2, &disk, &[("cluster_size", "512")], false).unwrap();
+    let table = u64::from_be_bytes(image[40..48].try_into().unwrap());
+    let memory = Arc::new(MemoryStorage::holding("image", image));
+    let (budget, options) = (
+        Budget::new(&Limits::default()),
+        Options::defaults(QCOW2.open_options()),
+    );
+    for lost in 0..4 {
+        let bad = HostRange::new(table + 512 * lost, 512);
+        let storage = Arc::new(FaultStorage::without(Arc::clone(&memory), bad));
+        let refused = QCOW2.open(storage.clone(), &budget);
+        assert_eq!(refused.err().unwrap().kind(), ErrorKind::Io);
+        let layer = QCOW2.salvage(storage, &budget, &options).unwrap();
+        let warnings = &layer.info().warnings;
+        // The table has 224 entries.
+        let lost_end = bad.end().min(table + 224 * 8);
+        let told = format!(
+            "L1 table: the bytes {:#x}..{lost_end:#x} of the file cannot be read: image: bad sectors",
+            bad.offset
+        );
+        assert!(warnings[0].starts_with(&told), "{warnings:?}");
+        for part in 0..4 {
+            let whole = GuestRange::new(part << 21, ((part + 1) << 21).min(disk.len()));
+            let mut buf = vec![0; whole.len() as usize];
+            match layer.read_at(whole.start, &mut buf) {
+                Ok(()) => {
+                    assert_ne!(part, lost);
+                    assert!(buf == disk.bytes()[whole.start as usize..whole.end as usize]);
+                }
+                Err(error) => {
+                    assert_eq!((part, error.kind()), (lost, ErrorKind::Io));
+                    assert!(error.report().contains("bad sectors"), "{error:?}");
+                }
+            }
+            // Not even where the table would have had nothing to say.
+            let extent = layer.extent_at(whole.start, whole.end);
+            assert_eq!(extent.is_err(), part == lost, "{extent:?}");
+        }
+        // What has no table ends where it may have one.
+        let before = layer.extent_at(4 << 20, disk.len());
+        assert!(lost < 2 || before.is_err() || before.unwrap().range.end == 6 << 20);
     }
 }

@@ -32,7 +32,7 @@ mod sink;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Checked, Edit, Editor, Error, Flaw, Options, Result, SECTOR, Storage, StorageMut,
+    Budget, Checked, Edit, Editor, Error, Flaw, Gaps, Options, Result, SECTOR, Storage, StorageMut,
 };
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -60,7 +60,7 @@ pub(crate) fn edit(
         return Err(VhdError::Poisoned.into());
     }
     let mut damage = Checked::default();
-    let (opened, broken) = Opened::open_mended(Arc::clone(&read), budget, &found)?;
+    let (opened, broken) = Opened::open_mended(Arc::clone(&read), budget, &found, Gaps::default())?;
     if let Some(broken) = &broken {
         damage.corruption(broken);
     }

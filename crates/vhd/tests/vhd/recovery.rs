@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Detail, Error, ErrorKind, Format, Layer, Limits, Options, Result, Storage, StorageId,
-    StorageMut,
+    Budget, Detail, ErrorKind, Format, HostRange, Layer, Limits, Options, Storage, StorageMut,
 };
 use goldsmith_storage::MemoryStorage;
+use goldsmith_testkit::fault::FaultStorage;
 use goldsmith_testkit::hostile::walk;
 use goldsmith_testkit::sparse::SparseStorage;
 use goldsmith_testkit::trace::TraceStorage;
@@ -484,37 +484,18 @@ fn footers_with_a_right_checksum_are_believed_even_if_they_are_too_new() {
     assert!(image::open(&VHD, lost).is_err());
 }
 
-/// A file whose last sector cannot be read.
-#[derive(Debug)]
-struct LostEnd(MemoryStorage);
-
-impl Storage for LostEnd {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn id(&self) -> StorageId {
-        self.0.id()
-    }
-
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        if offset + buf.len() as u64 > self.len() - 512 {
-            let lost = std::io::Error::other("a bad sector");
-            return Err(Error::new(ErrorKind::Io, lost));
-        }
-        self.0.read_at(offset, buf)
-    }
+/// `image`, of which the bytes `bad` cannot be read.
+fn without(image: Vec<u8>, bad: HostRange) -> Arc<dyn Storage> {
+    let image = Arc::new(MemoryStorage::holding("image", image));
+    Arc::new(FaultStorage::without(image, bad))
 }
 
 #[test]
 fn footer_that_cannot_be_read_is_lost_to_whoever_salvages() {
     let (forge, disk) = forge();
     let image = forge.dynamic();
-    let storage: Arc<dyn Storage> = Arc::new(LostEnd(MemoryStorage::holding("image", image)));
+    let end = HostRange::new(image.len() as u64 - 512, 512);
+    let storage = without(image, end);
     let (budget, options) = (
         Budget::new(&Limits::default()),
         Options::defaults(VHD.open_options()),
@@ -529,4 +510,48 @@ fn footer_that_cannot_be_read_is_lost_to_whoever_salvages() {
         "{:?}",
         layer.info().warnings
     );
+}
+
+/// The table of 200 blocks takes two sectors, and a batmap is behind it.
+#[test]
+fn sector_of_a_table_that_cannot_be_read_costs_whoever_salvages_its_own_blocks() {
+    let first = pattern::disk("64k:q").bytes().to_vec();
+    let second = pattern::disk("64k:Q").bytes().to_vec();
+    let mut forge = Forge::new(200 * 64 * KIB, 64 << 10)
+        .full_block(0, &first)
+        .full_block(150, &second);
+    (forge.creator, forge.creator_version) = (*b"tap\0", 0x0001_0003);
+    forge.batmap = Some((0x0001_0002, None, vec![0; 25]));
+    let image = forge.dynamic();
+    let (budget, options) = (
+        Budget::new(&Limits::default()),
+        Options::defaults(VHD.open_options()),
+    );
+    let table = 1536;
+    let batmap = image.windows(8).position(|it| it == b"tdbatmap").unwrap() as u64;
+    for (bad, lost) in [
+        (table, &[0][..]),
+        (table + 512, &[150]),
+        (batmap, &[]),
+        (batmap + 512, &[]),
+    ] {
+        let storage = without(image.clone(), HostRange::new(bad, 512));
+        let refused = VHD.open(Arc::clone(&storage), &budget);
+        assert_eq!(refused.err().unwrap().kind(), ErrorKind::Io, "{bad}");
+        let layer = VHD.salvage(storage, &budget, &options).unwrap();
+        let warnings = &layer.info().warnings;
+        let told = format!("{:#x}..{:#x} of the file cannot be read", bad, bad + 512);
+        assert!(warnings[0].contains(&told), "{warnings:?}");
+        for (block, expected) in [(0, &first), (150, &second)] {
+            let mut buf = vec![0; 64 << 10];
+            let read = layer.read_at(block << 16, &mut buf);
+            match lost.contains(&block) {
+                true => assert_eq!(read.err().unwrap().kind(), ErrorKind::Io, "{bad}"),
+                false => assert!(buf == *expected, "{bad}"),
+            }
+        }
+        // What was never written says so, or is lost with the table.
+        let hole = layer.extent_at(100 << 16, 101 << 16);
+        assert_eq!(hole.is_err(), bad == table, "{hole:?}");
+    }
 }

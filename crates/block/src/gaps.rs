@@ -1,0 +1,70 @@
+//! Tables of which some sectors cannot be read.
+
+use crate::{Error, ErrorKind, HostRange, Result, Storage, middle_sector};
+
+/// What of a table could not be read, for those who take what is left of a damaged image; for all others
+/// there are no gaps, but errors.
+#[derive(Debug, Default)]
+pub struct Gaps {
+    /// What stands for lost bytes; `None` if none may be lost.
+    filler: Option<u8>,
+    /// Each gap and why it is one, in the order of the file.
+    found: Vec<(HostRange, String)>,
+}
+
+impl Gaps {
+    /// None yet; what is lost will be `filler` in the table.
+    pub fn filled_with(filler: u8) -> Self {
+        Self {
+            filler: Some(filler),
+            found: Vec::new(),
+        }
+    }
+
+    /// Fills `buf` with the bytes from `offset`, as far as they can be read. Parts of one table must come
+    /// in their order.
+    ///
+    /// # Errors
+    /// `Io` if they cannot be read, and there may be no gaps.
+    ///
+    /// # Cost
+    /// One read if all goes well; around a lost sector two for each halving of `buf`.
+    pub fn read_at(&mut self, storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Result<()> {
+        match (storage.read_at(offset, buf), self.filler) {
+            (Err(error), Some(filler)) if error.kind() == ErrorKind::Io => {
+                let gap = HostRange::new(offset, buf.len() as u64);
+                let Some(middle) = middle_sector(offset, gap.end()) else {
+                    buf.fill(filler);
+                    self.add(gap, error.report());
+                    return Ok(());
+                };
+                // Inside the buffer.
+                let (first, rest) = buf.split_at_mut((middle - offset) as usize);
+                self.read_at(storage, offset, first)?;
+                self.read_at(storage, middle, rest)
+            }
+            (read, _) => read,
+        }
+    }
+
+    fn add(&mut self, gap: HostRange, why: String) {
+        match self.found.last_mut() {
+            Some((last, _)) if last.end() == gap.offset => last.len += gap.len,
+            _ => self.found.push((gap, why)),
+        }
+    }
+
+    /// Why the byte at `offset` is not there, if it is in a gap.
+    pub fn error_at(&self, offset: u64) -> Option<Error> {
+        let before = self.found.partition_point(|(gap, _)| gap.end() <= offset);
+        let (gap, why) = self.found.get(before)?;
+        (gap.offset <= offset).then(|| Error::new(ErrorKind::Io, why.clone()))
+    }
+
+    /// A sentence for each gap in `table`.
+    pub fn warnings(&self, table: &str) -> impl Iterator<Item = String> {
+        self.found.iter().map(move |(gap, why)| {
+            format!("{table}: the bytes {gap} of the file cannot be read: {why}; what does not need them is read all the same")
+        })
+    }
+}
