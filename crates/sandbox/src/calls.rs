@@ -105,6 +105,7 @@ const LOOKING: &[c_long] = &[
 
 /// Calls that open files and prepare targets.
 const OPENING: &[c_long] = &[
+    libc::SYS_capget,
     libc::SYS_fchmod,
     libc::SYS_fchown,
     libc::SYS_fgetxattr,

@@ -37,6 +37,11 @@ pub(crate) enum StorageError {
     Create { source: io::Error },
     #[error("cannot replace it by the finished file")]
     Publish { source: io::Error },
+    #[error(
+        "cannot replace it: it is another user's, and in its directory only owners replace files (it has the \
+         sticky bit)"
+    )]
+    Sticky,
     #[error("another file has taken its name since this one was begun")]
     Taken,
     #[error("cannot write its directory to disk")]

@@ -62,8 +62,8 @@ impl Target {
     ///
     /// # Errors
     /// `Usage` if a directory, pipe, character device or socket stands there; `Io` if its directory
-    /// is missing or may not be read and written, if the file there may not, or if the device is in
-    /// use.
+    /// is missing or may not be read and written, if the file there may not, or not be replaced, or if the
+    /// device is in use.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         Self::create_cached(path, Cache::default())
     }
@@ -204,6 +204,11 @@ impl Target {
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let (file, draft) = create(&path, &parent, mode).map_err(cannot_create)?;
         if let (Some(metadata), Some(old)) = (&old, &replaced) {
+            let own = file.metadata().map_err(cannot_create)?;
+            let around = directory.metadata().map_err(cannot_create)?;
+            if !may_replace(metadata, &around, own.uid()) {
+                return Err(E::Sticky.into());
+            }
             inherit(&file, old.handle(), metadata).map_err(cannot_create)?;
         }
         Ok(Self {
@@ -452,6 +457,13 @@ fn hidden(path: &Path) -> Vec<u8> {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let name = &name[..name.len().min(NAME)];
     [b".", name, b".goldsmith-"].concat()
+}
+
+/// Whether the process, whose files are `user`'s, may put another file in the place of `old`, so far as that
+/// is known before it does: it may write to both the file and the directory `around` it.
+fn may_replace(old: &Metadata, around: &Metadata, user: u32) -> bool {
+    const STICKY: u32 = 0o1000;
+    around.mode() & STICKY == 0 || [old.uid(), around.uid()].contains(&user) || sys::owns_all()
 }
 
 /// Gives `file` the owner, the group, the rights and the label of the `old` file, which it is going to

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use goldsmith_testkit::{mount, pattern};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
@@ -12,39 +12,80 @@ use crate::{Place, output};
 /// Where the kernel keeps access control lists.
 const ACCESS: &str = "system.posix_acl_access";
 
-/// Replaces a file of root's and of group 36 with the mode `before`, as a user in the groups `groups`,
-/// of which the first is the one of his files; gives the new file's group and mode.
-fn replaced(groups: [&str; 2], before: u32, list: Option<&[u8]>) -> (u32, u32) {
+/// A file "disk" of root's and of group 36 in a directory of root's that all may write to, a "source", and
+/// the command.
+fn place() -> Place {
     let place = Place::new();
-    let open = |path: &str, mode| {
-        fs::set_permissions(place.path(path), Permissions::from_mode(mode)).unwrap();
-    };
-    // Neither the command nor its directory need be anybody's.
-    fs::copy(env!("CARGO_BIN_EXE_goldsmith"), place.path("goldsmith")).unwrap();
+    // Neither the command nor its directory need be anybody's. Were it written to by this process, whatever
+    // another test started meanwhile would hold it open, and nobody could run it.
+    let mut copy = Command::new("cp");
+    copy.args([
+        env!("CARGO_BIN_EXE_goldsmith").as_ref(),
+        &*place.path("goldsmith"),
+    ]);
+    assert!(output(&mut copy).status.success());
     place.write("source", &pattern::disk("64k:A"));
     place.write("disk", &pattern::disk("64k:B"));
     chown(place.path("disk"), Some(0), Some(36)).unwrap();
-    open("", 0o777);
-    open("disk", before);
+    open(&place, "", 0o777);
+    place
+}
+
+fn open(place: &Place, path: &str, mode: u32) {
+    fs::set_permissions(place.path(path), Permissions::from_mode(mode)).unwrap();
+}
+
+/// Converts "source" to "disk", as a user in the groups `groups`, of which the first is the one of his files.
+fn convert(place: &Place, groups: [&str; 2]) -> Output {
+    let mut command = Command::new("setpriv");
+    command
+        .arg("--reuid=1000")
+        .arg(format!("--regid={}", groups[0]))
+        .arg(format!("--groups={}", groups.join(",")))
+        .current_dir(place.path(""))
+        .arg(place.path("goldsmith"))
+        .args("convert -f raw -O raw source disk".split(' '));
+    output(&mut command)
+}
+
+/// Replaces the file, which has the mode `before`; gives the new file's group and mode.
+fn replaced(groups: [&str; 2], before: u32, list: Option<&[u8]>) -> (u32, u32) {
+    let place = place();
+    open(&place, "disk", before);
     if let Some(list) = list {
         setxattr(place.path("disk"), ACCESS, list, XattrFlags::empty()).unwrap();
     }
-    let user = ["--reuid=1000", &format!("--regid={}", groups[0])].map(str::to_owned);
-    let mut command = Command::new("setpriv");
-    command
-        .args(user)
-        .arg(format!("--groups={}", groups.join(",")));
-    command
-        .current_dir(place.path(""))
-        .arg(place.path("goldsmith"));
-    command.args("convert -f raw -O raw source disk".split(' '));
-    let done = output(&mut command);
+    let done = convert(&place, groups);
     assert!(done.status.success(), "{done:?}");
     let metadata = fs::metadata(place.path("disk")).unwrap();
     getxattr(place.path("disk"), ACCESS, &mut [0; 100][..]).unwrap_err();
     assert_eq!(metadata.uid(), 1000);
     assert_eq!(place.bytes("disk"), place.bytes("source"));
     (metadata.gid(), metadata.mode() & 0o777)
+}
+
+/// As in `/tmp`: it could be written to, but not be replaced by the finished file.
+#[test]
+fn file_of_somebody_else_in_a_sticky_directory_is_refused_before_any_work() {
+    if !mount::are_allowed("files of other users") {
+        return;
+    }
+    let place = place();
+    open(&place, "disk", 0o666);
+    open(&place, "", 0o1777);
+    let done = convert(&place, ["100", "101"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("only owners replace files"), "{said}");
+    assert!(!said.contains("sandbox"), "{said}");
+    // Whose the file or the directory is may.
+    for owners in [["disk", ""], ["", "disk"]] {
+        chown(place.path(owners[0]), Some(1000), None).unwrap();
+        chown(place.path(owners[1]), Some(0), None).unwrap();
+        let done = convert(&place, ["100", "101"]);
+        assert!(done.status.success(), "{done:?}");
+        assert_eq!(place.bytes("disk"), place.bytes("source"));
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use rustix::fs::{
     fremovexattr, fsetxattr, fstatfs, linkat, major, makedev, minor, openat2, renameat_with, seek,
 };
 use rustix::io::{Errno, retry_on_intr};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::beneath::step_by_step;
 use crate::device::Nature;
@@ -300,6 +301,12 @@ pub(crate) fn is_remote(file: &File) -> bool {
     const REMOTE: [u32; 4] = [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x00C3_6400];
     // The kernel's numbers have 32 bits, in whatever type they come.
     fstatfs(file).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
+}
+
+/// Whether the process may do with anybody's files what their owners may.
+pub(crate) fn owns_all() -> bool {
+    // Who cannot know tries.
+    capabilities(None).map_or(true, |its| its.effective.contains(CapabilitySet::FOWNER))
 }
 
 /// A new file in `directory` that has no name, so that nothing is left of it if this process dies.

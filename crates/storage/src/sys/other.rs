@@ -108,6 +108,10 @@ pub(crate) fn is_remote(_: &File) -> bool {
     false
 }
 
+pub(crate) fn owns_all() -> bool {
+    true
+}
+
 pub(crate) fn create_unnamed(_directory: &Path, _mode: u32) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
