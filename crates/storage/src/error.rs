@@ -51,6 +51,8 @@ pub(crate) enum StorageError {
     /// Said of a file that a stranger names.
     #[error("{how}")]
     Refused { how: &'static str },
+    #[error("the device is read-only")]
+    ReadOnly,
     #[error("the device holds {device} bytes; {need} are needed")]
     DeviceTooSmall { device: u64, need: u64 },
     #[error("the part of the file holds {window} bytes; {need} are needed")]

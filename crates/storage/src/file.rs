@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,7 +71,7 @@ impl FileStorage {
     /// Opens the existing file or block device at `path` for reading and writing in place.
     ///
     /// # Errors
-    /// As [`open`](Self::open); `Io` also for a device that is mounted or otherwise in use.
+    /// As [`open`](Self::open); `Io` also for a device that is read-only, mounted or otherwise in use.
     pub fn edit(path: impl AsRef<Path>) -> Result<Self> {
         Self::existing(path.as_ref(), true)
     }
@@ -94,6 +94,10 @@ impl FileStorage {
                 .map_err(cannot_open)?;
             // The name may mean something else by now; what is open does not change.
             let metadata = file.metadata().map_err(cannot_open)?;
+            // The kernel lets it be opened to be written to all the same.
+            if write && nature == Nature::Device && sys::is_read_only(metadata.rdev()) {
+                return Err(E::ReadOnly);
+            }
             Ok((file, metadata))
         };
         Self::opened(open(), name)

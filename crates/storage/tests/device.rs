@@ -26,6 +26,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 impl Loop {
     /// `None` where they were ruled out.
     fn new() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// The same, with more options for `losetup`.
+    fn with(options: &[&str]) -> Option<Self> {
         if !goldsmith_testkit::mount::are_allowed("loop devices") {
             return None;
         }
@@ -34,6 +39,7 @@ impl Loop {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let output = Command::new("losetup")
             .args(["--find", "--show"])
+            .args(options)
             .arg(file.path())
             .output()
             .expect("losetup is there; run scripts/install-test-tools");
@@ -198,4 +204,22 @@ fn target_on_a_device_is_the_device_itself() {
         assert_eq!(&bytes, b"golden");
     }
     assert!(link.is_symlink());
+}
+
+#[test]
+fn device_that_takes_no_writes_is_refused_before_any() {
+    let Some(device) = Loop::with(&["--read-only"]) else {
+        return;
+    };
+    assert_eq!(FileStorage::open(device.path()).unwrap().len(), LEN as u64);
+    for error in [
+        FileStorage::edit(device.path()).unwrap_err(),
+        Target::create(device.path()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(
+            error.report().ends_with(": the device is read-only"),
+            "{error:?}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
@@ -192,11 +192,20 @@ fn open_lock(file: &File, command: i32, kind: i32, bytes: Range<u64>) -> io::Res
     }
 }
 
+/// What the system says of the block device of that number.
+fn node(device: u64) -> PathBuf {
+    format!("/sys/dev/block/{}:{}", major(device), minor(device)).into()
+}
+
+/// Whether the block device of that number takes no writes, as far as is known.
+pub(crate) fn is_read_only(device: u64) -> bool {
+    fs::read(node(device).join("ro")).is_ok_and(|text| text.trim_ascii_end() == b"1")
+}
+
 /// What the block device of that number stands on, one step down: the file behind a loop device, the
 /// disk of a partition, the parts of a mapped device.
 pub(crate) fn below_device(device: u64) -> Vec<StorageId> {
-    let node = format!("/sys/dev/block/{}:{}", major(device), minor(device));
-    let node = Path::new(&node);
+    let node = node(device);
     let mut below = Vec::new();
     if let Ok(path) = fs::read(node.join("loop/backing_file")) {
         let path = Path::new(OsStr::from_bytes(path.trim_ascii_end()));

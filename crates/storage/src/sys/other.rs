@@ -76,6 +76,10 @@ pub(crate) fn is_locked(_file: &File, _byte: u64) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn is_read_only(_device: u64) -> bool {
+    false
+}
+
 pub(crate) fn below_device(_device: u64) -> Vec<StorageId> {
     Vec::new()
 }
