@@ -48,6 +48,10 @@ pub(crate) enum StorageError {
     FlushDirectory { source: io::Error },
     #[error("is {what}; only files and block devices hold images")]
     NotBytes { what: &'static str },
+    #[error(
+        "is a file that a process has open, which only its own name can have replaced; name the file itself"
+    )]
+    OfProcess,
     /// Said of a file that a stranger names.
     #[error("{how}")]
     Refused { how: &'static str },
@@ -66,6 +70,7 @@ impl From<StorageError> for Error {
         use StorageError as E;
         let kind = match error {
             E::NotBytes { .. }
+            | E::OfProcess
             | E::DeviceTooSmall { .. }
             | E::WindowTooSmall { .. }
             | E::Outside { .. } => ErrorKind::Usage,

@@ -55,8 +55,12 @@ pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
     );
     mine.extend(WRITES.map(|n| UNSHARED + n));
     for byte in mine {
-        if sys::lock_shared(file, byte).is_err() {
-            return Ok(());
+        match sys::lock_shared(file, byte) {
+            Ok(()) => {}
+            Err(error) if sys::is_taken(&error) => {
+                return Err(in_use(storage, &format!("Failed to lock byte {byte}")));
+            }
+            Err(_) => return Ok(()),
         }
     }
     let taken = |byte| sys::is_locked(file, byte).unwrap_or(false);
@@ -144,6 +148,24 @@ mod tests {
         let two = FileStorage::edit(file.path()).unwrap();
         lock(&two, Use::Write).unwrap();
         drop(inherited);
+    }
+
+    /// As programs have it that know no other lock than one of the whole file.
+    #[test]
+    fn file_that_another_has_locked_against_everybody_is_in_use() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        // Closing any other of this process would give that lock up.
+        let one = FileStorage::edit(file.path()).unwrap();
+        for what in [Use::Read, Use::Write] {
+            let refused = lock(&one, what).unwrap_err();
+            assert!(
+                refused.report().contains("Failed to lock byte 1"),
+                "{refused:?}"
+            );
+        }
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::Unlock).unwrap();
+        lock(&one, Use::Write).unwrap();
     }
 
     #[test]

@@ -78,20 +78,18 @@ impl Target {
         Self::prepare(path, &name, cache, sys::create_unnamed).map_err(|error| error.in_file(name))
     }
 
-    /// As [`create`](Self::create), but until it is published the file has the name
+    /// As [`create_cached`](Self::create_cached), but until it is published the file has the name
     /// `.NAME.goldsmith-partial`, and once it is to be [kept](Self::keep) it stays under it, whatever
     /// becomes of this target. One that is there is opened as it is.
     ///
     /// # Errors
     /// Those of [`create`](Self::create), and of [`lock`](crate::lock()) if another process writes to
     /// that file.
-    pub fn resumable(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn resumable(path: impl AsRef<Path>, cache: Cache) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
-        let target = Self::prepare_with(path, &name, Cache::default(), |path, parent, mode| {
-            let mut partial = OsString::from_vec(hidden(path));
-            partial.push("partial");
-            let partial = parent.join(partial);
+        let target = Self::prepare_with(path, &name, cache, |path, parent, mode| {
+            let partial = partial(path, parent);
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -291,6 +289,14 @@ impl Target {
         Self::publish_all([self])
     }
 
+    /// The name that the file of a [resumable](Self::resumable) target has until it is published.
+    pub fn draft(&self) -> Option<&Path> {
+        match &self.place {
+            Place::New { draft, .. } => draft.as_deref(),
+            Place::InPlace => None,
+        }
+    }
+
     /// Publishes `targets`, one after the other. All of them are durable, and found to be able to take
     /// their names, before the first one does: between that and the last, what belongs together stands
     /// beside what it does not belong to.
@@ -412,12 +418,15 @@ fn stands(path: &Path, old: Option<&FileStorage>) -> Result<bool, E> {
 /// The path that `path` stands for once symbolic links are followed, whether or not it exists.
 ///
 /// # Errors
-/// `Io` if they lead nowhere.
+/// `Io` if they lead nowhere; `Usage` if one stands for what a process has open, whatever its text says.
 pub fn follow(path: impl AsRef<Path>) -> Result<PathBuf> {
     let given = path.as_ref();
     let mut path = given.to_owned();
     for _ in 0..=LINKS {
         match fs::read_link(&path) {
+            Ok(_) if sys::is_of_process(&path) => {
+                return Err(Error::from(E::OfProcess).in_file(given.to_string_lossy()));
+            }
             Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
             // No link, or nothing at all.
             Err(_) => return Ok(path),
@@ -452,6 +461,14 @@ fn beside<T>(
         .map(tempfile::NamedTempFile::into_parts)
 }
 
+/// Where the unfinished file of a [resumable](Target::resumable) target is that is going to be `path`, in the
+/// directory `parent`.
+fn partial(path: &Path, parent: &Path) -> PathBuf {
+    let mut name = OsString::from_vec(hidden(path));
+    name.push("partial");
+    parent.join(name)
+}
+
 /// How the names of files begin that are going to be `path`.
 fn hidden(path: &Path) -> Vec<u8> {
     let name = path.file_name().unwrap_or_default().as_bytes();
@@ -472,8 +489,16 @@ fn may_replace(old: &Metadata, around: &Metadata, user: u32) -> bool {
 fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
     let (owner, group) = (Some(metadata.uid()), Some(metadata.gid()));
     let give = |owner| match fchown(file, owner, group) {
-        // Only root gives files away, and others to groups of theirs.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        // Only root gives files away, and others to groups of theirs; nobody to a user that is not in the
+        // namespace.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(false)
+        }
         done => done.map(|()| true),
     };
     let in_group = give(owner)? || give(None)?;

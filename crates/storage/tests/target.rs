@@ -3,14 +3,15 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use goldsmith_block::{ErrorKind, Storage};
-use goldsmith_storage::{FileStorage, Target};
+use goldsmith_block::{ErrorKind, Result, Storage};
+use goldsmith_storage::{Cache, FileStorage, Target};
 #[cfg(target_os = "linux")]
 use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
 
@@ -334,13 +335,13 @@ fn name_that_another_file_took_meanwhile_is_left_to_it() {
     let at = |name: &str| directory.path().join(name);
     let text = "another file has taken its name since this one was begun";
     for (name, old) in [("new", None), ("old", Some("silver"))] {
-        for resumable in [false, true] {
+        for is_resumable in [false, true] {
             let path = at(name);
             if let Some(old) = old {
                 fs::write(&path, old).unwrap();
             }
-            let target = match resumable {
-                true => Target::resumable(&path).unwrap(),
+            let target = match is_resumable {
+                true => resumable(&path).unwrap(),
                 false => Target::create(&path).unwrap(),
             };
             target.storage().write_at(0, b"golden").unwrap();
@@ -378,15 +379,19 @@ fn any_name_will_do() {
     assert_eq!(names(directory.path()).len(), 4);
 }
 
+fn resumable(path: &Path) -> Result<Target> {
+    Target::resumable(path, Cache::default())
+}
+
 #[test]
 fn resumable_target_is_found_as_it_was_left() {
     let directory = directory();
     let path = directory.path().join("disk");
-    let mut target = Target::resumable(&path).unwrap();
+    let mut target = resumable(&path).unwrap();
     let id = target.storage().id();
     target.storage().write_at(0, b"gol").unwrap();
     target.keep();
-    let busy = Target::resumable(&path).unwrap_err();
+    let busy = resumable(&path).unwrap_err();
     assert_eq!(busy.path(), path.to_str());
     let report = busy.report();
     assert!(
@@ -396,7 +401,7 @@ fn resumable_target_is_found_as_it_was_left() {
     drop(target);
     assert_eq!(names(directory.path()), [".disk.goldsmith-partial"]);
 
-    let target = Target::resumable(&path).unwrap();
+    let target = resumable(&path).unwrap();
     assert_eq!((target.storage().id(), target.storage().len()), (id, 3));
     assert!(target.storage().is_blank());
     target.storage().write_at(3, b"den").unwrap();
@@ -409,17 +414,40 @@ fn resumable_target_is_found_as_it_was_left() {
 fn resumable_target_that_nobody_keeps_goes_if_it_was_empty() {
     let directory = directory();
     let path = directory.path().join("disk");
-    let target = Target::resumable(&path).unwrap();
+    let target = resumable(&path).unwrap();
     target.storage().write_at(0, b"gol").unwrap();
     drop(target);
     assert!(names(directory.path()).is_empty());
     let partial = directory.path().join(".disk.goldsmith-partial");
     fs::write(&partial, b"gol").unwrap();
-    drop(Target::resumable(&path).unwrap());
+    drop(resumable(&path).unwrap());
     assert_eq!(names(directory.path()), [".disk.goldsmith-partial"]);
     // Whoever can make links here must not have us write elsewhere.
     fs::rename(&partial, directory.path().join("other")).unwrap();
     symlink(directory.path().join("other"), &partial).unwrap();
-    Target::resumable(&path).unwrap_err();
+    resumable(&path).unwrap_err();
     assert_eq!(fs::read(directory.path().join("other")).unwrap(), b"gol");
+}
+
+/// A link below /proc says in words what stands for something else, which may be nowhere.
+#[test]
+fn what_a_process_has_open_is_no_target() {
+    let directory = directory();
+    let path = directory.path().join("disk");
+    fs::write(&path, "silver").unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    for gone in [false, true] {
+        if gone {
+            fs::remove_file(&path).unwrap();
+        }
+        for form in ["/dev/fd", "/proc/self/fd"] {
+            let open = format!("{form}/{}", file.as_raw_fd());
+            let error = Target::create(&open).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.path()),
+                (ErrorKind::Usage, Some(&*open))
+            );
+        }
+    }
+    assert!(names(directory.path()).is_empty());
 }

@@ -2,6 +2,7 @@
 
 use goldsmith_block::{Budget, Chain, CreateSpec, Error, Format, Options, Result};
 use goldsmith_engine::Job;
+use goldsmith_storage::Cache;
 
 use crate::bitmap::{Bitmaps, keeps_bitmaps};
 use crate::convert::Convert;
@@ -28,6 +29,11 @@ impl Convert<'_> {
     pub(super) fn must_be_resumable(&self, has_data_file: bool) -> Result<()> {
         let wanted = [
             (has_data_file, "a target with a data file"),
+            // A journal would tell of what a power cut took.
+            (
+                self.cache == Cache::Unsafe,
+                "a target that is never stored safely (cache mode unsafe)",
+            ),
             (self.bitmaps != Bitmaps::None, "a target with bitmaps"),
             // What was lost before the cut would not be told.
             (self.salvage, "a conversion that salvages"),

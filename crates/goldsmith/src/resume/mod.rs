@@ -20,7 +20,7 @@ use goldsmith_block::{
     SinkProfile, Storage, StorageId, StorageMut,
 };
 use goldsmith_engine::{Crc32, Digest, Job, Milestones, Outcome};
-use goldsmith_storage::{FileStorage, Target, Unfinished, VoidStorage, follow};
+use goldsmith_storage::{Cache, FileStorage, Target, Unfinished, VoidStorage, follow};
 
 use crate::Opener;
 use crate::cloud::Cloud;
@@ -56,6 +56,8 @@ pub(crate) struct Work<'a> {
     pub(crate) disks: &'a [Chain],
     pub(crate) behind: Option<&'a Chain>,
     pub(crate) spec: CreateSpec,
+    /// How the target goes through the system's.
+    pub(crate) cache: Cache,
     /// What to do; digests are made at the end.
     pub(crate) job: Job<'a>,
     pub(crate) proof: &'a Proof,
@@ -85,7 +87,7 @@ impl Resume {
     fn go(&self, mut work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
         let facts = work.facts()?;
         let name = work.target.to_string_lossy();
-        let mut target = Target::resumable(work.target)?;
+        let mut target = Target::resumable(work.target, work.cache)?;
         let read = work.disks.iter().chain(work.behind);
         refuse_source(work.target, target.id(), read)?;
         target.lock()?;
@@ -100,7 +102,7 @@ impl Resume {
         let (mut outcome, mut journal) = match self.open()? {
             None => {
                 if !partial.is_empty() {
-                    return Err(Error::usage(left(work.target)).in_file(name));
+                    return Err(Error::usage(left(target.draft())).in_file(name));
                 }
                 // The file stays empty as long as no journal tells of it.
                 let trial = work.create(Arc::new(VoidStorage::new(&*name, 0)))?;
@@ -319,8 +321,8 @@ fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
     let name = storage.name();
     let failed = |error| Error::new(ErrorKind::Io, error).in_file(name);
     let Some(file) = storage.file() else {
-        let text =
-            "it is no file, so nobody could tell whether it was changed before the rest is done";
+        let text = "it is no file, or a part of one, so nobody could tell whether it was changed before the \
+                    rest is done";
         return Err(Error::unsupported(text).in_file(name));
     };
     let metadata = file.metadata().map_err(failed)?;
@@ -361,12 +363,10 @@ fn must_be_plain(sink: &dyn Sink) -> Result<()> {
 }
 
 /// What to say of an unfinished file without a journal.
-fn left(target: &Path) -> String {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let directory = directory_of(target).join(format!(".{name}.goldsmith-partial"));
+fn left(draft: Option<&Path>) -> String {
     format!(
         "an unfinished file of another conversion is there; name its journal, or remove '{}'",
-        directory.display()
+        draft.unwrap_or(Path::new("")).display()
     )
 }
 

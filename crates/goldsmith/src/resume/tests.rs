@@ -120,6 +120,7 @@ impl Bench {
             source,
             disks: std::slice::from_ref(source),
             behind: self.behind.as_ref(),
+            cache: Cache::default(),
             spec: CreateSpec {
                 virtual_size: source.virtual_size(),
                 data: None,

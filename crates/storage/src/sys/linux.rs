@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
-    XattrFlags, copy_file_range, fadvise, fallocate, fcntl_getfl, fcntl_setfl, fgetxattr,
-    fremovexattr, fsetxattr, fstatfs, linkat, major, makedev, minor, openat2, renameat_with, seek,
+    Advice, AtFlags, CWD, FallocateFlags, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags,
+    ResolveFlags, SeekFrom, XattrFlags, copy_file_range, fadvise, fallocate, fcntl_getfl,
+    fcntl_setfl, fgetxattr, fremovexattr, fsetxattr, fstatfs, linkat, major, makedev, minor,
+    openat2, renameat_with, seek, statfs,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -161,6 +162,11 @@ pub(crate) fn set_acl(file: &File, list: Option<&[u8]>) -> io::Result<()> {
 /// Locks one byte of `file` for as long as it is open, together with whoever wants to.
 pub(crate) fn lock_shared(file: &File, byte: u64) -> io::Result<()> {
     open_lock(file, libc::F_OFD_SETLK, libc::F_RDLCK, byte..byte + 1).map(drop)
+}
+
+/// Whether a lock was refused because somebody else has one. [fcntl(2)]
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    [Errno::AGAIN, Errno::ACCESS].contains(&Errno::from_io_error(error).unwrap_or(Errno::NOSYS))
 }
 
 /// Gives up all locks on `bytes` of `file`.
@@ -310,6 +316,12 @@ pub(crate) fn is_remote(file: &File) -> bool {
     const REMOTE: [u32; 4] = [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x00C3_6400];
     // The kernel's numbers have 32 bits, in whatever type they come.
     fstatfs(file).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
+}
+
+/// Whether the link `path` is one of those that the kernel makes for what a process has open.
+pub(crate) fn is_of_process(path: &Path) -> bool {
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    statfs(directory.unwrap_or(Path::new("."))).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC)
 }
 
 /// Whether the process may do with anybody's files what their owners may.

@@ -68,6 +68,10 @@ pub(crate) fn lock_shared(_file: &File, _byte: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn is_taken(_error: &io::Error) -> bool {
+    false
+}
+
 pub(crate) fn unlock(_file: &File, _bytes: Range<u64>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -109,6 +113,10 @@ pub(crate) fn may_copy(_: &File, _: &File) -> bool {
 }
 
 pub(crate) fn is_remote(_: &File) -> bool {
+    false
+}
+
+pub(crate) fn is_of_process(_path: &Path) -> bool {
     false
 }
 
