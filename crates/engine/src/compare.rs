@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use goldsmith_block::{Buffer, Chain, Error, ExtentKind, Result};
 
@@ -57,7 +58,7 @@ pub enum CompareError {
 /// Compares the guest bytes of `a` and `b`.
 ///
 /// # Errors
-/// The first failure to read either; differences found before it are not reported then.
+/// The failure to read either, if there is no difference in claims before it.
 ///
 /// # Cost
 /// Reads only where at least one disk has data. Memory: 1 MiB per thread, 4 MiB where units are that large.
@@ -71,6 +72,7 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
         strict: job.strict,
         content: NONE.into(),
         allocation: NONE.into(),
+        failed: Mutex::new(None),
     };
     let meter = Meter::new(Phase::Compare, len, job.progress);
     let step = largest_unit([a, b]).max(CLAIM);
@@ -80,18 +82,29 @@ pub fn compare(a: &Chain, b: &Chain, job: &CompareJob<'_>) -> Result<Comparison,
         || claims.stop(),
         || {
             let mut buffers = [Buffer::new(step as usize), Buffer::new(step as usize)];
-            while let Some(claim) = claims.next()? {
-                let data = pair.compare(&claim, &mut buffers)?;
-                meter.add(claim.range.end - claim.hole.start, data);
+            loop {
+                let claim = match claims.next() {
+                    Ok(Some(claim)) => claim,
+                    Ok(None) => return Ok(()),
+                    Err(CompareError::Other(error)) => return Err(error),
+                    // It lies behind all that was claimed.
+                    Err(error) => {
+                        pair.fail(NONE, error);
+                        return Ok(());
+                    }
+                };
+                match pair.compare(&claim, &mut buffers) {
+                    Ok(data) => meter.add(claim.range.end - claim.hole.start, data),
+                    Err(error) => pair.fail(claim.range.start, error),
+                }
                 // Claims ascend, so whatever comes now lies behind what was found.
                 if pair.found() {
                     claims.stop();
                 }
             }
-            Ok::<_, CompareError>(())
         },
     )?;
-    Ok(pair.result())
+    pair.result()
 }
 
 /// No difference: past any offset.
@@ -104,6 +117,8 @@ struct Pair<'a> {
     content: AtomicU64,
     /// Smallest offset where the allocation differs.
     allocation: AtomicU64,
+    /// The first of the claims that failed, where it starts, and why it did.
+    failed: Mutex<Option<(u64, CompareError)>>,
 }
 
 /// What strict comparison holds two extents to.
@@ -215,18 +230,34 @@ impl Pair<'_> {
         Ok(len)
     }
 
-    fn found(&self) -> bool {
-        let found = |offset: &AtomicU64| offset.load(Ordering::Relaxed) != NONE;
-        found(&self.content) || found(&self.allocation)
+    fn fail(&self, at: u64, error: CompareError) {
+        let mut failed = self.failed();
+        if failed.as_ref().is_none_or(|(first, _)| at < *first) {
+            *failed = Some((at, error));
+        }
     }
 
-    fn result(&self) -> Comparison {
+    fn failed(&self) -> MutexGuard<'_, Option<(u64, CompareError)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found(&self) -> bool {
+        let found = |offset: &AtomicU64| offset.load(Ordering::Relaxed) != NONE;
+        found(&self.content) || found(&self.allocation) || self.failed().is_some()
+    }
+
+    fn result(&self) -> Result<Comparison, CompareError> {
         let content = self.content.load(Ordering::Relaxed);
         let allocation = self.allocation.load(Ordering::Relaxed);
-        match (content, allocation) {
-            (NONE, NONE) => Comparison::Identical,
-            (content, allocation) if allocation <= content => Comparison::Allocation(allocation),
-            (content, _) => Comparison::Content(content),
+        let first = content.min(allocation);
+        match self.failed().take() {
+            Some((at, error)) if at <= first => return Err(error),
+            _ => {}
         }
+        Ok(match first {
+            NONE => Comparison::Identical,
+            first if first == allocation => Comparison::Allocation(first),
+            first => Comparison::Content(first),
+        })
     }
 }

@@ -4,8 +4,9 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use goldsmith_block::{Chain, Storage};
+use goldsmith_block::{Chain, HostRange, Storage};
 use goldsmith_engine::{CompareError, CompareJob, Comparison, compare};
+use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::model::{ModelDisk, ModelLayer, ModelStorage, any_disk};
 use goldsmith_testkit::pattern::disk;
@@ -104,4 +105,35 @@ fn failed_read_is_no_difference() {
     let broken = Chain::new(Arc::new(ModelLayer::over(picture.clone(), faulty)), []);
     let error = compare(&chain(&picture), &broken, &CompareJob::default()).unwrap_err();
     assert!(matches!(error, CompareError::Read(_)), "{error:?}");
+}
+
+/// Which of them is found first is up to the threads.
+#[test]
+fn difference_before_what_cannot_be_read_is_one_however_many_look() {
+    let len = 16 << 20;
+    let picture = disk("16M:A");
+    let other = |at: usize| {
+        let mut bytes = picture.bytes().to_vec();
+        bytes[at] ^= 1;
+        Arc::new(MemoryStorage::holding("other", bytes))
+    };
+    for (at, bad, differs) in [(5, 1 << 20, true), (15 << 20, 1 << 20, false)] {
+        let bad = HostRange::new(bad, len - bad);
+        let faulty = FaultStorage::without(other(at), bad);
+        let layer = ModelLayer::over(picture.clone(), Arc::new(faulty));
+        let broken = Chain::new(Arc::new(layer), []);
+        for threads in [1, 4].map(NonZeroUsize::new) {
+            for _ in 0..20 {
+                let job = CompareJob {
+                    threads,
+                    ..CompareJob::default()
+                };
+                match compare(&chain(&picture), &broken, &job) {
+                    Ok(found) => assert_eq!((found, differs), (Comparison::Content(5), true)),
+                    Err(CompareError::Read(_)) => assert!(!differs),
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        }
+    }
 }
