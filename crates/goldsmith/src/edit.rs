@@ -255,7 +255,9 @@ fn storage(
         return Ok(Arc::new(Rehearsal::new(Arc::new(file))));
     }
     let file = found.edit()?.cached(cache);
-    lock(&file, Use::Write)?;
+    if !opener.holds(file.id()) {
+        lock(&file, Use::Write)?;
+    }
     Ok(Arc::new(file))
 }
 

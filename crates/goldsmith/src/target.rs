@@ -40,13 +40,19 @@ pub(crate) fn refuse_source<'a>(
     id: Option<StorageId>,
     read: impl IntoIterator<Item = &'a Chain>,
 ) -> Result<()> {
-    let layers = read.into_iter().flat_map(Chain::layers);
-    let mut ids = layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()]);
-    if id.is_some_and(|id| ids.any(|read| share_bytes(read, id))) {
+    if id.is_some_and(|id| files(read).any(|read| share_bytes(read, id))) {
         let text = "the target is also a file of the source, which would be overwritten";
         return Err(Error::usage(text).in_file(path.to_string_lossy()));
     }
     Ok(())
+}
+
+/// The files that disks are `read` from.
+pub(crate) fn files<'a>(
+    read: impl IntoIterator<Item = &'a Chain>,
+) -> impl Iterator<Item = StorageId> {
+    let layers = read.into_iter().flat_map(Chain::layers);
+    layers.flat_map(|layer| [layer.storage().id(), layer.data_storage().id()])
 }
 
 /// Says that everything is open, with `targets` still to be published.

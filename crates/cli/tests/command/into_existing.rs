@@ -261,6 +261,23 @@ fn what_cannot_be_written_into_is_refused_untouched() {
     }
 }
 
+/// QEMU writes over it.
+#[test]
+fn source_that_the_target_keeps_its_data_in_is_not_written_over() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 -o data_file=source,data_file_raw=on target.qcow2 2M");
+    std::fs::remove_file(folder.path("source")).unwrap();
+    folder.write("source", &disk("2M:A"));
+    for more in ["", "-U "] {
+        let line = format!("convert {more}-n -f raw -O qcow2 source target.qcow2");
+        let refused = folder.goldsmith(&line);
+        assert_eq!(refused.status, 1, "{refused:?}");
+        let why = "the target is also a file of the source";
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+    assert!(std::fs::read(folder.path("source")).unwrap() == disk("2M:A").bytes());
+}
+
 /// The target is what it is then, and the user is told so.
 #[test]
 fn source_that_fails_leaves_an_incomplete_target_and_says_so() {

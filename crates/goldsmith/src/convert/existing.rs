@@ -14,7 +14,7 @@ use crate::edit::{Open, Subject};
 use crate::open::must_know_backing;
 use crate::resize::keep_unit;
 use crate::splice::Splice;
-use crate::target::refuse_source;
+use crate::target::{files, refuse_source};
 use crate::told::told;
 use crate::{Bitmaps, Opener};
 
@@ -31,7 +31,8 @@ impl Convert<'_> {
         refuse_source(path, Some(FileStorage::open(path)?.id()), &disks)?;
         let mut open = Subject {
             path: path.clone(),
-            opener: opener.clone(),
+            // Of what is read, which the data of the target may be, it is said below that it is.
+            opener: opener.clone().holding(files(&disks)),
             format: Some(self.format()?.name().to_owned()),
             cache: self.cache,
             dry_run: self.dry_run,
@@ -39,6 +40,9 @@ impl Convert<'_> {
         }
         .open()?;
         let editor = open.editor()?;
+        for id in open.ids() {
+            refuse_source(path, Some(id), &disks)?;
+        }
         let layer = editor.layer();
         let (size, need) = (layer.info().virtual_size, source.virtual_size());
         if size < need {

@@ -54,7 +54,7 @@ impl Opener {
 
     /// Tells other processes that `storage` is read, and must not be written meanwhile.
     pub(crate) fn lock(&self, storage: &dyn Storage) -> Result<()> {
-        match self.force_share || self.held.contains(&storage.id()) {
+        match self.force_share || self.holds(storage.id()) {
             true => Ok(()),
             false => goldsmith_storage::lock(storage, Use::Read),
         }

@@ -156,6 +156,11 @@ impl Opener {
         self
     }
 
+    /// Whether the caller has the locks on this file.
+    pub(crate) fn holds(&self, file: StorageId) -> bool {
+        self.held.contains(&file)
+    }
+
     /// States the format that the topmost image must have: its file must carry that one's marks and
     /// those of no other format (`raw`: none at all), or it is not opened. For files from people who
     /// may have made them look like something else, or like two things at once.
