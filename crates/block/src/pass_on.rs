@@ -38,6 +38,10 @@ macro_rules! pass_on {
     (@read_at $at:ident) => {
         $crate::pass_on!(@@ $at read_at(offset: u64, buf: &mut [u8]) -> $crate::Result<()>);
     };
+    (@offset $at:ident) => { $crate::pass_on!(@@ $at offset() -> u64); };
+    (@lockable $at:ident) => {
+        $crate::pass_on!(@@ $at lockable() -> Option<&std::fs::File>);
+    };
     (@file $at:ident) => { $crate::pass_on!(@@ $at file() -> Option<&std::fs::File>); };
     (@span_at $at:ident) => {
         $crate::pass_on!(@@ $at span_at(offset: u64, limit: u64) -> $crate::Result<$crate::Span>);

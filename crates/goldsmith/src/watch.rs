@@ -116,7 +116,7 @@ struct Tapped<S: ?Sized> {
 }
 
 impl<S: Storage + ?Sized> Storage for Tapped<S> {
-    pass_on!(storage: name, id, len, file, span_at);
+    pass_on!(storage: name, id, len, file, offset, lockable, span_at);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.tap.check()?;

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use goldsmith::{Cancel, ErrorKind};
+use goldsmith::{Cancel, ErrorKind, Progress};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use support::{Folder, convert, guest};
@@ -102,6 +102,27 @@ fn failed_conversion_keeps_what_stood_there() {
 
     assert_eq!(std::fs::read(&target).unwrap(), b"my only copy");
     assert_eq!(folder.names(), ["disk.raw", "image", "target"]);
+}
+
+/// What is allocated behind the copied disk may be most of it.
+#[test]
+fn conversion_is_stopped_after_the_disk_was_copied() {
+    let folder = Folder::new();
+    let raw = folder.write("disk.raw", &disk("64k:A 8M:-"));
+    let cancel = Cancel::new();
+    let at_the_end = |progress: Progress| {
+        if progress.done == progress.total {
+            cancel.cancel();
+        }
+    };
+    let error = convert((&raw, "raw"), (&folder.path("target"), "qcow2"))
+        .option("preallocation", "full")
+        .progress(&at_the_end)
+        .cancel(&cancel)
+        .run()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+    assert_eq!(folder.names(), ["disk.raw"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use goldsmith::{Algorithm, Bitmaps, Cancel, Convert, Crc32, ErrorKind, Opener, Progress};
+use goldsmith::{Algorithm, Bitmaps, Cache, Cancel, Convert, Crc32, ErrorKind, Opener, Progress};
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -475,6 +475,27 @@ fn two_do_not_go_on_with_one_conversion() {
     qemu::check(begun.path("target"));
 }
 
+/// However the system's cache is used, and if that changes.
+#[test]
+fn conversion_goes_on_past_the_cache() {
+    for modes in [
+        [Cache::None, Cache::None],
+        [Cache::Directsync, Cache::Writeback],
+        [Cache::Writeback, Cache::Writethrough],
+    ] {
+        let folder = Folder::new();
+        folder.write("source", &disk(PICTURE));
+        let begun = Begun {
+            folder,
+            format: "qcow2",
+        };
+        begun.cut(begun.conversion().cache(modes[0]));
+        begun.conversion().cache(modes[1]).run().unwrap();
+        qemu::check(begun.path("target"));
+        qemu::compare(begun.path("source"), "raw", begun.path("target"), "qcow2");
+    }
+}
+
 #[test]
 fn what_cannot_be_gone_on_with_is_refused_and_leaves_nothing() {
     let folder = Folder::new();
@@ -487,6 +508,7 @@ fn what_cannot_be_gone_on_with_is_refused_and_leaves_nothing() {
             to("raw").into_existing(Opener::new()),
             "an image that stands",
         ),
+        (to("raw").cache(Cache::Unsafe), "never stored safely"),
         (to("raw").bitmaps(Bitmaps::All), "with bitmaps"),
         (to("qcow2").option("data_file", "data"), "with a data file"),
         (to("raw").option("preallocation", "full"), "preallocated"),

@@ -14,6 +14,7 @@ use crate::proof::Made;
 use crate::reference::data_file;
 use crate::resume::{Resume, Work};
 use crate::salvage::Losses;
+use crate::watch::Tap;
 use crate::{ovf, target};
 
 /// What is known once all that is read is open.
@@ -82,6 +83,7 @@ impl Convert<'_> {
             disks: &disks,
             behind,
             spec,
+            cache: self.cache,
             job: Job {
                 digests: &[],
                 ..self.job(behind.map_or(Behind::Nothing, Behind::Disk))
@@ -115,8 +117,11 @@ impl Convert<'_> {
         let data_file = data_file
             .map(|path| target::create_data(&path, self.cache, read(), &target))
             .transpose()?;
-        spec.data = data_file.as_ref().map(Target::storage);
-        let way = self.way(format, target.storage(), &spec);
+        // What is allocated before, and filled up after the disk was copied, can be stopped as well.
+        let tap = Tap::new(self.job.cancel);
+        let storage = |target: &Target| tap.on(target.storage());
+        spec.data = data_file.as_ref().map(storage);
+        let way = self.way(format, storage(&target), &spec);
         let way = way.map_err(|error| error.in_file(name.clone()))?;
         // What is read back may have to be unpacked.
         let scratch = (self.proof.verify && format.unpacks())
