@@ -151,10 +151,11 @@ impl ImageName {
                 let key = key("filename");
                 let path = facts.remove(&key);
                 let path = path.ok_or_else(|| format!("it names no file ('{key}')"))?;
-                if protocol(&path).is_some() {
-                    return Err(format!("'{path}' is no plain path"));
-                }
-                name.path = path.into();
+                // [qemu bdrv_find_protocol] Of a name that is stated as a file's, a colon is a part.
+                name.path = match protocol(&path) {
+                    Some(_) => Path::new(".").join(path),
+                    None => path.into(),
+                };
                 break;
             }
             if let Some(driver) = driver.as_deref() {
@@ -474,10 +475,6 @@ mod tests {
             (
                 r#"json:{"driver":"file","filename":"x","aio":"native"}"#,
                 "the key 'aio' is not supported",
-            ),
-            (
-                r#"json:{"file.filename":"nbd:x"}"#,
-                "'nbd:x' is no plain path",
             ),
             (
                 r#"json:{"file.filename":"x","file":{"filename":"y"}}"#,

@@ -13,7 +13,7 @@ use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use proptest::prelude::*;
-use support::{Folder, convert};
+use support::{Folder, convert, guest};
 
 const BLOCK: usize = 8 << 10;
 /// 2020-09-13, in seconds since 1970 and since 2000.
@@ -578,5 +578,24 @@ proptest! {
             files.push(std::fs::read(&path).unwrap());
         }
         prop_assert!(files[0] == files[1]);
+    }
+}
+
+/// A name in a VHD is a path, whatever there is before its colon.
+#[test]
+fn colon_in_the_name_of_a_parent_is_a_part_of_it() {
+    let folder = Folder::new();
+    folder.write("x.raw", &disk("1M:b"));
+    for name in ["file:x.raw", "golden-12:30.raw", "json:x", "nbd:x"] {
+        let base = folder.write(name, &disk("1M:A"));
+        let child = folder.path("child.vhd");
+        goldsmith::Create::new(&child)
+            .format("vpc")
+            .option("backing_file", format!("./{name}"))
+            .option("backing_fmt", "raw")
+            .run()
+            .unwrap();
+        assert!(guest(&child, "vpc") == disk("1M:A").bytes(), "{name}");
+        std::fs::remove_file(base).unwrap();
     }
 }

@@ -393,7 +393,8 @@ fn from_url(url: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
-/// A path of Windows as one of this system, as libvhd turns it: slashes, and no drive.
+/// A path of Windows as one of this system, as libvhd turns it: slashes, and no drive. With a colon in its
+/// first part it begins with a dot, so that nobody takes it for a protocol and a name.
 fn local_path(name: &str) -> String {
     let path = name.replace('\\', "/");
     let path = path.strip_prefix("//?/").unwrap_or(&path);
@@ -404,7 +405,14 @@ fn local_path(name: &str) -> String {
     while let Some(rest) = path.strip_prefix("./") {
         path = rest.trim_start_matches('/');
     }
-    path.to_owned()
+    match path
+        .split('/')
+        .next()
+        .is_some_and(|first| first.contains(':'))
+    {
+        true => format!("./{path}"),
+        false => path.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -424,6 +432,10 @@ mod tests {
             (r"\\server\share\base.vhd", "//server/share/base.vhd"),
             (".//etc/passwd", "etc/passwd"),
             ("base.vhd", "base.vhd"),
+            (r".\file:base.vhd", "./file:base.vhd"),
+            ("golden-12:30.vhd", "./golden-12:30.vhd"),
+            (r"C:\a:b\base.vhd", "/a:b/base.vhd"),
+            ("disks/a:b.vhd", "disks/a:b.vhd"),
         ] {
             assert_eq!(local_path(name), path);
         }
