@@ -1,6 +1,7 @@
 //! How much an image may ask for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -14,6 +15,9 @@ pub struct Limits {
     pub chain_depth: usize,
     /// Bytes of temporary files for what has to be unpacked as a whole. Default: 64 GiB.
     pub unpacked_bytes: u64,
+    /// Processor time that the thread which unpacks such a thing may have taken since it began, for callers
+    /// who are themselves bound to some. Default: any.
+    pub unpacking_time: Option<Duration>,
     /// Rounds of hashing that try a passphrase, in one chain of images. Default: 2^31, which take some
     /// ten minutes. QEMU asks for what two seconds do for each key slot, on the machine that it runs on.
     pub hash_rounds: u64,
@@ -25,6 +29,7 @@ impl Default for Limits {
             metadata_bytes: 256 << 20,
             chain_depth: 200,
             unpacked_bytes: 64 << 30,
+            unpacking_time: None,
             hash_rounds: 1 << 31,
         }
     }
@@ -39,6 +44,7 @@ pub struct Budget {
     memory: Purse,
     files: Purse,
     hashing: Purse,
+    unpacking_time: Option<Duration>,
 }
 
 /// What there was to spend, and what is left of it.
@@ -81,6 +87,7 @@ impl Budget {
             memory: Purse::new(limits.metadata_bytes),
             files: Purse::new(limits.unpacked_bytes),
             hashing: Purse::new(limits.hash_rounds),
+            unpacking_time: limits.unpacking_time,
         }
     }
 
@@ -91,6 +98,7 @@ impl Budget {
             memory: Purse::new(self.memory.total),
             files: Purse::new(self.files.total),
             hashing: Purse::new(self.hashing.total),
+            unpacking_time: self.unpacking_time,
         }
     }
 
@@ -108,6 +116,11 @@ impl Budget {
     /// As [`reserve`](Self::reserve).
     pub fn unpack(&self, bytes: u64, what: &'static str) -> Result<()> {
         self.files.take(bytes, what, "bytes of temporary files")
+    }
+
+    /// See [`Limits::unpacking_time`].
+    pub fn unpacking_time(&self) -> Option<Duration> {
+        self.unpacking_time
     }
 
     /// As [`reserve`](Self::reserve), but `rounds` of hashing, each of which takes about a tenth of a

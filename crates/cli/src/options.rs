@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -34,6 +35,8 @@ impl Cost {
 
 /// What is unpacked for a look at an image, in bytes, in a second or two: services look first.
 const LOOK_UNPACKS: u64 = 256 << 20;
+/// Processor time that it takes in all, so far as it unpacks. Services have two seconds.
+const LOOK_TAKES: Duration = Duration::from_millis(1500);
 
 /// What a look at an image may cost.
 #[derive(Args)]
@@ -105,18 +108,19 @@ enum Policy {
 impl Opening {
     /// The opener that does as the user said.
     pub(crate) fn opener(&self) -> Opener {
-        self.opener_that_unpacks(Limits::default().unpacked_bytes)
+        self.opener_that_unpacks(Limits::default().unpacked_bytes, None)
     }
 
     /// As [`opener`](Self::opener), for a look at images that nobody knows yet.
     pub(crate) fn look(&self) -> Opener {
-        self.opener_that_unpacks(LOOK_UNPACKS)
+        self.opener_that_unpacks(LOOK_UNPACKS, Some(LOOK_TAKES))
     }
 
-    /// Unpacks so many bytes unless the user said something else.
-    fn opener_that_unpacks(&self, bytes: u64) -> Opener {
+    /// Unpacks so many bytes, and for so long, unless the user said something else.
+    fn opener_that_unpacks(&self, bytes: u64, time: Option<Duration>) -> Opener {
         let mut limits = self.cost.limits();
         limits.unpacked_bytes = self.unpack_limit.unwrap_or(bytes);
+        limits.unpacking_time = time.filter(|_| self.unpack_limit.is_none());
         let opener = sandbox::opener()
             .limits(limits)
             .references(self.references());

@@ -39,6 +39,7 @@
 
 mod beneath;
 mod cache;
+mod clock;
 mod device;
 mod direct;
 mod error;
@@ -54,6 +55,7 @@ mod void;
 mod window;
 
 pub use cache::Cache;
+pub use clock::thread_time;
 pub use device::share_bytes;
 pub use direct::is_direct;
 pub use file::{FileStorage, scratch_directory};

@@ -400,6 +400,24 @@ fn info_on_a_bomb_is_a_refusal_with_the_figures() {
     assert_answered(&folder, Path::new("allowed.tgz"), &["-f", "xenserver-ovf"]);
 }
 
+/// Packed bytes that unpack to nothing: blocks that end where they begin, each of ten bits. [RFC 1951 3.2.6]
+#[test]
+fn info_on_what_takes_long_to_unpack_is_a_refusal() {
+    let folder = Folder::new();
+    let mut bytes = b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec();
+    bytes.resize(10 + (512 << 20), 0);
+    for blocks in bytes[10..].chunks_mut(5) {
+        blocks.copy_from_slice(&b"\x02\x08\x20\x80\0"[..blocks.len()]);
+    }
+    std::fs::write(folder.path("slow.tgz"), bytes).unwrap();
+    let done = info(&folder, Path::new("slow.tgz"), &["-f", "xenserver-ovf"]);
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(
+        done.stderr.contains("1.5 s of the processor's time"),
+        "{done:?}"
+    );
+}
+
 #[test]
 fn memory_that_an_image_wants_is_refused_with_the_figures() {
     let folder = Folder::new();

@@ -17,6 +17,7 @@
 //! its disk has the VHD made in a file without a name, and packed from there.
 
 mod draft;
+mod gunzip;
 mod gzip;
 mod passing;
 mod pour;

@@ -82,7 +82,7 @@ impl Container {
     pub(crate) fn virtual_size(&self) -> Option<u64> {
         let mut found = None;
         // It always ends with the first member.
-        let _: Result<Vec<()>> = walk(&*self.storage, |member| {
+        let _: Result<Vec<()>> = walk(&*self.storage, None, |member| {
             let budget = Budget::new(&self.limits);
             member.admit(&budget)?;
             if member.number == 0 {
@@ -130,7 +130,7 @@ impl Container {
             members: Vec::new(),
         };
         let mut unfit = false;
-        let walked: Result<Vec<()>> = walk(&*self.storage, |member| {
+        let walked: Result<Vec<()>> = walk(&*self.storage, None, |member| {
             member.admit(&budget)?;
             filling.take(member).map_err(|stop| match stop {
                 Stop::Failed(error) => error,

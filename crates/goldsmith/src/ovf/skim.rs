@@ -35,7 +35,7 @@ pub(super) fn skim(
     storage: &dyn Storage,
     budget: &Budget,
 ) -> Result<Option<Vec<Arc<dyn Storage>>>> {
-    let members = walk(storage, |member| {
+    let members = walk(storage, budget.unpacking_time(), |member| {
         // Nothing is stored, but unpacking takes its time.
         member.admit(budget)?;
         let begun = Skimmed::begin(member, budget)?;
@@ -63,7 +63,7 @@ pub(super) fn survey(
     storage: &dyn Storage,
     budget: &Budget,
 ) -> Result<Option<Vec<Arc<dyn Storage>>>> {
-    let members = walk(storage, |member| {
+    let members = walk(storage, budget.unpacking_time(), |member| {
         member.admit(budget)?;
         let mut begun = Skimmed::begin(member, budget)?;
         let (_, order) = begun.attempt(|storage| FileOrder::read(storage, &budget.afresh()));

@@ -25,7 +25,7 @@ pub(super) fn unpack(
     scratch: FileStorage,
 ) -> Result<Vec<Arc<dyn Storage>>> {
     let scratch = Arc::new(scratch);
-    walk(storage, |member| {
+    walk(storage, budget.unpacking_time(), |member| {
         member.admit(budget)?;
         let place = HostRange::new(
             scratch.len().next_multiple_of(HOLE as u64),

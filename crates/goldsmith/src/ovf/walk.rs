@@ -2,17 +2,22 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
+use std::time::Duration;
 
-use flate2::read::MultiGzDecoder;
 use goldsmith_block::{Budget, Error, ErrorKind, Result, Storage, is_zero};
+
+use goldsmith_storage::thread_time;
+
+use crate::ovf::gunzip::Gunzip;
 
 /// Most VHDs in one tar. [ours] XenServer's chains end at 30.
 const MEMBERS: u32 = 200;
 /// Most entries of a tar, those that only name the directory among them. [ours]
 const ENTRIES: u32 = 1000;
-/// Bytes of the tar between two members, its headers among them, that are looked at. [ours] Writers
-/// fill the end up to 10 KiB.
+/// Bytes of the tar between two members, its headers among them, that are looked at. [ours]
 const BETWEEN: u64 = 1 << 20;
+/// Zeros at its end. [ours] Writers fill it up to 10 KiB, unless they are told to write larger records.
+const BEHIND: u64 = 64 << 20;
 /// Bytes that are packed, or unpacked, together.
 const PIECE: usize = 256 << 10;
 /// Most bytes that one packed byte can stand for: 258 of them, twice in three bits less one.
@@ -61,31 +66,30 @@ impl Member<'_> {
     }
 }
 
-/// Calls `each` with every VHD in the tar, in its order; gives what came of them in the order of
+/// Calls `each` with every VHD in the tar, in its order, as long as the thread has not had more than `time` of
+/// its processor; gives what came of them in the order of
 /// their numbers.
 ///
 /// # Errors
 /// Those of `each`; `Unsupported` if the tar holds anything else; `Corrupt` if it is truncated, one of
-/// them is missing or there twice, or it claims more than can be in it; `Limit` if there are too many
-/// or too much stands between them; `Io` if it cannot be read.
+/// them is missing or there twice, or it claims more than can be in it; `Limit` if there are too many,
+/// too much stands between them or the time is over; `Io` if it cannot be read.
 ///
 /// # Cost
 /// All of the file is read and unpacked: only at its end stands whether all of it was right.
 pub(super) fn walk<T>(
     storage: &dyn Storage,
+    time: Option<Duration>,
     mut each: impl FnMut(&mut Member<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let state = RefCell::new(State {
-        allowed: BETWEEN,
-        failure: None,
-        unpacked: 0,
-    });
+    let state = RefCell::new(State::default());
     let packed = Packed {
         storage,
         at: 0,
+        time,
         state: &state,
     };
-    let unpacked = MultiGzDecoder::new(BufReader::with_capacity(PIECE, packed));
+    let unpacked = Gunzip::new(BufReader::with_capacity(PIECE, packed));
     let mut archive = tar::Archive::new(Allowed {
         inside: unpacked,
         state: &state,
@@ -95,7 +99,7 @@ pub(super) fn walk<T>(
     let mut entries = archive.entries().map_err(told)?;
     let mut seen = 0;
     loop {
-        state.borrow_mut().allowed = BETWEEN;
+        state.borrow_mut().allow(BETWEEN, "between its members");
         let Some(entry) = entries.next() else { break };
         let mut entry = entry.map_err(told)?;
         seen += 1;
@@ -127,6 +131,15 @@ pub(super) fn walk<T>(
         if members.iter().any(|(known, _)| *known == number) {
             return Err(Error::corrupt(format!("the tar holds {number}.vhd twice")));
         }
+        let extensions = entry.pax_extensions().map_err(told)?.into_iter().flatten();
+        for extension in extensions {
+            let extension = extension.map_err(told)?;
+            // [GNU tar] What stands there are the parts that are no holes, under the name of the whole.
+            if extension.key_bytes().starts_with(b"GNU.sparse.") {
+                let text = format!("the tar holds the sparse file '{shown}'; pack it as it is");
+                return Err(Error::unsupported(text));
+            }
+        }
         let len = entry.size();
         state.borrow_mut().allowed = len.saturating_add(BETWEEN);
         let came = each(&mut Member {
@@ -139,6 +152,7 @@ pub(super) fn walk<T>(
         })?;
         members.push((number, came));
     }
+    state.borrow_mut().allow(BEHIND, "behind its members");
     drain(&mut archive.into_inner(), told)?;
     members.sort_by_key(|(number, _)| *number);
     for (expected, (number, _)) in (0..).zip(&members) {
@@ -182,15 +196,24 @@ pub(super) fn is_directory(path: &[u8]) -> bool {
 }
 
 /// What reading is bound to, and why it failed.
+#[derive(Default)]
 struct State {
     /// Bytes that may still be unpacked.
     allowed: u64,
+    /// What stands too much of where, if more is.
+    too_much: String,
     failure: Option<Error>,
     /// Bytes of the file that were taken to be unpacked.
     unpacked: u64,
 }
 
 impl State {
+    /// Lets `bytes` of the tar be unpacked, which stand `there`.
+    fn allow(&mut self, bytes: u64, there: &str) {
+        self.allowed = bytes;
+        self.too_much = format!("more than {bytes} bytes of the tar stand {there}");
+    }
+
     fn fail(state: &RefCell<Self>, error: Error) -> io::Error {
         state.borrow_mut().failure = Some(error);
         io::Error::other("it failed")
@@ -210,11 +233,23 @@ impl State {
 struct Packed<'a> {
     storage: &'a dyn Storage,
     at: u64,
+    time: Option<Duration>,
     state: &'a RefCell<State>,
 }
 
 impl Read for Packed<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(time) = self.time
+            && thread_time().is_some_and(|taken| taken > time)
+        {
+            let text = format!(
+                "a look at the image may take {} s of the processor's time, and to unpack it takes longer \
+                 (--unpack-limit lifts that)",
+                time.as_secs_f32()
+            );
+            let error = Error::new(ErrorKind::Limit, text);
+            return Err(State::fail(self.state, error));
+        }
         // At most the buffer.
         let len = (self.storage.len() - self.at).min(buf.len() as u64) as usize;
         let read = self.storage.read_at(self.at, &mut buf[..len]);
@@ -236,7 +271,7 @@ impl<R: Read> Read for Allowed<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let allowed = self.state.borrow().allowed;
         if allowed == 0 && !buf.is_empty() {
-            let text = format!("more than {BETWEEN} bytes of the tar stand between its members");
+            let text = self.state.borrow().too_much.clone();
             let error = Error::new(ErrorKind::Limit, text);
             return Err(State::fail(self.state, error));
         }

@@ -168,3 +168,21 @@ fn other_gzip_files_are_not_taken_for_one() {
         assert!(error.report().contains("looks like gzip"), "{error:?}");
     }
 }
+
+/// [gzip(1), tar(1)] Whoever writes records or whole blocks fills them up.
+#[test]
+fn zeros_behind_the_tar_and_behind_what_is_packed_are_nothing() {
+    let folder = made();
+    let (packed_image, whole) = (folder.path("disk.tgz"), folder.path("whole"));
+    let mut bytes = std::fs::read(&packed_image).unwrap();
+    bytes.resize(bytes.len() + 1000, 0);
+    std::fs::write(&whole, &bytes).unwrap();
+    let disk = crate::support::guest(&packed_image, OVF);
+    assert!(crate::support::guest(&whole, OVF) == disk);
+    let mut tar = Vec::new();
+    let mut unpacked = flate2::read::GzDecoder::new(&bytes[..]);
+    std::io::Read::read_to_end(&mut unpacked, &mut tar).unwrap();
+    tar.resize(tar.len() + (5 << 20), 0);
+    std::fs::write(&whole, packed(&tar)).unwrap();
+    assert!(crate::support::guest(&whole, OVF) == disk);
+}

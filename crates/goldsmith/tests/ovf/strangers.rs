@@ -67,6 +67,16 @@ fn tar_that_holds_anything_else_is_refused() {
         assert_eq!(found, kind, "{report}");
         assert!(report.contains(rule), "{report}");
     }
+    // [GNU tar] What is between its holes, under its name.
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("GNU.sparse.size", &b"1048576"[..])])
+        .unwrap();
+    let mut sparse = tar.into_inner().unwrap();
+    sparse.truncate(1024);
+    sparse.extend(plain(&[("0.vhd", base)]));
+    let (kind, report) = refused(&path, &packed(&sparse));
+    assert_eq!(kind, ErrorKind::Unsupported, "{report}");
+    assert!(report.contains("the sparse file '0.vhd'"), "{report}");
     // A link by the right name.
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();

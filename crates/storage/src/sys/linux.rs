@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use goldsmith_block::{HostRange, StorageId};
 use reflink_copy::ReflinkBlockBuilder;
@@ -20,6 +21,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::thread::{CapabilitySet, capabilities};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::beneath::step_by_step;
 use crate::device::Nature;
@@ -316,6 +318,11 @@ pub(crate) fn is_remote(file: &File) -> bool {
     const REMOTE: [u32; 4] = [0x6969, 0xFF53_4D42, 0xFE53_4D42, 0x00C3_6400];
     // The kernel's numbers have 32 bits, in whatever type they come.
     fstatfs(file).is_ok_and(|found| REMOTE.contains(&(found.f_type as u32)))
+}
+
+/// Processor time that this thread has taken.
+pub(crate) fn thread_time() -> Option<Duration> {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().ok()
 }
 
 /// Whether the link `path` is one of those that the kernel makes for what a process has open.

@@ -116,6 +116,10 @@ pub(crate) fn is_remote(_: &File) -> bool {
     false
 }
 
+pub(crate) fn thread_time() -> Option<std::time::Duration> {
+    None
+}
+
 pub(crate) fn is_of_process(_path: &Path) -> bool {
     false
 }
