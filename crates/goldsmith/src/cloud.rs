@@ -224,6 +224,11 @@ pub static CLOUDS: &[Cloud] = &[
                         "Glance and Nova refuse a RAW disk that looks like an image of another format",
                     )
                 },
+                must_be(
+                    "partition-table",
+                    &["none", "sound"],
+                    "Glance and Nova refuse a disk with a partition table that is not as they know them",
+                ),
             ],
             SECTORS,
         ],

@@ -50,6 +50,8 @@ pub struct ImageInfo {
     /// The formats, by name, whose marks the guest's disk carries, as far as this file holds it: it
     /// is an image inside of an image, or somebody wants it to be taken for one.
     pub content_looks_like: Vec<&'static str>,
+    /// See [`marks::partition_table`].
+    pub(crate) partition_table: &'static str,
 }
 
 /// A file that an image names.
@@ -140,6 +142,7 @@ impl ImageInfo {
             also_looks_like: also,
             // What cannot be read, because it is encrypted or damaged, tells nothing.
             content_looks_like: marks::of_disk(layer).unwrap_or_default(),
+            partition_table: marks::partition_table(layer).unwrap_or("none"),
         })
     }
 

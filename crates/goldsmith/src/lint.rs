@@ -65,17 +65,29 @@ pub fn lint(
 
 /// What `cloud` would refuse of the image that `info` is about, in the second `now` after 1970.
 pub fn lint_info(info: &ImageInfo, cloud: &Cloud, now: u64) -> Vec<Finding> {
-    lint_layer(&info.layer, info.looks_like.as_deref(), cloud, now)
+    let looks = Looks {
+        file: info.looks_like.as_deref(),
+        disk: &info.content_looks_like,
+        partition_table: info.partition_table,
+    };
+    lint_layer(&info.layer, &looks, cloud, now)
 }
 
-/// The same of an image of which `layer` says what its format says; `looks_like` as in [`ImageInfo`].
+/// What an image seems to be to those who only look at its bytes, as in [`ImageInfo`].
+pub(crate) struct Looks<'a> {
+    pub(crate) file: Option<&'a str>,
+    pub(crate) disk: &'a [&'static str],
+    pub(crate) partition_table: &'static str,
+}
+
+/// The same of an image of which `layer` says what its format says.
 pub(crate) fn lint_layer(
     layer: &LayerInfo,
-    looks_like: Option<&str>,
+    looks: &Looks<'_>,
     cloud: &Cloud,
     now: u64,
 ) -> Vec<Finding> {
-    let facts = facts(layer, looks_like);
+    let facts = facts(layer, looks);
     let of_all = |rule| {
         let own = finding(rule, &facts, now);
         let members = members(&facts).filter_map(move |(name, facts)| {
@@ -105,7 +117,7 @@ fn members(facts: &[Fact]) -> impl Iterator<Item = (&str, &[Fact])> {
 }
 
 /// Everything that a rule may be about.
-fn facts(layer: &LayerInfo, looks_like: Option<&str>) -> Vec<Fact> {
+fn facts(layer: &LayerInfo, looks: &Looks<'_>) -> Vec<Fact> {
     let mut facts = vec![
         ("format", Detail::Text(layer.format.into())),
         ("virtual-size", Detail::Number(layer.virtual_size)),
@@ -113,8 +125,15 @@ fn facts(layer: &LayerInfo, looks_like: Option<&str>) -> Vec<Fact> {
         ("data-file", Detail::Flag(layer.data_file.is_some())),
         ("warnings", Detail::Number(layer.warnings.len() as u64)),
     ];
-    let looks_like = looks_like.unwrap_or("several formats, or one unknown here");
+    let looks_like = match (looks.file, looks.disk) {
+        (None, _) => "several formats, or one unknown here",
+        // Some marks are no reason for anybody here to take a disk for something else.
+        (Some("raw"), [other, ..]) => other,
+        (Some(name), _) => name,
+    };
     facts.push(("looks-like", Detail::Text(looks_like.into())));
+    let table = looks.partition_table;
+    facts.push(("partition-table", Detail::Text(table.into())));
     facts.extend(layer.facts.iter().cloned());
     facts
 }

@@ -1,17 +1,18 @@
 //! Which formats' marks a file or a disk carries, more than one perhaps.
 
-use goldsmith_block::{Layer, Match, Probe, Result, Storage};
+use goldsmith_block::{Layer, Match, Probe, Result, SECTOR, Storage};
 
 use crate::ovf::NAME as OVF_NAME;
-use crate::registry::{Ends, FOREIGN, FORMATS};
+use crate::registry::{Ends, FORMATS, foreign};
 
 /// Marks of what is no disk image to convert, but worth knowing of where it stands on a disk: name,
 /// byte offset and bytes.
 static ON_A_DISK: &[(&str, u64, &[u8])] = &[
-    ("bochs", 0, b"Bochs Virtual HD Image"),
-    ("cloop", 0, b"#!/bin/sh\n#V2.0 Format"),
-    // [ECMA-119 6.2.1, 8.1.2] The first volume descriptor stands in sector 16 of 2048 bytes.
+    // [ECMA-119 6.2.1, 8.1.2] The first volume descriptor stands in sector 16 of 2048 bytes. [ECMA-167] So
+    // may those of UDF.
     ("iso", 16 * 2048 + 1, b"CD001"),
+    ("iso", 16 * 2048 + 1, b"NSR02"),
+    ("iso", 16 * 2048 + 1, b"NSR03"),
 ];
 
 /// The formats whose marks the file in `storage` carries, also those that are not read here; none if
@@ -41,15 +42,59 @@ pub(crate) fn of_disk(layer: &dyn Layer) -> Result<Vec<&'static str>> {
     Ok(names)
 }
 
+/// What the disk of `layer` has for a partition table: "none", a "sound" one, or what is wrong with it for
+/// OpenStack's services.
+///
+/// [oslo.utils GPTInspector] The boot sector of a FAT file system, which ends in the same two bytes, has none.
+pub(crate) fn partition_table(layer: &dyn Layer) -> Result<&'static str> {
+    const PROTECTIVE: u8 = 0xEE;
+    let mut sector = [0; SECTOR as usize];
+    if layer.info().virtual_size < SECTOR {
+        return Ok("none");
+    }
+    layer.read_at(0, &mut sector)?;
+    let is_fat = sector[0x10] == 2 && sector[0x15] == 0xF8;
+    if sector[510..] != [0x55, 0xAA] || is_fat {
+        return Ok("none");
+    }
+    let (entries, _) = sector[446..510].as_chunks::<16>();
+    let kinds = entries.iter().map(|entry| entry[4]);
+    let protective = |entry: &&[u8; 16]| entry[4] == PROTECTIVE;
+    Ok(
+        if entries.iter().any(|entry| !matches!(entry[0], 0 | 0x80)) {
+            "one with a boot flag that is neither 0 nor 0x80"
+        } else if entries
+            .iter()
+            .filter(protective)
+            .any(|entry| entry[1..4] != [0, 2, 0])
+        {
+            "one whose GPT entry does not start at the right cylinder, head and sector"
+        } else if entries
+            .iter()
+            .filter(protective)
+            .any(|entry| entry[8..12] != [1, 0, 0, 0])
+        {
+            "one whose GPT entry does not start at sector 1"
+        } else if kinds.clone().any(|kind| kind == PROTECTIVE)
+            && (entries[0][4] == 0 || kinds.skip(1).any(|kind| kind != 0))
+        {
+            "one of a GPT with other partitions"
+        } else if entries.iter().all(|entry| entry[4] == 0) {
+            "one without partitions"
+        } else {
+            "sound"
+        },
+    )
+}
+
 fn marked(probe: &Probe<'_>) -> Vec<&'static str> {
     let ours = FORMATS.iter();
     let ours = ours.filter(|format| format.probe(probe) == Match::Marked);
     let mut names: Vec<_> = ours.map(|format| format.name()).collect();
-    for (name, at, mark) in FOREIGN {
-        let is_there = |bytes: &[u8]| bytes.starts_with(mark);
+    for name in foreign(probe.head) {
         // One of ours is gzip'ed.
-        let is_ours = *name == "gzip" && names.contains(&OVF_NAME);
-        if !is_ours && !names.contains(name) && probe.head.get(*at..).is_some_and(is_there) {
+        let is_ours = name == "gzip" && names.contains(&OVF_NAME);
+        if !is_ours && !names.contains(&name) {
             names.push(name);
         }
     }

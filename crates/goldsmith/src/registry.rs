@@ -21,7 +21,6 @@ pub(crate) static FOREIGN: &[(&str, usize, &[u8])] = &[
     ("vhdx", 0, b"vhdxfile"),
     ("vmdk", 0, b"KDMV"),
     ("vmdk", 0, b"COWD"),
-    ("vmdk", 0, b"# Disk DescriptorFile"),
     ("vdi", 64, b"\x7f\x10\xda\xbe"),
     ("qed", 0, b"QED\0"),
     ("parallels", 0, b"WithoutFreeSpace"),
@@ -31,7 +30,34 @@ pub(crate) static FOREIGN: &[(&str, usize, &[u8])] = &[
     ("xz", 0, b"\xfd7zXZ\0"),
     ("zstd", 0, b"\x28\xb5\x2f\xfd"),
     ("bzip2", 0, b"BZh"),
+    ("bochs", 0, b"Bochs Virtual HD Image"),
+    ("cloop", 0, b"#!/bin/sh\n#V2.0 Format"),
 ];
+
+/// The formats that are not read here whose marks `head` carries, the first bytes of a file.
+pub(crate) fn foreign(head: &[u8]) -> impl Iterator<Item = &'static str> {
+    let marked = FOREIGN.iter().filter(|(_, at, mark)| {
+        let there = head.get(*at..);
+        there.is_some_and(|bytes| bytes.starts_with(mark))
+    });
+    let described = is_vmdk_descriptor(head).then_some("vmdk");
+    marked.map(|(name, ..)| *name).chain(described)
+}
+
+/// Whether `head` is the beginning of a text that describes a VMDK, whose data is in other files.
+///
+/// [qemu vmdk_probe] Comments and empty lines, then a version. [oslo] The first comment says what it is.
+fn is_vmdk_descriptor(head: &[u8]) -> bool {
+    const COMMENT: &[u8] = b"# disk descriptorfile";
+    let comment = head.get(..COMMENT.len());
+    if comment.is_some_and(|bytes| bytes.eq_ignore_ascii_case(COMMENT)) {
+        return true;
+    }
+    let lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut said = lines.skip_while(|line| line.is_empty() || line.starts_with(b"#"));
+    let versions: [&[u8]; 3] = [b"version=1", b"version=2", b"version=3"];
+    said.next().is_some_and(|line| versions.contains(&line))
+}
 
 /// Most zeros at the end of a file that are read to find what stands before them, in bytes. [ours]
 const MOST_ZEROS: u64 = 4 << 20;
@@ -113,12 +139,11 @@ pub fn probe(storage: &dyn Storage) -> Result<&'static dyn Format> {
     let mut probe = ends.probe();
     let head = probe.head;
 
-    let foreign = FOREIGN
-        .iter()
-        .find(|(_, at, mark)| head.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)))
-        // One format that is read here is gzip'ed.
+    // One format that is read here is gzip'ed.
+    let foreign = foreign(head)
+        .next()
         .filter(|_| OVF.probe(&probe) != Match::Marked);
-    if let Some((name, ..)) = foreign {
+    if let Some(name) = foreign {
         let text = format!(
             "the file looks like {name}; if it is a raw disk all the same, say so with the format \
              option (-f raw)"

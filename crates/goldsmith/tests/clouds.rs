@@ -425,6 +425,20 @@ fn cases() -> Vec<Case> {
         (
             "openstack-raw",
             "raw",
+            [&[0; 32_769][..], b"NSR02", &[0; 506]].concat(),
+            NOTHING,
+            &["looks-like"],
+        ),
+        (
+            "openstack-raw",
+            "raw",
+            [&[0; 510][..], b"\x55\xaa"].concat(),
+            NOTHING,
+            &["partition-table"],
+        ),
+        (
+            "openstack-raw",
+            "raw",
             vec![1; 513],
             NOTHING,
             &["virtual-size"],

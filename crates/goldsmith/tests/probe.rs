@@ -37,6 +37,7 @@ fn own_images_are_known_by_their_marks() {
     }
     assert_eq!(guessed(&folder, b""), Ok("raw"));
     assert_eq!(guessed(&folder, &[7; 100]), Ok("raw"));
+    assert_eq!(guessed(&folder, b"#!/bin/sh\nversion=12\n"), Ok("raw"));
 }
 
 #[test]
@@ -47,6 +48,9 @@ fn formats_of_others_are_not_taken_for_raw() {
         ("vhdx", b"vhdxfile".as_slice()),
         ("vmdk", b"KDMV\x01\0\0\0"),
         ("vmdk", b"# Disk DescriptorFile\nversion=1\n"),
+        ("vmdk", b"# disk Descriptorfile\n"),
+        ("vmdk", b"#\n# mine\r\n \r\nversion=3\r\nCID=fffffffe\n"),
+        ("bochs", b"Bochs Virtual HD Image"),
         ("vdi", &vdi),
         ("qed", b"QED\0"),
         ("luks", b"LUKS\xba\xbe\0\x01"),
