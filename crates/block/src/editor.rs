@@ -14,8 +14,19 @@ use crate::{
 /// by a power cut, the image is the old or the new one, and at worst some space of the file is
 /// wasted. What an image names is never opened by it.
 pub trait Editor: Send {
-    /// The image as it stands now.
+    /// The image as it stands now, and as long as nothing is changed: whoever goes on to read it has it
+    /// given anew after each [`edit`](Self::edit), after a sink has committed, and after
+    /// [`prepare`](Self::prepare).
     fn layer(&self) -> Arc<dyn Layer>;
+
+    /// Makes the image ready to be changed, as all changes do first: what somebody did not finish may be
+    /// finished now, and tables move. For callers who read the image while they write to it.
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit).
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Gives the editor the file that holds the image's guest data; see [`Layer::with_data`].
     ///

@@ -133,6 +133,7 @@ impl<'a> Commit<'a> {
             self.must_be_emptiable()?;
         }
         self.subject.opener.all_open(&[])?;
+        editor.prepare()?;
         let size = chain.virtual_size();
         if size > editor.layer().info().virtual_size {
             let off = Preallocation::Off;

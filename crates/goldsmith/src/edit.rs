@@ -195,6 +195,11 @@ impl Open {
         self.opener.open_behind(&self.path, editor.layer(), &budget)
     }
 
+    /// What [`chain`](Self::chain) gave, with the image of `editor` as it is now.
+    pub(crate) fn chain_now(chain: &Chain, editor: &dyn Editor) -> Chain {
+        Chain::new(editor.layer(), chain.layers()[1..].iter().cloned())
+    }
+
     /// The files that are written to.
     pub(crate) fn storages(&self) -> Vec<Arc<dyn StorageMut>> {
         let data = self.data.iter().cloned();

@@ -115,6 +115,8 @@ impl<'a> Rebase<'a> {
             let (before, _) = open.chain(&*editor)?;
             self.subject.opener.all_open(&[])?;
             edited.warnings.extend_from_slice(before.warnings());
+            editor.prepare()?;
+            let layer = editor.layer();
             let top: Arc<dyn Layer> = match layer.info().backing {
                 Some(_) => layer,
                 None => Arc::new(Alone(layer)),

@@ -94,7 +94,7 @@ impl<'a> Resize<'a> {
     /// [`Editor::edit`](goldsmith_block::Editor::edit).
     pub fn run(&self) -> Result<Edited> {
         let mut open = self.subject.open()?;
-        let editor = open.editor()?;
+        let mut editor = open.editor()?;
         let now = editor.layer().info().virtual_size;
         let virtual_size = self.checked(&open, now)?;
         let chain = match virtual_size > now && editor.layer().info().backing.is_some() {
@@ -105,6 +105,7 @@ impl<'a> Resize<'a> {
             must_know_backing(chain.layers())?;
         }
         self.subject.opener.all_open(&[])?;
+        editor.prepare()?;
         let mut edited = Edited {
             warnings: std::mem::take(&mut open.warnings),
             ..Edited::default()

@@ -1,6 +1,7 @@
 //! An open image.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use goldsmith_block::{
     BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, Gaps, GuestRange,
@@ -49,6 +50,8 @@ pub(crate) struct Qcow2Layer {
     info: LayerInfo,
     crypt: Arc<Crypt>,
     scratch: Arc<Pool<Scratch>>,
+    /// Whether an editor has made another image of it, so that what was known of its tables is no more.
+    pub(crate) superseded: Arc<AtomicBool>,
 }
 
 /// All that the header says.
@@ -199,6 +202,7 @@ impl Qcow2Layer {
             geometry,
             crypt: Arc::new(crypt),
             scratch: Arc::new(Pool::new(Scratch::default)),
+            superseded: Arc::default(),
         })
     }
 
@@ -243,6 +247,11 @@ impl Qcow2Layer {
         self
     }
 
+    /// Says that the image has become another one, for all who still have this.
+    pub(crate) fn supersede(&self) {
+        self.superseded.store(true, Ordering::Release);
+    }
+
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -259,6 +268,10 @@ impl Qcow2Layer {
     ///
     /// An error is about the guest range that the broken entry, or the missing piece of the table, maps.
     fn run(&self, offset: u64, limit: u64) -> Result<Run> {
+        if self.superseded.load(Ordering::Acquire) {
+            let what = "reads an image as it was before it was changed";
+            return Err(Qcow2Error::Contract { what }.into());
+        }
         let geometry = &self.geometry;
         let (bits, status_bits) = (geometry.cluster_bits, geometry.status_bits());
         let (cluster, last) = (offset >> bits, (limit - 1) >> bits);

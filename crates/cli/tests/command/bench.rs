@@ -228,3 +228,19 @@ fn request_past_the_end_of_the_disk_fails() {
     }
     twins.ours.qemu_img_ok("check -q -f qcow2 plain");
 }
+
+/// Whether a request goes where the disk has a place already, or not.
+#[test]
+fn bitmaps_know_what_was_written() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 4M");
+    folder.qemu_img_ok("bitmap --add disk.qcow2 days");
+    folder.goldsmith_ok("bench -w -f qcow2 -c 1 -s 64k -o 1M disk.qcow2");
+    folder.goldsmith_ok("bench -w -f qcow2 -c 1 -s 64k -o 1M disk.qcow2");
+    let info: serde_json::Value =
+        serde_json::from_str(&folder.qemu_img_ok("info --output=json disk.qcow2")).unwrap();
+    let bitmap = &info["format-specific"]["data"]["bitmaps"][0];
+    assert_eq!(bitmap["flags"], serde_json::json!(["auto"]));
+    folder.qemu_img_ok("bitmap --disable disk.qcow2 days");
+    folder.qemu_img_ok("check -q disk.qcow2");
+}

@@ -1,5 +1,7 @@
 //! `goldsmith convert -n`: into an image that stands.
 
+use std::os::unix::fs::FileExt;
+
 use goldsmith_testkit::pattern::disk;
 
 use crate::Folder;
@@ -259,6 +261,29 @@ fn what_cannot_be_written_into_is_refused_untouched() {
         assert_eq!(done.status, 1, "{line}");
         assert!(done.stderr.contains(why), "{done:?}");
     }
+}
+
+/// Before that, the unit that the source ends in is kept, and its table moves. Until it is needed again, the
+/// table of 72 MiB has taken its place in memory.
+#[test]
+fn what_is_left_of_a_larger_disk_does_not_hide_what_was_there() {
+    let folder = Folder::new();
+    let end = (200 << 20) + (64 << 10) + 512;
+    std::fs::File::create(folder.path("base.raw"))
+        .and_then(|file| file.set_len(300 << 20))
+        .unwrap();
+    let source = std::fs::File::create(folder.path("source.raw")).unwrap();
+    source.set_len(end).unwrap();
+    source.write_all_at(&[0x31; 4096], 5 << 20).unwrap();
+    folder.qemu_img_ok("create -q -f qcow2 -o cluster_size=1k -b base.raw -F raw t.qcow2 300M");
+    folder.qemu_io(
+        "t.qcow2",
+        &["write -P 0x59 200M 64k", "write -P 0x60 72M 64k"],
+    );
+    folder.goldsmith_ok("convert -n -f raw -O qcow2 source.raw t.qcow2");
+    source.set_len(300 << 20).unwrap();
+    folder.qemu_img_ok("compare -q -f raw -F qcow2 source.raw t.qcow2");
+    folder.qemu_img_ok("check -q t.qcow2");
 }
 
 /// QEMU writes over it.

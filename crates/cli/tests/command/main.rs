@@ -47,6 +47,7 @@ mod snapshot;
 mod suggestions;
 mod svg;
 mod twins;
+mod unclosed;
 mod vhd;
 
 use std::os::unix::process::CommandExt;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use goldsmith_block::{Error, GuestRange, Placement, Result, Storage};
+use goldsmith_block::{Error, GuestRange, Result, Storage};
 use goldsmith_storage::{Cache, is_direct};
 
 use crate::edit::Subject;
@@ -225,8 +225,9 @@ impl<'a> Bench<'a> {
         for storage in &storages {
             self.must_pass_cache(&**storage)?;
         }
-        let sink = editor.into_sink(size)?;
-        if sink.profile().placement == Placement::Identity {
+        // Without a sink: one that is not committed leaves its mark in the bitmaps.
+        if layer.is_flat() {
+            let sink = editor.into_sink(size)?;
             let way = Way::InPlace {
                 sink: &*sink,
                 storages,
@@ -236,7 +237,7 @@ impl<'a> Bench<'a> {
             sink.commit()?;
             return Ok(time + start.elapsed());
         }
-        drop(sink);
+        drop(editor);
         if layer.info().encrypted {
             self.load.must_be_sectors()?;
         }

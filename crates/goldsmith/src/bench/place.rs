@@ -61,7 +61,8 @@ impl Places {
         let run = match &mut self.run {
             Some(run) => run,
             none => {
-                let editor = self.open.editor()?;
+                let mut editor = self.open.editor()?;
+                editor.prepare()?;
                 let layer = editor.layer();
                 let size = layer.info().virtual_size;
                 none.insert(Run {

@@ -39,7 +39,7 @@ impl Convert<'_> {
             cancel: None,
         }
         .open()?;
-        let editor = open.editor()?;
+        let mut editor = open.editor()?;
         for id in open.ids() {
             refuse_source(path, Some(id), &disks)?;
         }
@@ -60,7 +60,7 @@ impl Convert<'_> {
             .map_err(in_file)?;
         let misread = layer.misread();
         drop(layer);
-        let shown = match self.target_is_zero {
+        let mut shown = match self.target_is_zero {
             true => None,
             false => Some(open.chain(&*editor)?.0),
         };
@@ -68,8 +68,9 @@ impl Convert<'_> {
             must_know_backing(shown.layers())?;
         }
         self.opener_of_source().all_open(&[])?;
+        editor.prepare().map_err(in_file)?;
         let (sink, bytes) = self
-            .over(&mut open, editor, shown.as_ref(), need)
+            .over(&mut open, editor, &mut shown, need)
             .map_err(in_file)?;
         let behind = match &shown {
             None => Behind::Zeros,
@@ -136,25 +137,26 @@ impl Convert<'_> {
         self.options.iter().any(|(key, _)| key == "backing_file")
     }
 
-    /// What writes over the front of the disk of `editor`, which `shown` is, as far as a source of `need`
-    /// bytes reaches; and how much guest data it was given.
+    /// What writes over the front of the disk of `editor`, which `shown` was and is, as far as a source of
+    /// `need` bytes reaches; and how much guest data it was given.
     fn over(
         &self,
         open: &mut Open,
         mut editor: Box<dyn Editor>,
-        shown: Option<&Chain>,
+        shown: &mut Option<Chain>,
         need: u64,
     ) -> Result<(Box<dyn Sink>, Arc<AtomicU64>)> {
         let size = editor.layer().info().virtual_size;
         let len = reach(need, size);
-        if let Some(shown) = shown
-            && shown.layers().len() > 1
-            && len < size
-        {
-            let sink = editor.into_sink(size)?;
-            keep_unit(shown, &*sink, len)?;
-            sink.commit()?;
-            editor = open.editor()?;
+        if let Some(shown) = shown {
+            *shown = Open::chain_now(shown, &*editor);
+            if shown.layers().len() > 1 && len < size {
+                let sink = editor.into_sink(size)?;
+                keep_unit(shown, &*sink, len)?;
+                sink.commit()?;
+                editor = open.editor()?;
+                *shown = Open::chain_now(shown, &*editor);
+            }
         }
         let sink = match self.compress {
             true => editor.into_packing_sink(len)?,

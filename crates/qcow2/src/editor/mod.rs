@@ -100,21 +100,29 @@ impl Qcow2Editor {
         let suspended = draft.suspend_bitmaps()?;
         if !suspended.is_empty() {
             draft.publish()?;
-            self.reopen()?;
+            let mut layer = self.read_again()?;
+            // The disk is where it was.
+            layer.superseded = Arc::clone(&self.layer.superseded);
+            self.layer = Arc::new(layer);
         }
         Ok(suspended)
     }
 
-    /// Reads the image again, which has become another. The master key has not, but the passphrase may
-    /// be gone.
+    /// Reads the image again, which has become another.
     fn reopen(&mut self) -> Result<()> {
+        self.layer.supersede();
+        self.layer = Arc::new(self.read_again()?);
+        Ok(())
+    }
+
+    /// The image as it is now. The master key has not changed, but the passphrase may be gone.
+    fn read_again(&self) -> Result<Qcow2Layer> {
         let layer = Qcow2Layer::open(self.scribe.read(), &self.budget.afresh(), None)?;
         let layer = layer.unlocked_as(&self.layer);
-        self.layer = Arc::new(match &self.data {
-            Some(data) => layer.reading(Arc::clone(data) as _)?,
-            None => layer,
-        });
-        Ok(())
+        match &self.data {
+            Some(data) => layer.reading(Arc::clone(data) as _),
+            None => Ok(layer),
+        }
     }
 }
 
@@ -149,6 +157,10 @@ impl Qcow2Editor {
 impl Editor for Qcow2Editor {
     fn layer(&self) -> Arc<dyn Layer> {
         Arc::clone(&self.layer) as _
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.check()
     }
 
     fn set_data(&mut self, data: Arc<dyn StorageMut>) -> Result<()> {

@@ -368,6 +368,7 @@ impl Sink for OverSink {
             self.data.flush()?;
         }
         let storage = Arc::clone(draft.scribe().storage());
+        self.layer.supersede();
         draft.publish()?;
         Ok(Committed {
             file_len: storage.len(),
