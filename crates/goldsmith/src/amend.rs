@@ -5,7 +5,7 @@ use std::path::Path;
 use goldsmith_block::{Edit, Error, ErrorKind, OptionSpec, Options, Preallocation, Result};
 
 use crate::edit::{Edited, Subject, subject_methods};
-use crate::resize::resize;
+use crate::resize::{new_size, resize};
 use crate::watch::cancel_method;
 
 /// A change of options, to be described and then [`run`](Self::run).
@@ -70,7 +70,10 @@ impl Amend {
             ..Edited::default()
         };
         let mut editor = open.editor()?;
-        let has_backing = editor.layer().info().backing.is_some();
+        let layer = editor.layer();
+        let (now, has_backing) = (layer.info().virtual_size, layer.info().backing.is_some());
+        let size = size.map(|size| new_size(&open, now, Some(size)));
+        let size = size.transpose()?;
         let chain = match size.is_some() && has_backing {
             true => Some(open.chain(&*editor)?.0),
             false => None,

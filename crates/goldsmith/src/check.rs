@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Checked, Edit, Flaw, Repair, Result};
+use goldsmith_block::{Checked, Detail, Edit, Flaw, LayerInfo, Repair, Result};
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::watch::{Watch, watch_methods};
@@ -121,11 +121,15 @@ impl<'a> Check<'a> {
             before: None,
             edited: Edited::default(),
         };
-        let is_sound = report.checked.is_flawless();
-        let Some((repair, editor)) = editor.filter(|_| !is_sound) else {
+        let Some((repair, editor)) = editor else {
             return Ok(Some(report));
         };
-        let mut editor = editor?;
+        let is_sound = report.checked.is_flawless();
+        let mut editor = match editor {
+            Ok(editor) if is_sound && !is_marked(editor.layer().info()) => return Ok(Some(report)),
+            Err(_) if is_sound => return Ok(Some(report)),
+            editor => editor?,
+        };
         editor.edit(&Edit::Repair(repair))?;
         if let Some(checked) = check(&open)? {
             report.before = Some(std::mem::replace(&mut report.checked, checked));
@@ -133,6 +137,11 @@ impl<'a> Check<'a> {
         report.edited = open.done(&*editor);
         Ok(Some(report))
     }
+}
+
+/// Whether an image says of itself that something is wrong with it, which QEMU takes back as it repairs it.
+fn is_marked(info: &LayerInfo) -> bool {
+    info.dirty || info.details.contains(&("corrupt", Detail::Flag(true)))
 }
 
 /// About how many bytes of tables the image in `open` has; 0 if it does not open.

@@ -94,7 +94,7 @@ impl<'a> Resize<'a> {
     /// [`Editor::edit`](goldsmith_block::Editor::edit).
     pub fn run(&self) -> Result<Edited> {
         let mut open = self.subject.open()?;
-        let mut editor = open.editor()?;
+        let editor = open.editor()?;
         let now = editor.layer().info().virtual_size;
         let virtual_size = self.checked(&open, now)?;
         let chain = match virtual_size > now && editor.layer().info().backing.is_some() {
@@ -105,7 +105,6 @@ impl<'a> Resize<'a> {
             must_know_backing(chain.layers())?;
         }
         self.subject.opener.all_open(&[])?;
-        editor.prepare()?;
         let mut edited = Edited {
             warnings: std::mem::take(&mut open.warnings),
             ..Edited::default()
@@ -130,17 +129,7 @@ impl<'a> Resize<'a> {
             NewSize::More(more) => now.checked_add(more),
             NewSize::Less(less) => now.checked_sub(less),
         };
-        let virtual_size = virtual_size.filter(|size| *size > 0 && i64::try_from(*size).is_ok());
-        let Some(virtual_size) = virtual_size else {
-            return refuse("New image size must be positive".into());
-        };
-        let unit = open.format.size_unit();
-        if virtual_size != now && !virtual_size.is_multiple_of(unit) {
-            let name = open.format.name();
-            return refuse(format!(
-                "{name} images hold multiples of {unit} bytes, which {virtual_size} is not"
-            ));
-        }
+        let virtual_size = new_size(open, now, virtual_size)?;
         if virtual_size < now && !self.shrink {
             return refuse(format!(
                 "shrinking the disk from {now} to {virtual_size} bytes loses all data behind its \
@@ -154,6 +143,26 @@ impl<'a> Resize<'a> {
     }
 }
 
+/// The size `wanted` for the disk in `open`, which has `now` bytes.
+///
+/// # Errors
+/// `Usage` if no disk has such a size, or none of this format.
+pub(crate) fn new_size(open: &Open, now: u64, wanted: Option<u64>) -> Result<u64> {
+    let refuse = |text: String| Err(Error::usage(text).in_file(open.path.to_string_lossy()));
+    let wanted = wanted.filter(|size| *size > 0 && i64::try_from(*size).is_ok());
+    let Some(wanted) = wanted else {
+        return refuse("New image size must be positive".into());
+    };
+    let unit = open.format.size_unit();
+    if wanted != now && !wanted.is_multiple_of(unit) {
+        let name = open.format.name();
+        return refuse(format!(
+            "{name} images hold multiples of {unit} bytes, which {wanted} is not"
+        ));
+    }
+    Ok(wanted)
+}
+
 /// Gives the disk of `editor` another size, `behind` being what stands behind the image; bytes that
 /// are added are zeros.
 pub(crate) fn resize(
@@ -164,6 +173,7 @@ pub(crate) fn resize(
     behind: &[Arc<dyn Layer>],
     edited: &mut Edited,
 ) -> Result<Box<dyn Editor>> {
+    editor.prepare()?;
     let layer = editor.layer();
     let now = layer.info().virtual_size;
     let behind_len = behind.first().map_or(0, |it| it.info().virtual_size);

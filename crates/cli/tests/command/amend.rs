@@ -39,6 +39,7 @@ fn what_cannot_be_amended_stays_as_it_is() {
     for (line, hint) in [
         ("amend disk.qcow2", "-o"),
         ("amend -o foo=1 disk.qcow2", "'foo'"),
+        ("amend -o size=1000 disk.qcow2", "512"),
         ("amend -o cluster_size=4k disk.qcow2", "'cluster_size'"),
         ("amend -o refcount_bits=3 disk.qcow2", "refcount_bits"),
         (
@@ -57,6 +58,11 @@ fn what_cannot_be_amended_stays_as_it_is() {
         twins.neither(line, hint);
         twins.same("disk.qcow2", "qcow2");
     }
+    // QEMU leaves the disk as it is, and says nothing.
+    let done = twins.ours.goldsmith("amend -o size=0 disk.qcow2");
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.stderr.contains("size must be positive"), "{done:?}");
+    twins.same("disk.qcow2", "qcow2");
     let help = twins.ours.goldsmith_ok("amend -f qcow2 -o help");
     assert!(help.starts_with("Amend options for 'qcow2':\n"), "{help}");
 }

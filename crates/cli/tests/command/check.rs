@@ -4,6 +4,7 @@ use goldsmith_testkit::build::vhd::Vhd;
 use goldsmith_testkit::pattern::disk;
 use serde_json::Value;
 
+use crate::salvage::{l2, patch};
 use crate::twins::Twins;
 use crate::{Done, Folder};
 
@@ -170,6 +171,50 @@ fn what_is_broken_is_mended_if_all_may_be() {
     let (ours, theirs) = twins.run("check -r all bad.qcow2");
     assert_eq!((ours.status, theirs.status), (0, 0), "{ours:?} {theirs:?}");
     twins.same("bad.qcow2", "qcow2");
+}
+
+/// Nothing else is wrong: nobody could change the image ever again.
+#[test]
+fn marks_of_a_sound_image_are_taken_back() {
+    for what in ["leaks", "all"] {
+        for mark in 1..=3 {
+            let twins = Twins::new(broken);
+            for folder in [&twins.ours, &twins.theirs] {
+                patch(folder, "new.qcow2", 79, &[mark]);
+            }
+            let (ours, theirs) = twins.run(&format!("check -q -r {what} new.qcow2"));
+            assert_eq!((ours.status, theirs.status), (0, 0), "{ours:?} {theirs:?}");
+            for folder in [&twins.ours, &twins.theirs] {
+                assert_eq!(
+                    std::fs::read(folder.path("new.qcow2")).unwrap()[79],
+                    0,
+                    "{mark}"
+                );
+            }
+            twins.both("resize -q new.qcow2 11M");
+        }
+    }
+}
+
+#[test]
+fn copied_flag_of_a_cluster_in_a_data_file_is_mended() {
+    let twins = Twins::new(|folder| {
+        folder.qemu_img_ok("create -q -f qcow2 -o data_file=data disk.qcow2 1M");
+        folder.qemu_io("disk.qcow2", &["write -P 1 0 256k", "write -z 128k 64k"]);
+        // Not the first one: without the flag it is none.
+        for cluster in 1..4 {
+            patch(
+                folder,
+                "disk.qcow2",
+                l2(folder, "disk.qcow2") + 8 * cluster,
+                &[0],
+            );
+        }
+    });
+    let (ours, theirs) = twins.run("check -q -r all disk.qcow2");
+    assert_eq!((ours.status, theirs.status), (0, 0), "{ours:?} {theirs:?}");
+    twins.same("disk.qcow2", "qcow2");
+    twins.ours.qemu_img_ok("check -q disk.qcow2");
 }
 
 #[test]

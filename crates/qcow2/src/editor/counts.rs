@@ -33,6 +33,8 @@ pub(super) struct Counts {
     unplaced: BTreeSet<u64>,
     /// No free cluster is before this one.
     search: u64,
+    /// By how many free clusters in a row were looked for: no so many start before this one.
+    searched: BTreeMap<u64, u64>,
     /// Whether a cluster that several used has been left to one.
     pub(super) unshared: bool,
     /// How often clusters are used in truth, where the refcounts cannot be trusted.
@@ -106,6 +108,7 @@ impl Counts {
             rows: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             search: 1,
+            searched: BTreeMap::new(),
             unshared: false,
             uses: None,
             keeps_small: false,
@@ -280,7 +283,10 @@ impl Counts {
     /// `Corrupt` if that made the file so long that what it lost read as zeros from then on;
     /// `Limit` if the file would grow too long; and as [`get`](Self::get).
     pub(super) fn take(&mut self, count: u64, budget: &Budget) -> Result<u64> {
-        let (mut first, mut cluster) = (self.search, self.search);
+        // Where there were no fewer in a row, there are not so many either.
+        let fewer = self.searched.range(..=count).next_back();
+        let start = fewer.map_or(self.search, |(_, from)| self.search.max(*from));
+        let (mut first, mut cluster) = (start, start);
         while cluster - first < count {
             if cluster >= ondisk::OFFSET_END >> self.cluster_bits {
                 return Err(Qcow2Error::HostLimit {
@@ -311,6 +317,7 @@ impl Counts {
         if first == self.search {
             self.search = first + count;
         }
+        self.searched.insert(count, first + count);
         Ok(first)
     }
 

@@ -45,7 +45,8 @@ impl Qcow2Editor {
             found = self.judged()?;
         }
         let geometry = self.layer.geometry();
-        if all && (geometry.dirty || geometry.corrupt) && wrong(&found.checked) == 0 {
+        // [qemu] Whichever it was.
+        if (geometry.dirty || geometry.corrupt) && wrong(&found.checked) == 0 {
             let mut draft = self.draft()?;
             let features = draft.header.raw.incompatible_features.get();
             draft.header.raw.incompatible_features = (features & !(DIRTY | CORRUPT)).into();

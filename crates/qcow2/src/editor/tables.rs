@@ -229,9 +229,9 @@ impl Draft {
             for entry in entries.iter_mut().step_by(numbers) {
                 let wanted = match *entry {
                     packed if packed & COMPRESSED != 0 => packed & !COPIED,
-                    // In a file of its own, a cluster belongs to one entry only. [spec]
-                    _ if self.geometry.has_data_file() => *entry,
                     nothing if offset_of(nothing) == 0 => nothing,
+                    // In a file of its own, a cluster belongs to one entry only. [spec]
+                    data if self.geometry.has_data_file() => data | COPIED,
                     data if self.is_used_once(offset_of(data))? => data | COPIED,
                     data => data & !COPIED,
                 };
