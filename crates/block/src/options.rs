@@ -94,6 +94,10 @@ impl Options {
                     "Invalid parameter '{key}'; this format has: {known}{hint}"
                 )));
             };
+            if let (OptionKind::Text, "") = (specs[at].kind, value) {
+                let text = format!("Parameter '{key}' expects a name, and has none");
+                return Err(Error::usage(text));
+            }
             options.values[at].1 = specs[at].parse(value)?;
             if !options.given.contains(&specs[at].name) {
                 options.given.push(specs[at].name);
@@ -205,7 +209,8 @@ impl OptionSpec {
 }
 
 /// A size as qemu-img takes it: digits, perhaps a fraction, perhaps one of `b k M G T P E` (either
-/// case, base 1024). `None` if it is none, is no whole number of bytes or does not fit in 63 bits.
+/// case, base 1024), to the nearest byte. `None` if it is none, is a fraction of single bytes or does not fit
+/// in 63 bits.
 pub fn parse_size(text: &str) -> Option<u64> {
     if let Some(digits) = text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         let all_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -225,21 +230,22 @@ pub fn parse_size(text: &str) -> Option<u64> {
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let all_digits = |s: &str| s.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || fraction.len() > 18 || !all_digits(whole) || !all_digits(fraction) {
+    if whole.len() + fraction.len() == 0 || !all_digits(whole) || !all_digits(fraction) {
+        return None;
+    }
+    let number = |digits: &str| match digits {
+        "" => Some(0),
+        digits => digits.parse::<u64>().ok().map(u128::from),
+    };
+    // More of them make no byte.
+    let fraction = &fraction[..fraction.len().min(18)];
+    let scale = 10u128.pow(fraction.len() as u32);
+    let (whole, fraction) = (number(whole)?, number(fraction)?);
+    if fraction > 0 && shift == 0 {
         return None;
     }
     let unit = 1u128 << shift;
-    let scale = 10u128.pow(fraction.len() as u32);
-    let fraction = if fraction.is_empty() {
-        0
-    } else {
-        fraction.parse::<u128>().ok()?
-    };
-    if !(fraction * unit).is_multiple_of(scale) {
-        return None;
-    }
-    let whole = whole.parse::<u64>().ok()?;
-    let bytes = u128::from(whole) * unit + fraction * unit / scale;
+    let bytes = whole * unit + (2 * fraction * unit + scale) / (2 * scale);
     u64::try_from(bytes)
         .ok()
         .filter(|bytes| i64::try_from(*bytes).is_ok())
@@ -352,11 +358,17 @@ mod tests {
             ("512b", 512),
             ("0x10", 16),
             ("0XfF", 255),
+            ("12.345M", 12_944_671),
+            ("0.9999999k", 1024),
+            ("0.0001k", 0),
+            (".5M", 1 << 19),
+            ("1.00000000000000000000001G", 1 << 30),
         ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in [
-            "", "k", "-1", "1kk", "1.5", "8E", "1e3", ".5k", "0x", "0x1k", "0x+1", "1 k",
+            "", "k", "-1", "1kk", "1.5", "8E", "1e3", ".", ".k", "1.5b", "0x", "0x1k", "0x+1",
+            "1 k",
         ] {
             assert_eq!(parse_size(text), None, "{text}");
         }

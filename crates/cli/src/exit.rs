@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use goldsmith::Loss;
 
 use crate::called;
@@ -128,7 +128,21 @@ pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
     } else {
         let _ = error.print();
     }
-    ExitCode::from(u8::from(error.use_stderr()))
+    ExitCode::from(match error.use_stderr() {
+        true => of_usage(error.kind()),
+        false => 0,
+    })
+}
+
+/// The exit status for words that make no sense, where 1 may mean something else. [qemu] That of `compare`
+/// is 2 for values alone; `lint` is ours.
+fn of_usage(kind: ErrorKind) -> u8 {
+    let is_value = matches!(kind, ErrorKind::InvalidValue | ErrorKind::ValueValidation);
+    match std::env::args().nth(1).as_deref() {
+        Some("lint") => 2,
+        Some("compare") if is_value => 2,
+        _ => 1,
+    }
 }
 
 /// Where more is said of the words, in those of `qemu-img`. [qemu]

@@ -159,7 +159,6 @@ impl<'a> Rebase<'a> {
                 "Could not change the backing file to '{name}': backing format must be specified"
             ));
         };
-        let format = registry::format_named(format)?.name();
         if self.unseen {
             let mut reference = unseen(&open.path, name, format)?;
             if image.info().uuid.is_some() {
@@ -172,6 +171,7 @@ impl<'a> Rebase<'a> {
             }
             return Ok((Some(reference), None));
         }
+        let format = registry::format_named(format)?.name();
         let ours = open.ids();
         let opener = self.subject.opener.stopped_by(self.carry.job.cancel);
         let opener = opener.holding(ours.clone());

@@ -1,6 +1,6 @@
 //! What a new image says of the files beside it.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -11,6 +11,7 @@ use goldsmith_storage::FileStorage;
 
 use crate::Opener;
 use crate::filename::ImageName;
+use crate::registry::name_in_qemu;
 
 /// What the new image at `target` says of the disk behind it, and that disk, if the creation
 /// `options` ask for one.
@@ -70,7 +71,7 @@ pub(crate) fn open_beside(
 /// What the image at `target` says of a backing file that nobody looks at.
 ///
 /// # Errors
-/// `Usage` if that is the image itself.
+/// `Usage` if that is the image itself, or there is no such format.
 pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingReference> {
     let names_itself = ImageName::parse(name).is_ok_and(|name| {
         let path = directory_of(target).join(name.path);
@@ -82,7 +83,7 @@ pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingR
     }
     Ok(BackingReference {
         name: name.into(),
-        format: Some(format.into()),
+        format: Some(name_in_qemu(format)?.into()),
         ..BackingReference::default()
     })
 }
@@ -102,11 +103,33 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
         let text = format!("the data file '{name}' is no plain path");
         return Err(Error::usage(text));
     };
-    let path = directory_of(target).join(path);
+    let (name, path) = (&path, directory_of(target).join(&path));
     if path == target {
         return Err(is_itself(&path));
     }
+    must_be_that_of_qemu(name, &path)?;
     Ok(Some(path))
+}
+
+/// Fails if there is a file `name` in the working directory, where QEMU looks for data files [qemu
+/// bdrv_open_child], and it is not the one at `path`, beside the image. One of them is the wrong one.
+///
+/// # Errors
+/// `Usage` if so.
+pub(crate) fn must_be_that_of_qemu(name: &Path, path: &Path) -> Result<()> {
+    let id = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        (found.is_file() || found.file_type().is_block_device()).then(|| (found.dev(), found.ino()))
+    };
+    match id(name) {
+        Some(theirs) if id(path) != Some(theirs) => Err(Error::usage(format!(
+            "the data file '{}' is '{}' to goldsmith, and to QEMU the file of that name in the working \
+             directory: work in the directory of the image, or give the data file an absolute name",
+            name.display(),
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What to say of the data file at `path` if that is the image.

@@ -115,6 +115,30 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
     })
 }
 
+/// The name by which QEMU knows a format that an image says of another one, which nobody looks at: one of
+/// ours, or one that only QEMU reads.
+///
+/// # Errors
+/// `Usage` if QEMU has none of that name.
+pub(crate) fn name_in_qemu(name: &str) -> Result<&str> {
+    const OTHERS: [&str; 10] = [
+        "bochs",
+        "cloop",
+        "dmg",
+        "luks",
+        "parallels",
+        "qcow",
+        "qed",
+        "vdi",
+        "vhdx",
+        "vmdk",
+    ];
+    match OTHERS.contains(&name) {
+        true => Ok(name),
+        false => format_named(name).map(Format::name),
+    }
+}
+
 /// Options for a new image, in which what others will read is the format's own name.
 pub(crate) fn named(options: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
     options.iter().map(|(key, value)| match &**key {

@@ -113,6 +113,7 @@ impl Check {
         } else {
             match self.output {
                 OutputFormat::Human => human::check(&mut out, &report, self.quiet)?,
+                OutputFormat::Json if self.quiet => {}
                 OutputFormat::Json => json::check(&mut out, &self.image, &report)?,
             }
             report.checked

@@ -3,6 +3,7 @@
 use goldsmith_testkit::pattern::disk;
 
 use crate::Folder;
+use crate::twins::Twins;
 
 #[test]
 fn answers_and_statuses_are_those_of_qemu_img() {
@@ -121,4 +122,21 @@ fn answer_that_cannot_be_given_is_no_difference() {
     let done = done.unwrap();
     assert_eq!(done.status.code(), Some(2), "{done:?}");
     assert!(String::from_utf8_lossy(&done.stderr).contains("cannot write to standard output"));
+}
+
+/// One would mean that something was found.
+#[test]
+fn value_that_makes_no_sense_has_the_status_of_a_failure() {
+    let twins = Twins::new(|folder| folder.write("a", &disk("1M:A")));
+    for line in ["compare -T foo a a", "compare -f foo a a"] {
+        let (ours, theirs) = twins.run(line);
+        assert_eq!((ours.status, theirs.status), (2, 2), "{line}: {ours:?}");
+    }
+    for line in [
+        "lint --for kvm",
+        "lint --for kvm --bogus a",
+        "lint --for nowhere a",
+    ] {
+        assert_eq!(twins.ours.goldsmith(line).status, 2, "{line}");
+    }
 }

@@ -211,3 +211,19 @@ fn same_day_gives_the_same_empty_vhd() {
     assert!(made(day) == made(day));
     assert!(made(day) != made(Some("1700000001")) && made(None) != made(None));
 }
+
+/// In a script, an empty variable.
+#[test]
+fn name_that_is_empty_is_refused() {
+    let twins = Twins::new(|folder| folder.write("disk.raw", &disk("1M:A")));
+    for line in [
+        "create -q -f qcow2 -o data_file= out 1M",
+        "convert -f raw -O qcow2 -o data_file= disk.raw out",
+        "convert -f raw -O qcow2 -o backing_file= disk.raw out",
+        "create -q -f qcow2 -u -b disk.raw -F qcw2 out 1M",
+    ] {
+        let (ours, theirs) = twins.run(line);
+        assert_eq!((ours.status, theirs.status), (1, 1), "{line}: {ours:?}");
+        assert!(!twins.ours.path("out").exists(), "{line}");
+    }
+}

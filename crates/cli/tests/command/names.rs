@@ -249,3 +249,47 @@ fn image_with_options_is_called_by_them_as_by_qemu_img() {
         }
     }
 }
+
+/// A colon is nothing else where a name is stated to be a file's.
+#[test]
+fn colon_in_the_name_of_a_file_is_a_part_of_it() {
+    let twins = Twins::new(|folder| folder.write("g:1.raw", &disk("256k:A")));
+    for name in [
+        "--image-opts driver=raw,file.driver=file,file.filename=g:1.raw",
+        "--image-opts driver=raw,file.filename=g:1.raw",
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"g:1.raw"}}"#,
+    ] {
+        twins.both(&format!("convert -O raw {name} out"));
+        twins.same("out", "raw");
+    }
+}
+
+/// [qemu] Data files are found from the working directory; here, from the image's. What is there for both,
+/// and is not the same, would be read or written by mistake.
+#[test]
+fn data_file_that_is_another_one_for_qemu_is_refused() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("sub")).unwrap();
+    folder.qemu_img_ok("create -q -f qcow2 -o data_file=data,data_file_raw=on sub/disk.qcow2 1M");
+    folder.write("sub/data", &disk("1M:b"));
+    let before = std::fs::read(folder.path("sub/data")).unwrap();
+    folder.write("source", &disk("1M:C"));
+    for line in [
+        "convert -f qcow2 sub/disk.qcow2 out",
+        "resize -f qcow2 --shrink sub/disk.qcow2 512k",
+        "convert -n -f raw -O qcow2 source sub/disk.qcow2",
+        "convert -f raw -O qcow2 -o data_file=data source sub/new.qcow2",
+        "create -f qcow2 -o data_file=data sub/new.qcow2 1M",
+    ] {
+        let refused = folder.goldsmith(line);
+        assert_eq!(refused.status, 1, "{line}: {refused:?}");
+        let why =
+            "'sub/data' to goldsmith, and to QEMU the file of that name in the working directory";
+        assert!(refused.stderr.contains(why), "{line}: {refused:?}");
+    }
+    assert!(std::fs::read(folder.path("sub/data")).unwrap() == before);
+    // Where there is one, there is no doubt.
+    std::fs::remove_file(folder.path("data")).unwrap();
+    folder.goldsmith_ok("convert -f qcow2 sub/disk.qcow2 out");
+    assert!(std::fs::read(folder.path("out")).unwrap() == before);
+}

@@ -82,6 +82,13 @@ impl Convert<'_> {
     ) -> Vec<String> {
         let warnings = disks.iter().flat_map(Chain::warnings);
         let mut warnings: Vec<_> = warnings.cloned().collect();
+        let top = disks[0].top();
+        let skipped = top.info().bitmaps.iter();
+        let skipped = skipped.filter(|info| self.bitmaps == Bitmaps::Sound && info.inconsistent);
+        warnings.extend(skipped.map(|info| {
+            let (name, file) = (&info.name, top.storage().name());
+            format!("{file}: the bitmap '{name}' was not saved properly, and is not copied")
+        }));
         let size: u64 = disks.iter().map(Chain::virtual_size).sum();
         let (start, end) = (self.part.0, self.part.1.min(size));
         if start > end {

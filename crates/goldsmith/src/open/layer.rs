@@ -9,6 +9,7 @@ use crate::Opener;
 use crate::filename::ImageName;
 use crate::found::Found;
 use crate::open::ImageFile;
+use crate::reference::must_be_that_of_qemu;
 use crate::watch::Tap;
 
 impl Opener {
@@ -96,7 +97,9 @@ impl Opener {
         };
         let name = name.to_string_lossy();
         let from = (path, &**layer.storage());
-        Found::by_image(self.references, from, &name, "data file").map(Some)
+        let found = Found::by_image(self.references, from, &name, "data file")?;
+        must_be_that_of_qemu(Path::new(&*name), found.path())?;
+        Ok(Some(found))
     }
 }
 
