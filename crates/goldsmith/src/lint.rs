@@ -126,6 +126,7 @@ fn facts(layer: &LayerInfo, looks: &Looks<'_>) -> Vec<Fact> {
         ("warnings", Detail::Number(layer.warnings.len() as u64)),
     ];
     let looks_like = match (looks.file, looks.disk) {
+        (None, [only]) => only,
         (None, _) => "several formats, or one unknown here",
         // Some marks are no reason for anybody here to take a disk for something else.
         (Some("raw"), [other, ..]) => other,
