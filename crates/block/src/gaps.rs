@@ -21,8 +21,16 @@ impl Gaps {
         }
     }
 
-    /// Fills `buf` with the bytes from `offset`, as far as they can be read. Parts of one table must come
-    /// in their order.
+    /// None yet, and what may be lost is what may be here.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self {
+            filler: self.filler,
+            found: Vec::new(),
+        }
+    }
+
+    /// Fills `buf` with the bytes from `offset`, as far as they can be read.
     ///
     /// # Errors
     /// `Io` if they cannot be read, and there may be no gaps.
@@ -48,9 +56,10 @@ impl Gaps {
     }
 
     fn add(&mut self, gap: HostRange, why: String) {
-        match self.found.last_mut() {
+        let at = self.found.partition_point(|(it, _)| it.offset < gap.offset);
+        match self.found[..at].last_mut() {
             Some((last, _)) if last.end() == gap.offset => last.len += gap.len,
-            _ => self.found.push((gap, why)),
+            _ => self.found.insert(at, (gap, why)),
         }
     }
 

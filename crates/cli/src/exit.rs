@@ -138,17 +138,24 @@ pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
 /// is 2 for values alone; `lint` is ours.
 fn of_usage(kind: ErrorKind) -> u8 {
     let is_value = matches!(kind, ErrorKind::InvalidValue | ErrorKind::ValueValidation);
-    match std::env::args().nth(1).as_deref() {
+    match subcommand().as_deref() {
         Some("lint") => 2,
         Some("compare") if is_value => 2,
         _ => 1,
     }
 }
 
+/// The name of the subcommand that was asked for.
+fn subcommand() -> Option<String> {
+    let definition = crate::definition();
+    let mut words = std::env::args_os()
+        .skip(1)
+        .filter_map(|word| word.into_string().ok());
+    words.find(|word| definition.find_subcommand(word).is_some())
+}
+
 /// Where more is said of the words, in those of `qemu-img`. [qemu]
 fn more_help() -> String {
-    let first = std::env::args().nth(1);
-    let subcommand = first.filter(|word| crate::definition().find_subcommand(word).is_some());
-    let of = subcommand.map_or(String::new(), |name| name + " ");
+    let of = subcommand().map_or(String::new(), |name| name + " ");
     format!("Try 'qemu-img {of}--help' for more info")
 }

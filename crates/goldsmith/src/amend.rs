@@ -109,7 +109,8 @@ impl Amend {
                             "Parameter 'size' expects a size, which '{value}' is not"
                         ))
                     })?;
-                    size = Some(bytes);
+                    // [qemu] It leaves the disk as it is.
+                    size = Some(bytes).filter(|bytes| *bytes > 0);
                 }
                 key => own.push((key, value)),
             }

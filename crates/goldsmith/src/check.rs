@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Checked, Detail, Edit, Flaw, LayerInfo, Repair, Result};
+use goldsmith_block::{Checked, Detail, Edit, Flaw, Repair, Result};
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
 use crate::watch::{Watch, watch_methods};
@@ -110,7 +110,7 @@ impl<'a> Check<'a> {
             let checked = open.format.check(open.read(), &open.budget.afresh());
             checked.map_err(|error| error.in_file(open.path.to_string_lossy()))
         };
-        let tables = tables_len(&open);
+        let (tables, is_marked) = known(&open);
         let first = || check(&open);
         let Some(checked) = self.watch.over(&open.tap, Phase::Check, tables, first)? else {
             return Ok(None);
@@ -125,29 +125,29 @@ impl<'a> Check<'a> {
             return Ok(Some(report));
         };
         let is_sound = report.checked.is_flawless();
-        let mut editor = match editor {
-            Ok(editor) if is_sound && !is_marked(editor.layer().info()) => return Ok(Some(report)),
-            Err(_) if is_sound => return Ok(Some(report)),
-            editor => editor?,
-        };
+        if is_sound && !is_marked {
+            return Ok(Some(report));
+        }
+        let mut editor = editor?;
         editor.edit(&Edit::Repair(repair))?;
         if let Some(checked) = check(&open)? {
-            report.before = Some(std::mem::replace(&mut report.checked, checked));
+            let before = std::mem::replace(&mut report.checked, checked);
+            report.before = (!is_sound).then_some(before);
         }
         report.edited = open.done(&*editor);
         Ok(Some(report))
     }
 }
 
-/// Whether an image says of itself that something is wrong with it, which QEMU takes back as it repairs it.
-fn is_marked(info: &LayerInfo) -> bool {
-    info.dirty || info.details.contains(&("corrupt", Detail::Flag(true)))
-}
-
-/// About how many bytes of tables the image in `open` has; 0 if it does not open.
-fn tables_len(open: &Open) -> u64 {
-    let layer = open.format.open(open.read(), &open.budget.afresh());
-    layer.map_or(0, |layer| layer.tables_len())
+/// About how many bytes of tables the image in `open` has, and whether it says of itself that something is
+/// wrong with it, which QEMU takes back as it repairs it; nothing of one that does not open.
+fn known(open: &Open) -> (u64, bool) {
+    let Ok(layer) = open.format.open(open.read(), &open.budget.afresh()) else {
+        return (0, false);
+    };
+    let info = layer.info();
+    let is_marked = info.dirty || info.details.contains(&("corrupt", Detail::Flag(true)));
+    (layer.tables_len(), is_marked)
 }
 
 /// Looks at all tables of the image at `path` without changing anything or opening what it names;

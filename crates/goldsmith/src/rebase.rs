@@ -130,6 +130,7 @@ impl<'a> Rebase<'a> {
             let before = Chain::new(top, before.layers()[1..].iter().cloned());
             edited.warnings.extend_from_slice(after.warnings());
             let carry = self.subject.carrying(self.carry);
+            edited.add(&open.path, &*editor);
             let sink = match self.compress {
                 true => editor.into_packing_sink(before.virtual_size())?,
                 false => editor.into_sink(before.virtual_size())?,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use goldsmith_block::{
-    BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, Gaps, GuestRange,
-    HostRange, Layer, LayerInfo, Result, SECTOR, Storage, Symptom, align_down, align_up,
+    BackingReference, Budget, Codec, Detail, Error, Extent, ExtentKind, GuestRange, HostRange,
+    Layer, LayerInfo, Result, SECTOR, Storage, Symptom, align_down, align_up,
 };
 use goldsmith_codec::{CodecError, Pool, Unpacker};
 use goldsmith_crypt::Luks;
@@ -517,17 +517,15 @@ impl Layer for Qcow2Layer {
         let geometry = self
             .geometry
             .at_snapshot(l1_offset, l1_entries, virtual_size)?;
+        let gaps = self.tables.gaps.afresh();
+        let tables = Tables::open(&*self.storage, &geometry, budget, gaps)?;
+        let mut info = self.info.clone();
+        info.virtual_size = virtual_size;
+        info.warnings
+            .extend(tables.gaps.warnings("L1 table of the snapshot"));
         Ok(Arc::new(Self {
-            tables: Arc::new(Tables::open(
-                &*self.storage,
-                &geometry,
-                budget,
-                Gaps::default(),
-            )?),
-            info: LayerInfo {
-                virtual_size,
-                ..self.info.clone()
-            },
+            tables: Arc::new(tables),
+            info,
             geometry,
             ..self.clone()
         }))

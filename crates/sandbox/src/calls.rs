@@ -86,12 +86,14 @@ const OWN: &[c_long] = &[
     libc::SYS_time,
 ];
 
-/// Calls that tell what stands under a name, and do nothing to it.
+/// Calls that tell what stands under a name or is open, and where, and do nothing to it.
 const LOOKING: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
+    libc::SYS_fstatfs,
     libc::SYS_newfstatat,
     libc::SYS_readlinkat,
+    libc::SYS_statfs,
     libc::SYS_statx,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_access,

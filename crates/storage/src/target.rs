@@ -198,15 +198,16 @@ impl Target {
         }
         let parent = directory_of(&path)?;
         let directory = File::open(&parent).map_err(cannot_create)?;
+        if let Some(old) = &old {
+            let around = directory.metadata().map_err(cannot_create)?;
+            if !may_replace(old, &around) {
+                return Err(E::Sticky.into());
+            }
+        }
         // Nobody may read through the draft what they may not read through the old file.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let (file, draft) = create(&path, &parent, mode).map_err(cannot_create)?;
         if let (Some(metadata), Some(old)) = (&old, &replaced) {
-            let own = file.metadata().map_err(cannot_create)?;
-            let around = directory.metadata().map_err(cannot_create)?;
-            if !may_replace(metadata, &around, own.uid()) {
-                return Err(E::Sticky.into());
-            }
             inherit(&file, old.handle(), metadata).map_err(cannot_create)?;
         }
         Ok(Self {
@@ -476,11 +477,11 @@ fn hidden(path: &Path) -> Vec<u8> {
     [b".", name, b".goldsmith-"].concat()
 }
 
-/// Whether the process, whose files are `user`'s, may put another file in the place of `old`, so far as that
-/// is known before it does: it may write to both the file and the directory `around` it.
-fn may_replace(old: &Metadata, around: &Metadata, user: u32) -> bool {
+/// Whether the process may put another file in the place of `old`, so far as that is known before it does: it
+/// may write to both the file and the directory `around` it.
+fn may_replace(old: &Metadata, around: &Metadata) -> bool {
     const STICKY: u32 = 0o1000;
-    around.mode() & STICKY == 0 || [old.uid(), around.uid()].contains(&user) || sys::owns_all()
+    around.mode() & STICKY == 0 || [old.uid(), around.uid()].into_iter().any(sys::owns_all_of)
 }
 
 /// Gives `file` the owner, the group, the rights and the label of the `old` file, which it is going to

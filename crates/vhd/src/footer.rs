@@ -1,6 +1,8 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
-use goldsmith_block::{Detail, ErrorKind, Result, SECTOR, Storage, align_down, is_zero, last_byte};
+use goldsmith_block::{
+    Detail, ErrorKind, Gaps, Result, SECTOR, Storage, align_down, is_zero, last_byte,
+};
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -70,16 +72,17 @@ impl Found {
 
     fn of_file(storage: &dyn Storage, rule: SizeRule, salvages: bool) -> Result<Self> {
         let file_len = storage.len();
+        // What is lost is neither a footer's nor zeros.
+        let mut gaps = match salvages {
+            true => Gaps::filled_with(u8::MAX),
+            false => Gaps::default(),
+        };
         let mut tail = vec![0; file_len.min(FOOTER_LEN) as usize];
-        match storage.read_at(file_len - tail.len() as u64, &mut tail) {
-            // Neither a footer's nor zeros.
-            Err(error) if salvages && error.kind() == ErrorKind::Io => tail.fill(u8::MAX),
-            read => read?,
-        }
+        gaps.read_at(storage, file_len - tail.len() as u64, &mut tail)?;
         let tail = &tail[..];
         let mut copy = RawFooter::new_zeroed();
         if file_len >= FOOTER_LEN {
-            storage.read_at(0, copy.as_mut_bytes())?;
+            gaps.read_at(storage, 0, copy.as_mut_bytes())?;
         }
         // A fixed image begins with the guest's bytes, whatever these look like.
         let cookie = copy.cookie;

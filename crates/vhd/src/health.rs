@@ -1,6 +1,6 @@
 //! What shows at a glance: whether the file ends where its blocks do.
 
-use goldsmith_block::{Ailment, HostRange, Result, SECTOR, Symptom};
+use goldsmith_block::{Ailment, Gaps, HostRange, Result, SECTOR, Symptom};
 
 use crate::check::{is_alignment, tables, tail};
 use crate::error::VhdError;
@@ -23,7 +23,12 @@ pub(crate) fn fixed(layer: &FixedLayer, data_end: u64) -> Vec<Symptom> {
 pub(crate) fn dynamic(layer: &DynamicLayer) -> Result<Vec<Symptom>> {
     let geometry = &layer.geometry;
     let mut symptoms: Vec<_> = poison(layer.poisoned).into_iter().collect();
-    let (header, _) = read_header(&*layer.storage, geometry.header.offset, geometry.data_end)?;
+    let (header, _) = read_header(
+        &*layer.storage,
+        geometry.header.offset,
+        geometry.data_end,
+        &mut Gaps::default(),
+    )?;
     let tables = tables(layer, &header);
     let mut end = tables.iter().map(|place| place.end).max().unwrap_or(0);
     let (mut outside, mut worst) = (0_u64, None);

@@ -109,13 +109,13 @@ impl Opened {
         let Some(offset) = found.footer.header_offset() else {
             return Ok(Self::Fixed(FixedLayer::open(storage, found)?.into()));
         };
-        let (raw, place) = read_header(&*storage, offset, found.data_end)?;
+        let (raw, place) = read_header(&*storage, offset, found.data_end, &mut Gaps::default())?;
         let geometry = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end)?;
         Self::open_dynamic(storage, budget, found, raw, geometry, Gaps::default())
     }
 
     /// As [`open_by`](Self::open_by), but a dynamic header that does not hold is worked out anew; says
-    /// what is wrong with it then. Of the block table may be missing what `gaps` says.
+    /// what is wrong with it then. Of it and of the block table may be missing what `gaps` says.
     ///
     /// # Errors
     /// Those of [`open`](Self::open); `Corrupt` also if the header cannot be worked out.
@@ -123,12 +123,12 @@ impl Opened {
         storage: Arc<dyn Storage>,
         budget: &Budget,
         found: &Found,
-        gaps: Gaps,
+        mut gaps: Gaps,
     ) -> Result<(Self, Option<String>)> {
         let Some(offset) = found.footer.header_offset() else {
             return Ok((Self::open_by(storage, budget, found)?, None));
         };
-        let (raw, place) = read_header(&*storage, offset, found.data_end)?;
+        let (raw, place) = read_header(&*storage, offset, found.data_end, &mut gaps)?;
         let parsed = Dynamic::parse(&raw, place, found.footer.virtual_size, found.data_end);
         let (raw, geometry, broken) = match parsed {
             Ok(geometry) => (raw, geometry, None),
@@ -225,15 +225,16 @@ fn info(found: &Found) -> LayerInfo {
     }
 }
 
-/// The dynamic header at `offset`, unchecked, and where it stands.
+/// The dynamic header at `offset`, unchecked and but for `gaps`, and where it stands.
 pub(crate) fn read_header(
     storage: &dyn Storage,
     offset: u64,
     data_end: u64,
+    gaps: &mut Gaps,
 ) -> Result<(RawHeader, HostRange)> {
     let place = Dynamic::header_range(offset, data_end)?;
     let mut raw = RawHeader::new_zeroed();
-    storage.read_at(place.offset, raw.as_mut_bytes())?;
+    gaps.read_at(storage, place.offset, raw.as_mut_bytes())?;
     Ok((raw, place))
 }
 
@@ -356,7 +357,8 @@ impl DynamicLayer {
             "sector bitmaps",
         )?;
         let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget, &mut gaps)?;
-        info.warnings.extend(gaps.warnings("block table or batmap"));
+        info.warnings
+            .extend(gaps.warnings("header, block table or batmap"));
         let doubts = doubts(&geometry, &bat, budget)?;
         info.warnings.extend(doubts.iter().cloned());
         let lost_batmap = batmap.as_ref().err();

@@ -58,10 +58,7 @@ fn what_cannot_be_amended_stays_as_it_is() {
         twins.neither(line, hint);
         twins.same("disk.qcow2", "qcow2");
     }
-    // QEMU leaves the disk as it is, and says nothing.
-    let done = twins.ours.goldsmith("amend -o size=0 disk.qcow2");
-    assert_eq!(done.status, 1, "{done:?}");
-    assert!(done.stderr.contains("size must be positive"), "{done:?}");
+    twins.both("amend -o size=0 disk.qcow2");
     twins.same("disk.qcow2", "qcow2");
     let help = twins.ours.goldsmith_ok("amend -f qcow2 -o help");
     assert!(help.starts_with("Amend options for 'qcow2':\n"), "{help}");

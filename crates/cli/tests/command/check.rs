@@ -196,6 +196,19 @@ fn marks_of_a_sound_image_are_taken_back() {
     }
 }
 
+/// Who cannot be mended is not said to be.
+#[test]
+fn mark_that_cannot_be_taken_back_is_a_failure() {
+    let twins = Twins::new(|folder| {
+        folder.qemu_img_ok("create -q -f qcow2 -o data_file=data disk.qcow2 1M");
+        patch(folder, "disk.qcow2", 79, &[6]);
+        std::fs::remove_file(folder.path("data")).unwrap();
+    });
+    let (ours, theirs) = twins.run("check -r all disk.qcow2");
+    assert_eq!((ours.status, theirs.status), (1, 1), "{ours:?} {theirs:?}");
+    assert!(ours.stdout.is_empty(), "{ours:?}");
+}
+
 #[test]
 fn copied_flag_of_a_cluster_in_a_data_file_is_mended() {
     let twins = Twins::new(|folder| {

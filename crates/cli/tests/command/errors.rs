@@ -249,3 +249,13 @@ fn control_characters_of_an_image_never_reach_the_terminal() {
         );
     }
 }
+
+#[test]
+fn word_that_is_no_text_is_told_as_any_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    let word = std::ffi::OsStr::from_bytes(b"inf\xffo");
+    let done = folder.run(std::process::Command::new(env!("CARGO_BIN_EXE_goldsmith")).arg(word));
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.stderr.contains("unrecognized subcommand"), "{done:?}");
+}

@@ -293,3 +293,25 @@ fn data_file_that_is_another_one_for_qemu_is_refused() {
     folder.goldsmith_ok("convert -f qcow2 sub/disk.qcow2 out");
     assert!(std::fs::read(folder.path("out")).unwrap() == before);
 }
+
+/// Inside the sandbox, too: the name would be replaced, and what is open would get nothing.
+#[test]
+fn what_is_open_is_no_target() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    std::fs::write(folder.path("out"), "old").unwrap();
+    for (opened, name) in [
+        ("3<>out", "/dev/fd/3"),
+        ("3<>out", "/proc/self/fd/3"),
+        (">>out", "/dev/stdout"),
+    ] {
+        let goldsmith = env!("CARGO_BIN_EXE_goldsmith");
+        let script =
+            format!("exec {opened}; exec {goldsmith} convert -f raw -O raw disk.raw {name}");
+        let refused = folder.run(std::process::Command::new("sh").args(["-c", &script]));
+        assert_eq!(refused.status, 1, "{name}: {refused:?}");
+        let why = "is a file that a process has open";
+        assert!(refused.stderr.contains(why), "{name}: {refused:?}");
+        assert_eq!(std::fs::read(folder.path("out")).unwrap(), b"old", "{name}");
+    }
+}

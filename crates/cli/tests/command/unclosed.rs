@@ -66,3 +66,12 @@ fn image_that_was_not_closed_is_written_over() {
     folder.goldsmith_ok("convert -n -f raw -O qcow2 front.raw top.qcow2");
     assert_is(&folder, "top.qcow2", "want.raw");
 }
+
+#[test]
+fn rehearsal_tells_of_what_mends_the_image() {
+    let folder = unclosed("4M");
+    let before = std::fs::read(folder.path("top.qcow2")).unwrap();
+    let said = folder.goldsmith_ok("rebase --dry-run -f qcow2 -b other.raw -F raw top.qcow2");
+    assert!(said.contains("clear the freed clusters"), "{said}");
+    assert!(std::fs::read(folder.path("top.qcow2")).unwrap() == before);
+}

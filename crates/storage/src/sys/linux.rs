@@ -20,6 +20,7 @@ use rustix::fs::{
     openat2, renameat_with, seek, statfs,
 };
 use rustix::io::{Errno, retry_on_intr};
+use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, capabilities};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -331,10 +332,11 @@ pub(crate) fn is_of_process(path: &Path) -> bool {
     statfs(directory.unwrap_or(Path::new("."))).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC)
 }
 
-/// Whether the process may do with anybody's files what their owners may.
-pub(crate) fn owns_all() -> bool {
+/// Whether the process may do with the files of `user` what they may.
+pub(crate) fn owns_all_of(user: u32) -> bool {
     // Who cannot know tries.
-    capabilities(None).map_or(true, |its| its.effective.contains(CapabilitySet::FOWNER))
+    geteuid().as_raw() == user
+        || capabilities(None).map_or(true, |its| its.effective.contains(CapabilitySet::FOWNER))
 }
 
 /// A new file in `directory` that has no name, so that nothing is left of it if this process dies.

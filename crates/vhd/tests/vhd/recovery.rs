@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Detail, ErrorKind, Format, HostRange, Layer, Limits, Options, Storage, StorageMut,
+    Budget, Detail, ErrorKind, Format, HostRange, Layer, Limits, Options, SECTOR, Storage,
+    StorageMut,
 };
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::fault::FaultStorage;
@@ -540,7 +541,7 @@ fn sector_of_a_table_that_cannot_be_read_costs_whoever_salvages_its_own_blocks()
         assert_eq!(refused.err().unwrap().kind(), ErrorKind::Io, "{bad}");
         let layer = VHD.salvage(storage, &budget, &options).unwrap();
         let warnings = &layer.info().warnings;
-        let told = format!("{:#x}..{:#x} of the file cannot be read", bad, bad + 512);
+        let told = format!("bad sectors at {bad:#x}..{:#x}", bad + 512);
         assert!(warnings[0].contains(&told), "{warnings:?}");
         for (block, expected) in [(0, &first), (150, &second)] {
             let mut buf = vec![0; 64 << 10];
@@ -553,5 +554,34 @@ fn sector_of_a_table_that_cannot_be_read_costs_whoever_salvages_its_own_blocks()
         // What was never written says so, or is lost with the table.
         let hole = layer.extent_at(100 << 16, 101 << 16);
         assert_eq!(hole.is_err(), bad == table, "{hole:?}");
+    }
+}
+
+/// The footer at the other end, the table and its neighbours tell what is lost.
+#[test]
+fn sector_of_a_head_that_cannot_be_read_costs_whoever_salvages_nothing() {
+    let (forge, disk) = forge();
+    let (dynamic, fixed) = (forge.dynamic(), Forge::new(128 * KIB, 0).fixed(&disk));
+    let (budget, options) = (
+        Budget::new(&Limits::default()),
+        Options::defaults(VHD.open_options()),
+    );
+    for (image, bad) in [
+        (&dynamic, 0),
+        (&dynamic, 512),
+        (&dynamic, 1024),
+        (&fixed, 0),
+    ] {
+        let storage = without(image.clone(), HostRange::new(bad, 512));
+        let layer = VHD.salvage(storage, &budget, &options).unwrap();
+        // The disk of a fixed image begins there.
+        let lost = if layer.is_flat() { SECTOR } else { 0 };
+        let mut bytes = vec![0; disk.len()];
+        layer.read_at(lost, &mut bytes[lost as usize..]).unwrap();
+        assert!(bytes[lost as usize..] == disk[lost as usize..], "{bad}");
+        assert!(
+            layer.is_flat() || !layer.info().warnings.is_empty(),
+            "{bad}"
+        );
     }
 }
