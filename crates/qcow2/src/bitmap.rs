@@ -43,6 +43,9 @@ impl Bitmap {
         budget: &Budget,
     ) -> Result<Vec<Self>> {
         let (count, limit) = (raw.count.get(), ondisk::BITMAPS);
+        if count == 0 {
+            return Err(Qcow2Error::NoBitmaps.into());
+        }
         if count > limit {
             let found = count;
             return Err(Qcow2Error::TooManyBitmaps { found, limit }.into());

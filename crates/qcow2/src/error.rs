@@ -171,6 +171,9 @@ pub enum Qcow2Error {
         /// The most allowed.
         limit: u32,
     },
+    /// An extension of no bitmaps, which QEMU refuses. [spec]
+    #[error("a header extension says that there are bitmaps, and that their number is 0")]
+    NoBitmaps,
     /// A directory that its entries do not fill.
     #[error("the bitmap directory has {len} bytes; its {count} entries take {used}")]
     BitmapDirectory {

@@ -189,6 +189,7 @@ fn bitmap_directories_that_break_a_rule_are_refused() {
             .any(|(name, _)| *name == "bitmaps")
     );
     for (forge, rule) in [
+        (with(0, 0, 1 << 38, &[]), "their number is 0"),
         (with(1, 48, at, &two), "48 bytes; its 1 entries take 24"),
         (with(3, 48, at, &two), "48 bytes; its 3 entries take 72"),
         (
