@@ -116,6 +116,7 @@ impl Reach {
         self.places.write(&path);
         if std::fs::metadata(&path).map_or(true, |found| found.is_file()) {
             self.places.make(directory_of(&path));
+            self.places.hand_down();
         }
     }
 

@@ -496,6 +496,56 @@ fn conversion_goes_on_past_the_cache() {
     }
 }
 
+/// While zeros are read the unfinished file stays empty, and so would be anybody's.
+#[test]
+fn file_that_one_journal_tells_of_is_not_taken_over_by_another() {
+    let folder = Folder::new();
+    folder.write("zeros", &disk("8M:0 4M:A"));
+    folder.write("source", &disk(PICTURE));
+    let convert = |source: &str, journal: &str| {
+        let (source, target) = (folder.path(source), folder.path("target"));
+        convert((&source, "raw"), (&target, "qcow2"))
+            .resume(folder.path(journal))
+            .milestone(1 << 20)
+            .threads(NonZeroUsize::MIN)
+    };
+    let cut = |conversion: Convert<'_>| {
+        let cancel = Cancel::new();
+        let stop = |progress: Progress| {
+            if progress.done >= 6 << 20 {
+                cancel.cancel();
+            }
+        };
+        conversion
+            .progress(&stop)
+            .cancel(&cancel)
+            .run()
+            .unwrap_err()
+    };
+    let partial = folder.path(".target.goldsmith-partial");
+    cut(convert("zeros", "first"));
+    assert_eq!(std::fs::metadata(&partial).unwrap().len(), 0);
+    cut(convert("source", "second"));
+    assert!(std::fs::metadata(&partial).unwrap().len() > 0);
+    let refused = convert("zeros", "first").run().unwrap_err().report();
+    assert!(refused.contains("the unfinished file is gone"), "{refused}");
+    convert("source", "second").run().unwrap();
+    qemu::compare(folder.path("source"), "raw", folder.path("target"), "qcow2");
+}
+
+/// Both would go on, each from where it knows.
+#[test]
+fn copy_of_a_journal_is_none() {
+    let begun = Begun::new("raw");
+    let (journal, copy) = (begun.path("journal"), begun.path("copy"));
+    std::fs::copy(&journal, &copy).unwrap();
+    let refused = begun.conversion().resume(&copy).run().unwrap_err().report();
+    assert!(refused.contains("a copy of another one"), "{refused}");
+    // By another name it is the same.
+    std::fs::rename(&journal, &copy).unwrap();
+    begun.conversion().resume(&copy).run().unwrap();
+}
+
 #[test]
 fn what_cannot_be_gone_on_with_is_refused_and_leaves_nothing() {
     let folder = Folder::new();

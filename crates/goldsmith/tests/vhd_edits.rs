@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use goldsmith::{
-    Check, Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Repair, Resize,
-    Result,
+    Check, Commit, Create, Edited, ErrorKind, NewSize, Opener, Preallocation, Rebase, References,
+    Repair, Resize, Result,
 };
 use goldsmith_testkit::model::any_disk;
 use goldsmith_testkit::pattern::disk;
@@ -363,4 +363,54 @@ proptest! {
             prop_assert!(qemu::read("vpc", &std::fs::read(folder.path(name)).unwrap()) == below);
         }
     }
+}
+
+/// The blocks that hide the parent where the disk grows, or that are allocated, must not stand where the longer
+/// table is going to.
+#[test]
+fn small_disk_becomes_a_large_one_and_its_new_bytes_are_zeros() {
+    let folder = Folder::new();
+    vhd(&folder, "base.vhd", &disk("4M:A 796M:-"), None);
+    let front = |path: &Path| {
+        let chain = opener().open(path, Some("vpc")).unwrap();
+        let mut bytes = vec![7; 8 << 20];
+        chain.read_at(0, &mut bytes).unwrap();
+        bytes
+    };
+    for small in [512 << 10, 256 << 10] {
+        let top = folder.path("top.vhd");
+        Create::new(&top)
+            .format("vpc")
+            .option("block_size", "512k")
+            .option("backing_file", "base.vhd")
+            .option("backing_fmt", "vpc")
+            .size(small)
+            .opener(opener())
+            .run()
+            .unwrap();
+        Resize::new(&top, NewSize::Exactly(800 << 20))
+            .format("vpc")
+            .opener(opener())
+            .run()
+            .unwrap();
+        let mut expected = disk("4M:A").bytes()[..small as usize].to_vec();
+        expected.resize(8 << 20, 0);
+        assert!(front(&top) == expected, "{small}");
+        assert_sound(&top);
+        std::fs::remove_file(top).unwrap();
+    }
+    let small = folder.path("small.vhd");
+    Create::new(&small)
+        .format("vpc")
+        .option("block_size", "512k")
+        .size(20 << 20)
+        .run()
+        .unwrap();
+    Resize::new(&small, NewSize::Exactly(2 << 30))
+        .format("vpc")
+        .preallocation(Preallocation::Metadata)
+        .run()
+        .unwrap();
+    assert!(front(&small).iter().all(|byte| *byte == 0));
+    assert_sound(&small);
 }

@@ -108,17 +108,25 @@ const LOOKING: &[c_long] = &[
 /// Calls that open files and prepare targets.
 const OPENING: &[c_long] = &[
     libc::SYS_capget,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
     libc::SYS_fgetxattr,
-    libc::SYS_fremovexattr,
-    libc::SYS_fsetxattr,
     libc::SYS_getdents64,
     libc::SYS_openat,
     libc::SYS_openat2,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
 ];
+
+/// Calls that give a new file the rights of the one that it replaces. Landlock knows none of them: what can
+/// be read could be given away.
+const RIGHTS: &[c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fremovexattr,
+    libc::SYS_fsetxattr,
+];
+
+/// Bits of a mode that make a program somebody's: no image hands them down.
+const SOMEBODYS: u64 = 0o7000;
 
 /// Calls that give files names and take them.
 const NAMING: &[c_long] = &[
@@ -180,7 +188,7 @@ const PROCESS: &[i32] = &[
 /// Everything but what is listed here fails from now on.
 pub(crate) fn begin() -> Built {
     let mut allowed = Rules::new();
-    for calls in [OWN, LOOKING, OPENING, NAMING, LOCKING] {
+    for calls in [OWN, LOOKING, OPENING, RIGHTS, NAMING, LOCKING] {
         allowed.extend(calls.iter().map(|call| (*call, Vec::new())));
     }
     let each = |numbers: &[i32], at| -> Result<Vec<SeccompRule>, Error> {
@@ -198,6 +206,10 @@ pub(crate) fn begin() -> Built {
         (
             libc::SYS_mprotect,
             vec![when(2, Dword, MaskedEq(execute), 0)?],
+        ),
+        (
+            libc::SYS_fchmod,
+            vec![when(1, Dword, MaskedEq(SOMEBODYS), 0)?],
         ),
         // Threads, no processes.
         (
@@ -218,6 +230,15 @@ pub(crate) fn begin() -> Built {
     apply(allowed, errno(libc::EPERM), SeccompAction::Allow)
 }
 
+/// No file gets other rights from now on, unless they are `handed_down`.
+pub(crate) fn narrow(handed_down: bool) -> Built {
+    if handed_down {
+        return Ok(());
+    }
+    let refused = RIGHTS.iter().map(|call| (*call, Vec::new())).collect();
+    apply(refused, SeccompAction::Allow, errno(libc::EPERM))
+}
+
 /// Opening fails from now on, and so does naming unless something is to be `published`.
 pub(crate) fn lock_in(published: bool) -> Built {
     let mut refused = Rules::new();
@@ -225,7 +246,7 @@ pub(crate) fn lock_in(published: bool) -> Built {
         true => &[][..],
         false => NAMING,
     };
-    for calls in [OPENING, naming] {
+    for calls in [OPENING, RIGHTS, naming] {
         refused.extend(calls.iter().map(|call| (*call, Vec::new())));
     }
     // Root could lift the limits again.

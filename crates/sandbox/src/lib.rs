@@ -116,7 +116,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Gives up opening, making and naming files but within `reach`.
+    /// Gives up opening, making and naming files but within `reach`, and changing their rights.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
@@ -124,7 +124,8 @@ impl Sandbox {
     /// # Cost
     /// Two system calls for each place.
     pub fn narrow(&self, reach: &Reach) -> Result<(), SandboxError> {
-        self.build("Landlock", || files::narrow(self.mode, reach))
+        self.build("Landlock", || files::narrow(self.mode, reach))?;
+        self.build("seccomp", || calls::narrow(reach.hands_down))
     }
 
     /// Gives up opening files. In `directories` and below them, regular files can still be linked,
@@ -197,6 +198,10 @@ mod limits {
 mod calls {
     pub(crate) fn begin() -> crate::Built {
         Err("this system or processor has none that is known here".into())
+    }
+
+    pub(crate) fn narrow(_: bool) -> crate::Built {
+        begin()
     }
 
     pub(crate) fn lock_in(_: bool) -> crate::Built {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
     pub(crate) places: Vec<(PathBuf, Right)>,
+    pub(crate) hands_down: bool,
 }
 
 /// What can be done with a file. Each includes those before it.
@@ -34,5 +35,11 @@ impl Reach {
     /// What is at `path` can be read and written to, and regular files can be made and removed there.
     pub fn make(&mut self, path: impl Into<PathBuf>) {
         self.places.push((path.into(), Right::Make));
+    }
+
+    /// Files that are made can be given the rights of those that they replace. No system call knows which
+    /// these are: so can all others that can be opened, as far as they are the user's.
+    pub fn hand_down(&mut self) {
+        self.hands_down = true;
     }
 }

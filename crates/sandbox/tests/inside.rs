@@ -174,6 +174,7 @@ fn prisoner() {
         "names" => names(&cell),
         "early" => early(&cell),
         "narrow" => narrow(&cell),
+        "rights" => rights(&cell),
         case => panic!("no case {case}"),
     };
     let mut out = io::stdout().lock();
@@ -312,6 +313,10 @@ fn narrow(cell: &Cell) -> Vec<String> {
         outcome("make elsewhere", File::create(at("new")).map(drop)),
         outcome("bring in", std::fs::rename(at("secret"), at("target/x"))),
         outcome("make a directory", std::fs::create_dir(at("target/d"))),
+        outcome(
+            "change a mode within",
+            set_mode(&at("elsewhere/secret"), 0o600),
+        ),
     ];
     // Another step, as without this one.
     sandbox.lock_in(&[at("target")]).unwrap();
@@ -321,6 +326,23 @@ fn narrow(cell: &Cell) -> Vec<String> {
         outcome("read", File::open(at("elsewhere/secret")).map(drop)),
     ]);
     told
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let mode = rustix::fs::Mode::from_raw_mode(mode);
+    Ok(rustix::fs::fchmod(File::open(path)?, mode)?)
+}
+
+/// Where a target gets the rights of the file that it replaces.
+fn rights(cell: &Cell) -> Vec<String> {
+    let sandbox = Sandbox::begin(cell.mode).unwrap();
+    let mut reach = Reach::default();
+    reach.read(cell.at("elsewhere"));
+    reach.hand_down();
+    sandbox.narrow(&reach).unwrap();
+    let modes = [0o600, 0o4755, 0o2755];
+    let told = modes.map(|mode| set_mode(&cell.at("elsewhere/secret"), mode).is_ok());
+    told.map(|done| done.to_string()).to_vec()
 }
 
 /// Runs a prisoner; gives what it said and the folder.
@@ -476,11 +498,17 @@ fn narrowed_down_files_are_reached_where_they_are_needed_and_nowhere_else() {
         let (what, outcome) = line.split_once(": ").unwrap();
         assert_eq!(outcome == "true", works.contains(&what), "{line}");
     }
-    assert_eq!(told.len(), 18);
+    assert_eq!(told.len(), 19);
     let secret = std::fs::read(folder.path().join("secret")).unwrap();
     assert_eq!(secret, b"secret");
     let (told, _folder) = run("narrow", "off");
     assert!(told.iter().all(|line| line.ends_with(": true")), "{told:?}");
+}
+
+#[test]
+fn rights_that_are_handed_down_make_nobodys_program() {
+    assert_eq!(run("rights", "require").0, ["true", "false", "false"]);
+    assert_eq!(run("rights", "off").0, ["true", "true", "true"]);
 }
 
 /// As on a kernel that knows none of it: nothing is asked of it, and nothing is refused.

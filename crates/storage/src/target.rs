@@ -80,16 +80,20 @@ impl Target {
 
     /// As [`create_cached`](Self::create_cached), but until it is published the file has the name
     /// `.NAME.goldsmith-partial`, and once it is to be [kept](Self::keep) it stays under it, whatever
-    /// becomes of this target. One that is there is opened as it is.
+    /// becomes of this target. One that is there is opened as it is; but not one that is empty, if there must
+    /// be a `fresh` one: somebody's notes may tell of that.
     ///
     /// # Errors
     /// Those of [`create`](Self::create), and of [`lock`](crate::lock()) if another process writes to
     /// that file.
-    pub fn resumable(path: impl AsRef<Path>, cache: Cache) -> Result<Self> {
+    pub fn resumable(path: impl AsRef<Path>, cache: Cache, fresh: bool) -> Result<Self> {
         let path = path.as_ref();
         let name = path.to_string_lossy().into_owned();
         let target = Self::prepare_with(path, &name, cache, |path, parent, mode| {
             let partial = partial(path, parent);
+            if fresh {
+                remove_empty(&partial)?;
+            }
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -468,6 +472,20 @@ fn partial(path: &Path, parent: &Path) -> PathBuf {
     let mut name = OsString::from_vec(hidden(path));
     name.push("partial");
     parent.join(name)
+}
+
+/// Removes the file `partial` if it is empty and nobody is at work on it.
+fn remove_empty(partial: &Path) -> io::Result<()> {
+    let is_empty = |found: Metadata| found.is_file() && found.len() == 0;
+    if !fs::symlink_metadata(partial).is_ok_and(is_empty) {
+        return Ok(());
+    }
+    let file = FileStorage::edit(partial).map_err(io::Error::other)?;
+    match lock(&file, Use::Write) {
+        Ok(()) if file.is_empty() => fs::remove_file(partial),
+        // Who has it is told of when it is opened.
+        _ => Ok(()),
+    }
 }
 
 /// How the names of files begin that are going to be `path`.

@@ -380,7 +380,7 @@ fn any_name_will_do() {
 }
 
 fn resumable(path: &Path) -> Result<Target> {
-    Target::resumable(path, Cache::default())
+    Target::resumable(path, Cache::default(), false)
 }
 
 #[test]
@@ -450,4 +450,22 @@ fn what_a_process_has_open_is_no_target() {
         }
     }
     assert!(names(directory.path()).is_empty());
+}
+
+#[test]
+fn fresh_target_is_another_file_than_an_empty_one_that_was_left() {
+    let directory = directory();
+    let path = directory.path().join("disk");
+    let partial = directory.path().join(".disk.goldsmith-partial");
+    let fresh = || Target::resumable(&path, Cache::default(), true);
+    // As long as it is open, no other file has its number.
+    let left = fs::File::create(&partial).unwrap();
+    let id = |file: &fs::File| file.metadata().unwrap().ino();
+    let target = fresh().unwrap();
+    assert_ne!(id(target.storage().file().unwrap()), id(&left));
+    // Not while somebody is at work on it, nor what holds something.
+    fresh().unwrap_err();
+    drop(target);
+    fs::write(&partial, "gol").unwrap();
+    assert_eq!(fresh().unwrap().storage().len(), 3);
 }

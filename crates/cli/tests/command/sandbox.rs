@@ -158,9 +158,9 @@ fn sandbox_is_on_by_default() {
             count("RLIMIT_NOFILE, {rlim_cur=0, rlim_max=0}"),
         ]
     };
-    for line in ["info golden.raw", "convert -O qcow2 golden.raw out.qcow2"] {
-        assert_eq!(walls(line), [3, 3, 1, 1], "{line}");
-    }
+    // A target may be given the rights of what it replaces until the last one.
+    assert_eq!(walls("info golden.raw"), [3, 4, 1, 1]);
+    assert_eq!(walls("convert -O qcow2 golden.raw out.qcow2"), [3, 3, 1, 1]);
     assert_eq!(walls("info --sandbox=off golden.raw"), [0, 0, 0, 0]);
 }
 

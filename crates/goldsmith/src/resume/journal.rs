@@ -4,7 +4,8 @@
 //! 5d6c07aa goldsmith journal 1
 //! 9a1e33b0 source /images/golden.raw: raw, inode 77, 4294967296 bytes, changed ..., head 1f0c2a9e
 //! c0ffee11 ...                        what else the target depends on, a line each
-//! 01d4a3c2 file 4711 1795000000.5     the inode of the unfinished file, and when it was made
+//! 90b3d417 journal 4712 1795000001.5  the inode of this file, and when it was made: it is no copy
+//! 01d4a3c2 file 4711 1795000000.5     those of the unfinished file
 //! 7be20d31 data 0 1048576             places that were asked for, in order
 //! 66a90f17 packed 1048576 65536 977 1204 31007
 //! f3d1c5ab zeros 1245184 1310720

@@ -36,7 +36,8 @@ const EVERY: u64 = 256 << 20;
 /// Bytes at the start of a source file that are looked at to see whether it is the same.
 const HEAD: u64 = 1 << 20;
 /// How the last of the facts in a journal begin: what was decided when the work began.
-const DECIDED: [&str; 3] = ["uuid ", "timestamp ", "file "];
+const DECIDED: [&str; 4] = ["uuid ", "timestamp ", "journal ", FILE];
+const FILE: &str = "file ";
 
 /// How a conversion is to be one that can be gone on with.
 #[derive(Clone, Debug)]
@@ -87,7 +88,8 @@ impl Resume {
     fn go(&self, mut work: Work<'_>) -> Result<(Outcome, Vec<Digest>)> {
         let facts = work.facts()?;
         let name = work.target.to_string_lossy();
-        let mut target = Target::resumable(work.target, work.cache)?;
+        let is_begun = self.is_begun();
+        let mut target = Target::resumable(work.target, work.cache, !is_begun)?;
         let read = work.disks.iter().chain(work.behind);
         refuse_source(work.target, target.id(), read)?;
         target.lock()?;
@@ -99,7 +101,12 @@ impl Resume {
             return Err(Error::unsupported(text).in_file(name));
         };
         self.must_be_apart(partial.id())?;
-        let (mut outcome, mut journal) = match self.open()? {
+        let journal = self.open()?;
+        if journal.is_some() != is_begun {
+            let text = "another process was at work on it, and has just ended; look what it left";
+            return Err(self.refuse(text));
+        }
+        let (mut outcome, mut journal) = match journal {
             None => {
                 if !partial.is_empty() {
                     return Err(Error::usage(left(target.draft())).in_file(name));
@@ -164,14 +171,30 @@ impl Resume {
     }
 
     /// The journal with its facts, if there is one.
+    ///
+    /// # Errors
+    /// Those of reading it; `Usage` if it is a copy, of which another one may tell more.
     fn open(&self) -> Result<Option<(Vec<String>, Journal)>> {
-        match std::fs::metadata(&self.journal) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Ok(metadata) if metadata.is_file() && metadata.len() == 0 => return Ok(None),
-            _ => {}
+        if !self.is_begun() {
+            return Ok(None);
         }
         let storage = Arc::new(FileStorage::edit(&self.journal)?);
-        Journal::open(storage, DECIDED[2]).map(Some)
+        let own = storage.file().map(identity).transpose()?;
+        let (facts, journal) = Journal::open(storage, FILE)?;
+        let written = facts.iter().rev().nth(1);
+        if written.and_then(|fact| fact.strip_prefix(DECIDED[2])) != own.as_deref() {
+            let text = "the journal is a copy of another one, which may tell more than it does";
+            return Err(self.refuse(text));
+        }
+        Ok(Some((facts, journal)))
+    }
+
+    /// Whether there is a journal that says anything.
+    fn is_begun(&self) -> bool {
+        match std::fs::metadata(&self.journal) {
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+            Ok(metadata) => !metadata.is_file() || metadata.len() > 0,
+        }
     }
 
     /// Begins a journal of work on `target`, whose unfinished file is `file`, all at once.
@@ -185,9 +208,12 @@ impl Resume {
         if journal.meets(target) {
             return Err(self.is_target());
         }
+        let storage = journal.storage();
+        let own = storage.file().map(identity).transpose()?;
         let values = [
             spec.uuid.to_string(),
             spec.timestamp.to_string(),
+            own.unwrap_or_default(),
             file.to_owned(),
         ];
         facts.extend(
@@ -196,10 +222,10 @@ impl Resume {
                 .zip(values)
                 .map(|(name, value)| format!("{name}{value}")),
         );
-        journal.storage().write_at(0, header(&facts).as_bytes())?;
+        storage.write_at(0, header(&facts).as_bytes())?;
         journal.publish()?;
         let storage = Arc::new(FileStorage::edit(&self.journal)?);
-        Ok(Journal::open(storage, DECIDED[2])?.1)
+        Ok(Journal::open(storage, FILE)?.1)
     }
 
     /// What was decided when the work began, of which `written` tells; it must be this work.
@@ -219,7 +245,7 @@ impl Resume {
             Some(Begun {
                 uuid: value(0)?.parse().ok()?,
                 timestamp: value(1)?.parse().ok()?,
-                file: value(2)?.to_owned(),
+                file: value(3)?.to_owned(),
             })
         };
         begun().ok_or_else(|| self.refuse("the journal does not say how the work began"))

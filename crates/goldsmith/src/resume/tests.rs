@@ -161,7 +161,7 @@ impl Bench {
         let work = self.work(&self.source, 1, None);
         let sink = work.create(Arc::clone(&target)).unwrap();
         must_be_plain(&*sink).unwrap();
-        let (_, mut journal) = Journal::open(journal, DECIDED[2]).unwrap();
+        let (_, mut journal) = Journal::open(journal, FILE).unwrap();
         pour(&work, sink, &*target, &mut journal, every).unwrap();
     }
 
@@ -174,7 +174,7 @@ impl Bench {
         cancel: Option<&Cancel>,
     ) -> (u64, Result<Outcome>) {
         let work = self.work(source, 2, cancel);
-        let (_, mut journal) = Journal::open(journal, DECIDED[2]).unwrap();
+        let (_, mut journal) = Journal::open(journal, FILE).unwrap();
         let done = journal.done;
         let unfinished = Arc::new(Unfinished::new(Arc::clone(target)));
         let sink = work.create(Arc::clone(&unfinished) as _).unwrap();
@@ -241,7 +241,7 @@ fn forged_journal_is_refused_or_believed() {
             ] {
                 let facts = [vec!["file 7".into()], lines].concat();
                 let journal = MemoryStorage::holding("journal", header(&facts).into_bytes());
-                let Ok((_, mut journal)) = Journal::open(Arc::new(journal), DECIDED[2]) else {
+                let Ok((_, mut journal)) = Journal::open(Arc::new(journal), FILE) else {
                     continue;
                 };
                 let work = bench.work(&bench.source, 1, None);
@@ -283,7 +283,7 @@ fn conversion_that_is_cut_off_again_and_again_ends_with_the_same_bytes() {
             };
             let mut work = bench.work(&bench.source, 1, Some(&cancel));
             work.job.progress = Some(&stop);
-            let (_, mut opened) = Journal::open(Arc::clone(&journal) as _, DECIDED[2]).unwrap();
+            let (_, mut opened) = Journal::open(Arc::clone(&journal) as _, FILE).unwrap();
             assert!(
                 opened.done > before || runs == 1,
                 "{case:?}: nothing was kept"

@@ -52,7 +52,8 @@ impl Image {
         let mut moves = Vec::new();
         // Where they go there must not be what is in the way of the others.
         let mut behind = self.end.max(end);
-        for index in 0..table.len() {
+        // Others stand nowhere yet, or behind it.
+        for index in 0..table.len().min(self.bat.len()) {
             if Self::place_in(table, index).is_some_and(|start| start < end) {
                 let (to, next) = self.place_behind(index, behind)?;
                 moves.push((index, to));

@@ -76,7 +76,7 @@ impl Head {
     }
 
     /// Length in bytes, in whole sectors.
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         let batmap = self.batmap.as_ref();
         let batmap = batmap.map_or(0, |_| SECTOR + batmap::map_len(self.entries()));
         let names = self.names.iter().flatten();

@@ -7,7 +7,7 @@ use super::image::Image;
 use super::{check_size, refuse_rule, resized};
 use crate::error::VhdError;
 use crate::footer::{Disk, Footer};
-use crate::ondisk::MAX_DYNAMIC_SIZE;
+use crate::ondisk::{FOOTER_LEN, MAX_DYNAMIC_SIZE};
 
 impl Image {
     /// Gives the disk `virtual_size` bytes; `behind` are those of the disk that stands behind it.
@@ -121,7 +121,8 @@ impl Image {
         preallocation: Preallocation,
     ) -> Result<Vec<(usize, u64)>> {
         let mut starts = Vec::new();
-        let mut behind = self.end;
+        // What the new head needs would be taken from them again.
+        let mut behind = self.end.max(FOOTER_LEN + head.len());
         for index in blocks {
             let (start, end) = self.place_behind(index, behind)?;
             starts.push((index, start));
