@@ -72,6 +72,7 @@ impl Amend {
         let mut editor = open.editor()?;
         let layer = editor.layer();
         let (now, has_backing) = (layer.info().virtual_size, layer.info().backing.is_some());
+        let size = size.filter(|size| *size != now);
         let size = size.map(|size| new_size(&open, now, Some(size)));
         let size = size.transpose()?;
         let chain = match size.is_some() && has_backing {

@@ -2,6 +2,8 @@
 
 use goldsmith_testkit::pattern::disk;
 
+use crate::Folder;
+use crate::salvage::{l2, patch};
 use crate::twins::Twins;
 
 fn image() -> Twins {
@@ -69,4 +71,32 @@ fn rehearsal_says_what_would_be_done_and_does_nothing() {
     let twins = image();
     let said = twins.rehearsed("amend -o lazy_refcounts=on disk.qcow2");
     assert!(said.contains("disk.qcow2: write the header"), "{said}");
+}
+
+/// A table that is counted too often is a leak, and no second user: what its zeros keep is the snapshot's.
+#[test]
+fn snapshot_of_an_image_that_leaks_survives_the_older_version() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f qcow2 disk.qcow2 1M");
+    folder.qemu_io("disk.qcow2", &["write -P 17 0 512k"]);
+    folder.goldsmith_ok("snapshot -c one disk.qcow2");
+    folder.qemu_io("disk.qcow2", &["write -z 0 256k"]);
+    let image = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    let number = |at: u64| u64::from_be_bytes(image[at as usize..][..8].try_into().unwrap());
+    let (block, table) = (number(number(48)), l2(&folder, "disk.qcow2"));
+    patch(&folder, "disk.qcow2", block + 2 * (table >> 16), &[0, 2]);
+    patch(&folder, "disk.qcow2", number(40), &[0]);
+    assert_eq!(folder.qemu_img("check -q disk.qcow2").status, 3);
+    let disks = |name: &str| {
+        for (snapshot, at) in [("", "now"), ("-l one ", "then")] {
+            folder.qemu_img_ok(&format!("convert {snapshot}-O raw disk.qcow2 {name}.{at}"));
+        }
+    };
+    disks("before");
+    folder.goldsmith_ok("amend -o compat=0.10 disk.qcow2");
+    disks("after");
+    for at in ["now", "then"] {
+        folder.qemu_img_ok(&format!("compare -q -f raw -F raw before.{at} after.{at}"));
+    }
+    assert_eq!(folder.qemu_img("check -q disk.qcow2").status, 3);
 }

@@ -1,5 +1,6 @@
 //! Other options for an image that stands.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use goldsmith_block::{Error, HostRange, OptionKind, OptionSpec, Options, Result};
@@ -346,8 +347,13 @@ impl Draft {
             let (offset, len) = entry.l1_table();
             tables.push(self.read_l1(offset, len.into())?);
         }
+        // How often each is used: a refcount that is too great is nothing but a leak.
+        let mut uses = BTreeMap::new();
+        for entry in tables.iter().flatten() {
+            *uses.entry(offset_of(*entry)).or_insert(0) += 1;
+        }
         // Each L2 table once, whoever names it.
-        let mut replaced = std::collections::BTreeMap::new();
+        let mut replaced = BTreeMap::new();
         for entry in tables.iter_mut().flatten() {
             let table = offset_of(*entry);
             if table == 0 {
@@ -356,7 +362,8 @@ impl Draft {
             let new = match replaced.get(&table) {
                 Some(new) => *new,
                 None => {
-                    let new = self.without_zeros(table)?;
+                    let times = uses.get(&table).copied().unwrap_or_default();
+                    let new = self.without_zeros(table, times)?;
                     replaced.insert(table, new);
                     new
                 }
@@ -378,10 +385,10 @@ impl Draft {
         self.put_snapshots(snapshots, &entries)
     }
 
-    /// An L2 table that says the same as the one at `table` without zeros that are not stored, and is
-    /// used as often.
-    fn without_zeros(&mut self, table: u64) -> Result<u64> {
-        let (times, covers) = (self.uses(table)?, self.header.has_backing());
+    /// An L2 table that says the same as the one at `table` without zeros that are not stored, for those who
+    /// use that one, so many `times`.
+    fn without_zeros(&mut self, table: u64, times: u64) -> Result<u64> {
+        let covers = self.header.has_backing();
         let mut entries = self.read_l2(table)?;
         let mut changed = false;
         for entry in &mut entries {
