@@ -61,6 +61,10 @@ pub(crate) enum StorageError {
     DeviceTooSmall { device: u64, need: u64 },
     #[error("the part of the file holds {window} bytes; {need} are needed")]
     WindowTooSmall { window: u64, need: u64 },
+    #[error(
+        "the part of the file is full: it holds {window} bytes, and bytes {range} were to be written"
+    )]
+    WindowFull { window: u64, range: HostRange },
     #[error("bytes {range} are not inside the {len} bytes to look at")]
     Outside { range: HostRange, len: u64 },
 }

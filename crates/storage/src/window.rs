@@ -68,6 +68,19 @@ impl<S: Storage + ?Sized> Window<S> {
     }
 }
 
+impl<S: StorageMut + ?Sized> Window<S> {
+    /// Fails if what is written there does not fit in a window that has an end.
+    fn must_hold(&self, offset: u64, len: u64) -> Result<()> {
+        let Some(window) = self.len else {
+            return Ok(());
+        };
+        self.must_have(offset, len).map_err(|_| {
+            let range = HostRange::new(offset, len.min(u64::MAX - offset));
+            Error::from(StorageError::WindowFull { window, range }).in_file(self.name())
+        })
+    }
+}
+
 impl<S: Storage + ?Sized> Storage for Window<S> {
     fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| self.storage.name())
@@ -104,9 +117,7 @@ impl<S: Storage + ?Sized> Storage for Window<S> {
 
 impl<S: StorageMut + ?Sized> StorageMut for Window<S> {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if self.len.is_some() {
-            self.must_have(offset, data.len() as u64)?;
-        }
+        self.must_hold(offset, data.len() as u64)?;
         // The system refuses an end that does not fit in 63 bits.
         let offset = self.offset.saturating_add(offset);
         self.storage.write_at(offset, data)
@@ -124,7 +135,7 @@ impl<S: StorageMut + ?Sized> StorageMut for Window<S> {
     }
 
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
-        self.must_have(range.offset, range.len)?;
+        self.must_hold(range.offset, range.len)?;
         let range = HostRange::new(self.offset + range.offset, range.len);
         self.storage.zero(range, zeroing)
     }
@@ -191,7 +202,12 @@ mod tests {
             window.zero(HostRange::new(19, 2), Zeroing::Keep),
             window.write_at(u64::MAX, &[0xBB]),
         ] {
-            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Io);
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert!(
+                error.report().contains("is full: it holds 20 bytes"),
+                "{error:?}"
+            );
         }
         let error = window.set_len(21).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
