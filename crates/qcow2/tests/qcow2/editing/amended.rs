@@ -1,6 +1,6 @@
 //! Other options for an image that stands, as QEMU sees them.
 
-use goldsmith_block::ErrorKind;
+use goldsmith_block::{Edit, ErrorKind};
 use goldsmith_testkit::qemu;
 
 use super::{Head, amend, edit};
@@ -46,7 +46,7 @@ fn image_becomes_what_it_was_amended_to() {
     .unwrap();
     assert_eq!(said(&path)["backing-filename"], "base.raw");
     assert_eq!(said(&path)["backing-filename-format"], "raw");
-    edit(&path, &amend(&[("backing_file", "")])).unwrap();
+    edit(&path, &Edit::SetBacking(None)).unwrap();
     assert!(said(&path).get("backing-filename").is_none());
     let after = assert_same(&path);
     let read = |layer: &dyn goldsmith_block::Layer| goldsmith_testkit::image::read(layer).unwrap();
