@@ -64,10 +64,11 @@ impl Reach {
         places.read("/sys");
         places.read("/proc/self");
         // For images that have to be unpacked.
-        places.make(goldsmith::scratch_directory());
+        let scratch = goldsmith::scratch_directory();
+        places.make(&scratch);
         Self {
             places,
-            written: Vec::new(),
+            written: vec![scratch],
             references,
             has_target: false,
         }

@@ -156,6 +156,11 @@ class Glance:
     def begin(self, path, disk_format, container_format="bare", stores=None):
         """Begins to import the file at `path` by glance-direct; gives the image's id."""
         image = self.create(Path(path).name, disk_format, container_format)
+        self.stage(image, path, stores)
+        return image
+
+    def stage(self, image, path, stores=None):
+        """Begins to import the file at `path` as the content of an image."""
         with open(path, "rb") as file:
             self.ask(
                 "PUT",
@@ -167,7 +172,6 @@ class Glance:
         if stores:
             wish["stores"] = stores
         self.ask("POST", f"/v2/images/{image}/import", json=wish)
-        return image
 
     def upload(self, *words, **more):
         """As begin, and waits until the import has ended."""

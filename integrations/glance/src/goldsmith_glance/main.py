@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from goldsmith_glance import formats, transfer
@@ -11,6 +12,8 @@ from goldsmith_glance.conversion import Wish, sha256
 
 def main(words=None) -> int:
     """Does what `words` say, those of the command line by default; gives the exit status."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, _stopped)
     options = _parser().parse_args(words)
     goldsmith = Goldsmith(options.goldsmith)
     try:
@@ -24,6 +27,11 @@ def main(words=None) -> int:
         reason = f"{type(error).__name__}: {error}"
     print(f"goldsmith-glance: {' '.join(reason.split())}", file=sys.stderr)
     return 1
+
+
+def _stopped(number, frame):
+    """Ends the command by way of all that cleans up behind it."""
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

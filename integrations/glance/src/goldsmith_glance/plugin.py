@@ -144,6 +144,8 @@ class ConvertWithGoldsmith(task.Task):
         self.source = None
         self.target = None
         self.told = None
+        # What Glance said of the image before it was converted, once it says something else.
+        self.before = None
         super().__init__(name=f"{task_type}-Goldsmith-{task_id}")
 
     def execute(self, file_path, **kwargs):
@@ -189,6 +191,16 @@ class ConvertWithGoldsmith(task.Task):
         made = conversion.convert(goldsmith, self.source, self.target, claimed, wish, self._tell)
         _must_pass_inspection(made.path, made.format)
         with self.action_wrapper as action:
+            known = action.image_extra_properties
+            self.before = {
+                "attributes": {
+                    "disk_format": disk_format,
+                    "container_format": container_format,
+                    "size": action.image_size,
+                    "virtual_size": None,
+                },
+                "properties": {key: known.get(key) for key in made.properties},
+            }
             action.set_image_attribute(
                 disk_format=made.format.disk_format,
                 container_format=made.format.container_format,
@@ -250,12 +262,25 @@ class ConvertWithGoldsmith(task.Task):
             if path:
                 conversion.remove(path)
         with self.action_wrapper as action:
+            self._take_back(action)
             # Downloads do it as well after us, and from queued there is no way to queued.
             if action.image_status != "queued" and self.method not in DOWNLOADS:
                 action.set_image_attribute(status="queued")
             if self.stores:
                 action.remove_importing_stores(self.stores)
                 action.add_failed_stores(self.stores)
+
+
+    def _take_back(self, action):
+        """Has Glance say of the image what it said before: the same one may be staged again."""
+        if self.before is None:
+            return
+        action.set_image_attribute(**self.before["attributes"])
+        for key, value in self.before["properties"].items():
+            if value is None:
+                action.pop_extra_property(key)
+            else:
+                action.set_image_extra_properties({key: value})
 
 
 def _must_pass_inspection(path, format):

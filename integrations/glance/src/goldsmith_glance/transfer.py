@@ -43,6 +43,8 @@ def export(
     Glance keeps none, as of an image that it only knows by its address, it is fetched if `unchecked`.
     """
     image = connection.image.get_image(image_id)
+    if image.status != "active":
+        raise Refused(f"The image {image_id} is {image.status}, so there is nothing to fetch.")
     claimed = formats.claimed(image.disk_format, image.container_format)
     if claimed is None:
         raise Refused(
@@ -59,12 +61,26 @@ def export(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".goldsmith-glance-") as scratch:
         fetched, made = os.path.join(scratch, "fetched"), os.path.join(scratch, "made")
         # As it comes: else all of it is in memory first.
-        connection.image.download_image(image, output=fetched, stream=True)
+        answer = connection.image.download_image(image, output=fetched, stream=True)
+        _must_be_whole(answer, image, fetched)
         outcome = conversion.convert(goldsmith, fetched, made, claimed, wish)
         digest = conversion.sha256(made)
         os.replace(made, target)
         _sync(folder)
     return digest, outcome.warnings
+
+
+def _must_be_whole(answer, image, fetched: str) -> None:
+    """Refuses what is not the image: the SDK stores any answer, and checks it against a digest alone."""
+    if answer.status_code != 200:
+        raise Refused(
+            f"Glance does not give the image {image.id} away: it answered {answer.status_code}."
+        )
+    size = os.path.getsize(fetched)
+    if image.size is not None and size != image.size:
+        raise Refused(
+            f"The image {image.id} did not arrive whole: it has {image.size} bytes, and {size} came."
+        )
 
 
 def _sync(folder: str) -> None:
@@ -98,7 +114,7 @@ def bring(
     Nothing is left in the cloud if that fails; the reason is the one that the cloud tells.
     """
     if disk_format is None:
-        found = goldsmith.info(path)["format"]
+        found = goldsmith.info_of_own(path)["format"]
         known = next(it for it in formats.FORMATS if it.goldsmith == found)
         disk_format, container_format = known.disk_format, known.container_format
     # Not create_image: that one uploads the file called `name`, if there is one.
@@ -110,7 +126,8 @@ def bring(
         with open(path, "rb") as file:
             connection.image.stage_image(image, data=file, size=os.path.getsize(path))
         more = {"stores": stores} if stores else {}
-        connection.image.import_image(image, method="glance-direct", **more)
+        answer = connection.image.import_image(image, method="glance-direct", **more)
+        _sdk().exceptions.raise_from_response(answer)
         _wait(connection, image.id, timeout)
     except BaseException:
         connection.image.delete_image(image.id, ignore_missing=True)

@@ -250,6 +250,25 @@ allowed_ports = [{port}]
 """
 
 
+def test_image_whose_store_failed_is_imported_again(start, images):
+    """Glance says of it what it said before."""
+    with start("goldsmith") as glance:
+        store, away = glance.folder / "ceph", glance.folder / "away"
+        store.rename(away)
+        store.touch()
+        path = images.path("plain.qcow2")
+        image = glance.upload(path, "qcow2")
+        assert glance.task(image)["status"] == "failure"
+        facts = glance.image(image)
+        assert (facts["status"], facts["disk_format"]) == ("queued", "qcow2")
+        assert not [key for key in facts if key.startswith("goldsmith")]
+        store.unlink()
+        away.rename(store)
+        glance.stage(image, path)
+        glance.wait(lambda: glance.image(image)["status"] == "active")
+        assert glance.image(image)["disk_format"] == "raw"
+
+
 @pytest.fixture
 def web(images):
     """The address of a server of all images."""

@@ -22,12 +22,27 @@ class Images:
         self.digest = digest
 
     def get_image(self, image_id):
+        known = {"status": "active", "size": 12} | self.digest
         return SimpleNamespace(
-            id=image_id, disk_format="raw", container_format="bare", **self.digest
+            id=image_id, disk_format="raw", container_format="bare", **known
         )
 
     def download_image(self, image, output, stream):
         raise Fetched
+
+
+class Answers(Images):
+    """What openstacksdk does with any answer: it stores what comes."""
+
+    def __init__(self, status_code, content):
+        super().__init__(NONE)
+        self.answer = SimpleNamespace(status_code=status_code)
+        self.content = content
+
+    def download_image(self, image, output, stream):
+        with open(output, "wb") as file:
+            file.write(self.content)
+        return self.answer
 
 
 def export(digest, folder, **how):
@@ -48,3 +63,24 @@ def test_what_nobody_could_check_is_fetched_only_if_that_is_said(digest, tmp_pat
     with pytest.raises(Fetched):
         export(digest, tmp_path, unchecked=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status_code", "content", "reason"),
+    [
+        (204, b"", "it answered 204"),
+        (503, b"<html>503 Service Unavailable</html>", "it answered 503"),
+        (200, b"half", "has 12 bytes, and 4 came"),
+    ],
+)
+def test_answer_that_is_not_the_image_is_refused(status_code, content, reason, tmp_path):
+    connection = SimpleNamespace(image=Answers(status_code, content))
+    target = str(tmp_path / "target")
+    with pytest.raises(Refused, match=reason):
+        transfer.export(connection, None, "7c5f", target, None, unchecked=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_image_without_data_is_refused(tmp_path):
+    with pytest.raises(Refused, match="7c5f is queued"):
+        export({"status": "queued", **SHA512}, tmp_path)
