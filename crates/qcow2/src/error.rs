@@ -171,7 +171,7 @@ pub enum Qcow2Error {
         /// The most allowed.
         limit: u32,
     },
-    /// An extension of no bitmaps, which QEMU refuses. [spec]
+    /// An extension of no bitmaps, which QEMU refuses. `[spec]`
     #[error("a header extension says that there are bitmaps, and that their number is 0")]
     NoBitmaps,
     /// A directory that its entries do not fill.
