@@ -1,6 +1,6 @@
 //! Tables of which some sectors cannot be read.
 
-use crate::{Error, ErrorKind, HostRange, Result, Storage, middle_sector};
+use crate::{Error, ErrorKind, HostRange, Result, Span, Storage, middle_sector, pass_on};
 
 /// What of a table could not be read, for those who take what is left of a damaged image; for all others
 /// there are no gaps, but errors.
@@ -55,6 +55,12 @@ impl Gaps {
         }
     }
 
+    /// `storage` for whoever does without what is lost, if that may be: `filler` stands for it.
+    pub fn over<'a>(&self, storage: &'a dyn Storage, filler: u8) -> impl Storage + 'a {
+        let filler = self.filler.map(|_| filler);
+        Around { storage, filler }
+    }
+
     fn add(&mut self, gap: HostRange, why: String) {
         let at = self.found.partition_point(|(it, _)| it.offset < gap.offset);
         match self.found[..at].last_mut() {
@@ -63,11 +69,11 @@ impl Gaps {
         }
     }
 
-    /// Why the byte at `offset` is not there, if it is in a gap.
-    pub fn error_at(&self, offset: u64) -> Option<Error> {
-        let before = self.found.partition_point(|(gap, _)| gap.end() <= offset);
-        let (gap, why) = self.found.get(before)?;
-        (gap.offset <= offset).then(|| Error::new(ErrorKind::Io, why.clone()))
+    /// Why a byte of `range` is not there, if one is in a gap.
+    pub fn error_in(&self, range: HostRange) -> Option<Error> {
+        let touched = |gap: &HostRange| gap.offset < range.end() && range.offset < gap.end();
+        let (_, why) = self.found.iter().find(|(gap, _)| touched(gap))?;
+        Some(Error::new(ErrorKind::Io, why.clone()))
     }
 
     /// A sentence for each gap in `table`.
@@ -75,5 +81,28 @@ impl Gaps {
         self.found.iter().map(move |(gap, why)| {
             format!("{table}: the bytes {gap} of the file cannot be read: {why}; what does not need them is read all the same")
         })
+    }
+}
+
+/// A storage, but that lost bytes are others.
+#[derive(Debug)]
+struct Around<'a> {
+    storage: &'a dyn Storage,
+    filler: Option<u8>,
+}
+
+impl Storage for Around<'_> {
+    pass_on!(storage: name, id, len);
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut gaps = Gaps {
+            filler: self.filler,
+            found: Vec::new(),
+        };
+        gaps.read_at(self.storage, offset, buf)
+    }
+
+    fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {
+        self.storage.span_at(offset, limit)
     }
 }

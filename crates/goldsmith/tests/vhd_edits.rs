@@ -399,6 +399,17 @@ fn small_disk_becomes_a_large_one_and_its_new_bytes_are_zeros() {
         assert_sound(&top);
         std::fs::remove_file(top).unwrap();
     }
+    // One that holds something is moved out of the way, and what stands behind it into its place.
+    vhd(&folder, "full.vhd", &disk("256k:x"), None);
+    let full = folder.path("full.vhd");
+    Resize::new(&full, NewSize::Exactly(400 << 20))
+        .format("vpc")
+        .run()
+        .unwrap();
+    let mut expected = disk("256k:x").bytes().to_vec();
+    expected.resize(8 << 20, 0);
+    assert!(front(&full) == expected);
+    assert_sound(&full);
     let small = folder.path("small.vhd");
     Create::new(&small)
         .format("vpc")

@@ -157,7 +157,8 @@ impl Tables {
             return Err(truncated("L1 table", geometry.l1, geometry).into());
         };
         let table = host_offset("L1", *entry, 0, geometry).map_err(|error| {
-            let lost = self.gaps.error_at(geometry.l1.offset + index * 8);
+            let place = HostRange::new(geometry.l1.offset + index * 8, 8);
+            let lost = self.gaps.error_in(place);
             lost.unwrap_or_else(|| error.into())
         })?;
         let Some(table) = table else {

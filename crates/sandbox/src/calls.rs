@@ -211,6 +211,15 @@ pub(crate) fn begin() -> Built {
             libc::SYS_fchmod,
             vec![when(1, Dword, MaskedEq(SOMEBODYS), 0)?],
         ),
+        (
+            libc::SYS_openat,
+            vec![when(3, Dword, MaskedEq(SOMEBODYS), 0)?],
+        ),
+        #[cfg(target_arch = "x86_64")]
+        (
+            libc::SYS_open,
+            vec![when(2, Dword, MaskedEq(SOMEBODYS), 0)?],
+        ),
         // Threads, no processes.
         (
             libc::SYS_clone,

@@ -57,6 +57,8 @@ mod calls;
 mod files;
 #[cfg(target_os = "linux")]
 mod limits;
+#[cfg(target_os = "linux")]
+mod powers;
 mod reach;
 
 use std::path::{Path, PathBuf};
@@ -111,6 +113,7 @@ impl Sandbox {
     pub fn begin(mode: Mode) -> Result<Self, SandboxError> {
         let sandbox = Self { mode };
         sandbox.build("resource limits", limits::begin)?;
+        sandbox.build("capabilities", powers::begin)?;
         sandbox.build("Landlock", || files::begin(mode))?;
         sandbox.build("seccomp", calls::begin)?;
         Ok(sandbox)
@@ -184,6 +187,13 @@ mod limits {
 
     pub(crate) fn lock_in() -> crate::Built {
         begin()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod powers {
+    pub(crate) fn begin() -> crate::Built {
+        Err("this system has none that are known here".into())
     }
 }
 

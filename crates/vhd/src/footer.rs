@@ -1,7 +1,7 @@
 //! The footer: found at the end of the file, or recovered from its copy at the start.
 
 use goldsmith_block::{
-    Detail, ErrorKind, Gaps, Result, SECTOR, Storage, align_down, is_zero, last_byte,
+    Detail, ErrorKind, Gaps, HostRange, Result, SECTOR, Storage, align_down, is_zero, last_byte,
 };
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
@@ -172,7 +172,10 @@ impl Found {
                 )],
                 other: None,
             }),
-            (_, None) => Err(lost.into()),
+            (_, None) => {
+                let end = HostRange::new(file_len - tail.len() as u64, tail.len() as u64);
+                Err(gaps.error_in(end).unwrap_or_else(|| lost.into()))
+            }
         }
     }
 }

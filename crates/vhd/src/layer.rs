@@ -135,7 +135,10 @@ impl Opened {
             // Where its checksum vouches for it, it is not damaged, but wrong, too new, or of a longer file.
             Err(error) if !error.is_of_damaged_header() => return Err(error.into()),
             Err(error) => {
-                let derived = Derived::find(&*storage, &raw, place, found, error, budget)?;
+                // A lost entry says nothing of how blocks stand, as one that is not used.
+                let around = gaps.over(&*storage, u8::MAX);
+                let derived = Derived::find(&around, &raw, place, found, error, budget);
+                let derived = derived.map_err(|error| gaps.error_in(place).unwrap_or(error))?;
                 (derived.raw, derived.geometry, Some(derived.what))
             }
         };
@@ -418,8 +421,8 @@ impl DynamicLayer {
 
     /// What keeps block `index` from being read: that its entry is lost or else, `error`, what that says.
     fn why_lost(&self, index: u64, error: VhdError) -> Error {
-        let entry = self.geometry.bat.offset + index * 4;
-        let lost = self.gaps.error_at(entry);
+        let entry = HostRange::new(self.geometry.bat.offset + index * 4, 4);
+        let lost = self.gaps.error_in(entry);
         lost.unwrap_or_else(|| error.into())
     }
 

@@ -156,7 +156,7 @@ impl Check<'_> {
         let Some(raw) = &head.extensions.bitmaps else {
             return Ok(());
         };
-        if !self.geometry.bitmaps_valid || raw.count.get() == 0 {
+        if !self.geometry.bitmaps_valid {
             return Ok(());
         }
         let directory = (raw.directory_offset.get(), raw.directory_len.get());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use goldsmith_block::{Budget, ErrorKind, Format, Limits};
 use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::image;
 
 use crate::forge::Forge;
@@ -227,6 +228,9 @@ fn bitmap_directories_that_break_a_rule_are_refused() {
         stale.put_u64(88, 0);
         open(&stale);
     }
+    let none = MemoryStorage::holding("image", with(0, 0, 1 << 38, &[]).bytes);
+    let budget = Budget::new(&Limits::default());
+    QCOW2.check(Arc::new(none), &budget).unwrap_err();
     let mut forge = Forge::new(3, 12, 1 << 20);
     forge.extension(104, 0x2385_2875, &[0; 16]);
     assert!(

@@ -45,13 +45,14 @@ impl Image {
             DYNAMIC
         };
         footer.disk_type = U32::new(disk_type);
-        self.switch(head, footer)?;
-        match parent {
-            Some(_) => Ok(()),
-            None => {
-                self.set_all_bits()?;
-                self.scribe.barrier()
-            }
+        let moved = self.switch(head, footer)?;
+        if parent.is_none() {
+            self.set_all_bits()?;
+            self.scribe.barrier()?;
+        }
+        match moved {
+            true => self.reclaim(),
+            false => Ok(()),
         }
     }
 

@@ -47,8 +47,8 @@ pub(super) fn is_zero_in(storage: &dyn Storage, range: HostRange) -> Result<bool
 
 impl Image {
     /// Moves the blocks of `table` that begin before `end` to the end of the file, in the file's
-    /// table and in `table`.
-    pub(super) fn make_room(&mut self, end: u64, table: &mut [u32]) -> Result<()> {
+    /// table and in `table`. Says whether there were any.
+    pub(super) fn make_room(&mut self, end: u64, table: &mut [u32]) -> Result<bool> {
         let mut moves = Vec::new();
         // Where they go there must not be what is in the way of the others.
         let mut behind = self.end.max(end);
@@ -62,14 +62,15 @@ impl Image {
         }
         if moves.is_empty() {
             // Nothing may stand in the place of a head, not even the footer.
-            return self.grow_to(end);
+            self.grow_to(end)?;
+            return Ok(false);
         }
         self.grow_to(behind.max(end))?;
         self.move_blocks(&moves)?;
         for (index, _) in moves {
             table[index] = self.bat[index];
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Copies blocks to where nothing stands, then makes the table point there.

@@ -146,8 +146,9 @@ impl Image {
     /// what it says of the disk. What the head points to has been written.
     ///
     /// The head ends up at the start of the file, where all tools look for it and where some demand
-    /// it; blocks that stand there are moved to the end.
-    pub(super) fn switch(&mut self, mut head: Head, footer: RawFooter) -> Result<()> {
+    /// it; blocks that stand there are moved to the end. Says whether there were any: what they leave may be
+    /// more than the head takes.
+    pub(super) fn switch(&mut self, mut head: Head, footer: RawFooter) -> Result<bool> {
         let with_head_at = |at: u64| {
             let mut footer = footer.clone();
             footer.data_offset = U64::new(at);
@@ -156,7 +157,7 @@ impl Image {
         };
         let virtual_size = Footer::parse(&with_head_at(FOOTER_LEN), self.rule)?.virtual_size;
         self.keep_bits(&head, virtual_size)?;
-        self.make_room(FOOTER_LEN + head.len(), &mut head.table)?;
+        let moved = self.make_room(FOOTER_LEN + head.len(), &mut head.table)?;
 
         let away = self.end;
         self.grow_to(away + head.len())?;
@@ -174,13 +175,11 @@ impl Image {
         self.refresh()?;
         // An edit that was cut short may have left something before the footer.
         let end = self.used_end();
-        match end < self.end {
-            true => {
-                self.cut_to(end)?;
-                self.refresh()
-            }
-            false => Ok(()),
+        if end < self.end {
+            self.cut_to(end)?;
+            self.refresh()?;
         }
+        Ok(moved)
     }
 
     /// Sets all bits of blocks that the batmap calls full in the part of it that is not written: they

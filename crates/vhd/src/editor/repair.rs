@@ -334,6 +334,6 @@ impl Image {
         }
         head.header.padding = [0; 256];
         let footer = self.footer.clone();
-        self.switch(head, footer)
+        self.switch(head, footer).map(drop)
     }
 }

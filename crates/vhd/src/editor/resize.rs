@@ -43,8 +43,8 @@ impl Image {
             let added = GuestRange::new(old, virtual_size);
             self.add_zeros(&mut head, added, preallocation, behind)?;
         }
-        self.switch(head, footer)?;
-        match virtual_size < old {
+        let moved = self.switch(head, footer)?;
+        match moved || virtual_size < old {
             true => self.reclaim(),
             false => Ok(()),
         }

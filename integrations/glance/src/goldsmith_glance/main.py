@@ -13,7 +13,9 @@ from goldsmith_glance.conversion import Wish, sha256
 def main(words=None) -> int:
     """Does what `words` say, those of the command line by default; gives the exit status."""
     for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, _stopped)
+        # As under nohup.
+        if signal.getsignal(stop) != signal.SIG_IGN:
+            signal.signal(stop, _stopped)
     options = _parser().parse_args(words)
     goldsmith = Goldsmith(options.goldsmith)
     try:
