@@ -58,7 +58,11 @@ impl Gaps {
     /// `storage` for whoever does without what is lost, if that may be: `filler` stands for it.
     pub fn over<'a>(&self, storage: &'a dyn Storage, filler: u8) -> impl Storage + 'a {
         let filler = self.filler.map(|_| filler);
-        Around { storage, filler }
+        let found = Vec::new();
+        Around {
+            storage,
+            gaps: Self { filler, found },
+        }
     }
 
     fn add(&mut self, gap: HostRange, why: String) {
@@ -88,18 +92,15 @@ impl Gaps {
 #[derive(Debug)]
 struct Around<'a> {
     storage: &'a dyn Storage,
-    filler: Option<u8>,
+    /// Always none: only what may be lost counts.
+    gaps: Gaps,
 }
 
 impl Storage for Around<'_> {
     pass_on!(storage: name, id, len);
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let mut gaps = Gaps {
-            filler: self.filler,
-            found: Vec::new(),
-        };
-        gaps.read_at(self.storage, offset, buf)
+        self.gaps.afresh().read_at(self.storage, offset, buf)
     }
 
     fn span_at(&self, offset: u64, limit: u64) -> Result<Span> {

@@ -58,33 +58,29 @@ pub(crate) fn partition_table(layer: &dyn Layer) -> Result<&'static str> {
         return Ok("none");
     }
     let (entries, _) = sector[446..510].as_chunks::<16>();
-    let kinds = entries.iter().map(|entry| entry[4]);
-    let protective = |entry: &&[u8; 16]| entry[4] == PROTECTIVE;
-    Ok(
-        if entries.iter().any(|entry| !matches!(entry[0], 0 | 0x80)) {
-            "one with a boot flag that is neither 0 nor 0x80"
-        } else if entries
-            .iter()
-            .filter(protective)
-            .any(|entry| entry[1..4] != [0, 2, 0])
-        {
-            "one whose GPT entry does not start at the right cylinder, head and sector"
-        } else if entries
-            .iter()
-            .filter(protective)
-            .any(|entry| entry[8..12] != [1, 0, 0, 0])
-        {
-            "one whose GPT entry does not start at sector 1"
-        } else if kinds.clone().any(|kind| kind == PROTECTIVE)
-            && (entries[0][4] == 0 || kinds.skip(1).any(|kind| kind != 0))
-        {
-            "one of a GPT with other partitions"
-        } else if entries.iter().all(|entry| entry[4] == 0) {
-            "one without partitions"
-        } else {
-            "sound"
-        },
-    )
+    let used: Vec<_> = (0..).zip(entries).filter(|(_, it)| it[4] != 0).collect();
+    let gpt: Vec<_> = used.iter().filter(|(_, it)| it[4] == PROTECTIVE).collect();
+    let flaws = [
+        (
+            entries.iter().any(|entry| !matches!(entry[0], 0 | 0x80)),
+            "one with a boot flag that is neither 0 nor 0x80",
+        ),
+        (
+            gpt.iter().any(|(_, entry)| entry[1..4] != [0, 2, 0]),
+            "one whose GPT entry does not start at the right cylinder, head and sector",
+        ),
+        (
+            gpt.iter().any(|(_, entry)| entry[8..12] != [1, 0, 0, 0]),
+            "one whose GPT entry does not start at sector 1",
+        ),
+        (
+            !gpt.is_empty() && !matches!(used[..], [(0, _)]),
+            "one of a GPT with other partitions",
+        ),
+        (used.is_empty(), "one without partitions"),
+    ];
+    let flaw = flaws.into_iter().find(|(is_so, _)| *is_so);
+    Ok(flaw.map_or("sound", |(_, flaw)| flaw))
 }
 
 fn marked(probe: &Probe<'_>) -> Vec<&'static str> {

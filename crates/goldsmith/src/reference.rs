@@ -117,12 +117,8 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
 /// # Errors
 /// `Usage` if so.
 pub(crate) fn must_be_that_of_qemu(name: &Path, path: &Path) -> Result<()> {
-    let id = |path: &Path| {
-        let found = std::fs::metadata(path).ok()?;
-        (found.is_file() || found.file_type().is_block_device()).then(|| (found.dev(), found.ino()))
-    };
-    match id(name) {
-        Some(theirs) if id(path) != Some(theirs) => Err(Error::usage(format!(
+    match id_at(name) {
+        Some(theirs) if !is_at(path, theirs) => Err(Error::usage(format!(
             "the data file '{}' is '{}' to goldsmith, and to QEMU the file of that name in the working \
              directory: work in the directory of the image, or give the data file an absolute name",
             name.display(),
@@ -199,13 +195,20 @@ pub(crate) fn reference(
 
 /// Whether the file or device at `path` is `id`.
 pub(crate) fn is_at(path: &Path, id: StorageId) -> bool {
-    let Ok(found) = std::fs::metadata(path) else {
-        return false;
-    };
     match id {
-        StorageId::File { dev, ino, .. } => (found.dev(), found.ino()) == (dev, ino),
-        StorageId::Device(device) => found.rdev() == device,
-        _ => true,
+        StorageId::File { .. } | StorageId::Device(_) => id_at(path) == Some(id),
+        _ => path.exists(),
+    }
+}
+
+/// What the file or block device at `path` is, which is not opened for that.
+fn id_at(path: &Path) -> Option<StorageId> {
+    let found = std::fs::metadata(path).ok()?;
+    let (dev, ino) = (found.dev(), found.ino());
+    match () {
+        () if found.is_file() => Some(StorageId::File { dev, ino }),
+        () if found.file_type().is_block_device() => Some(StorageId::Device(found.rdev())),
+        () => None,
     }
 }
 

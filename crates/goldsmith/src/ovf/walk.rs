@@ -5,7 +5,6 @@ use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
 use goldsmith_block::{Budget, Error, ErrorKind, Result, Storage, is_zero};
-
 use goldsmith_storage::thread_time;
 
 use crate::ovf::gunzip::Gunzip;

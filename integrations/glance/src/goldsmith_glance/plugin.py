@@ -270,7 +270,6 @@ class ConvertWithGoldsmith(task.Task):
                 action.remove_importing_stores(self.stores)
                 action.add_failed_stores(self.stores)
 
-
     def _take_back(self, action):
         """Has Glance say of the image what it said before: the same one may be staged again."""
         if self.before is None:
