@@ -1,27 +1,29 @@
 //! Publishing: a finished file takes its name in one step, an unfinished one never does.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+mod draft;
+mod inherit;
+mod name;
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{Error, ErrorKind, Result, Storage, StorageId, StorageMut};
 use tempfile::TempPath;
 
+use self::draft::{beside, partial, remove_empty};
+use self::inherit::{inherit, may_replace};
+pub use self::name::follow;
+use self::name::{directory_of, rename, stands};
 use crate::FileStorage;
 use crate::cache::Cache;
 use crate::device::{Nature, share_bytes};
 use crate::error::StorageError as E;
 use crate::lock::{Use, lock};
 use crate::sys;
-
-/// As many symbolic links as Linux follows for one name.
-const LINKS: usize = 40;
-/// Bytes of the target's name that its temporary neighbour repeats: 255 less room for the rest.
-const NAME: usize = 200;
 
 /// Where a new image is going to stand.
 ///
@@ -366,187 +368,11 @@ impl Target {
     }
 }
 
-fn rename(
-    storage: &FileStorage,
-    path: &Path,
-    directory: &File,
-    draft: Option<TempPath>,
-    old: Option<&FileStorage>,
-) -> Result<(), E> {
-    let cannot_publish = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => E::Taken,
-        _ => E::Publish { source },
-    };
-    let file = storage.handle();
-    let named = match draft {
-        Some(draft) => Some(draft),
-        None => match sys::link_unnamed(file, path) {
-            // A name can only be replaced by another name.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && old.is_some() => {
-                let parent = directory_of(path)?;
-                let link = |at: &Path| sys::link_unnamed(file, at);
-                Some(beside(path, &parent, link).map_err(cannot_publish)?.1)
-            }
-            linked => linked.map(|()| None).map_err(cannot_publish)?,
-        },
-    };
-    if let Some(mut draft) = named {
-        match stands(path, old)? {
-            true => fs::rename(&draft, path),
-            false => sys::rename_new(&draft, path),
-        }
-        .map_err(cannot_publish)?;
-        // It has another name now.
-        draft.disable_cleanup(true);
-    }
-    if !storage.is_lasting() {
-        return Ok(());
-    }
-    directory
-        .sync_all()
-        .map_err(|source| E::FlushDirectory { source })
-}
-
-/// Whether the `old` file stands under the name `path` yet. It may be gone; but what another process has
-/// put there meanwhile is somebody's only copy.
-fn stands(path: &Path, old: Option<&FileStorage>) -> Result<bool, E> {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return Ok(false);
-    };
-    let id = Nature::of(&found).ok().map(|nature| nature.id(&found));
-    match id.is_some() && id == old.map(|it| it.id()) {
-        true => Ok(true),
-        false => Err(E::Taken),
-    }
-}
-
-/// The path that `path` stands for once symbolic links are followed, whether or not it exists.
-///
-/// # Errors
-/// `Io` if they lead nowhere; `Usage` if one stands for what a process has open, whatever its text says.
-pub fn follow(path: impl AsRef<Path>) -> Result<PathBuf> {
-    let given = path.as_ref();
-    let mut path = given.to_owned();
-    for _ in 0..=LINKS {
-        match fs::read_link(&path) {
-            Ok(_) if sys::is_of_process(&path) => {
-                return Err(Error::from(E::OfProcess).in_file(given.to_string_lossy()));
-            }
-            Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
-            // No link, or nothing at all.
-            Err(_) => return Ok(path),
-        }
-    }
-    let source = io::Error::other("it is a symbolic link to itself");
-    Err(Error::from(E::Open { source }).in_file(given.to_string_lossy()))
-}
-
-/// The directory in which `path` is a name.
-fn directory_of(path: &Path) -> Result<PathBuf, E> {
-    let is_name = path.file_name().is_some() && !path.as_os_str().as_bytes().ends_with(b"/");
-    if !is_name {
-        let what = "no name of a file";
-        return Err(E::NotBytes { what });
-    }
-    Ok(match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    })
-}
-
-/// Makes something with a name of its own next to `path`; it goes when the name is dropped.
-fn beside<T>(
-    path: &Path,
-    parent: &Path,
-    make: impl FnMut(&Path) -> io::Result<T>,
-) -> io::Result<(T, TempPath)> {
-    tempfile::Builder::new()
-        .prefix(&OsString::from_vec(hidden(path)))
-        .make_in(parent, make)
-        .map(tempfile::NamedTempFile::into_parts)
-}
-
-/// Where the unfinished file of a [resumable](Target::resumable) target is that is going to be `path`, in the
-/// directory `parent`.
-fn partial(path: &Path, parent: &Path) -> PathBuf {
-    let mut name = OsString::from_vec(hidden(path));
-    name.push("partial");
-    parent.join(name)
-}
-
-/// Removes the file `partial` if it is empty and nobody is at work on it.
-fn remove_empty(partial: &Path) -> io::Result<()> {
-    let is_empty = |found: Metadata| found.is_file() && found.len() == 0;
-    if !fs::symlink_metadata(partial).is_ok_and(is_empty) {
-        return Ok(());
-    }
-    let file = FileStorage::edit(partial).map_err(io::Error::other)?;
-    match lock(&file, Use::Write) {
-        Ok(()) if file.is_empty() => fs::remove_file(partial),
-        // Who has it is told of when it is opened.
-        _ => Ok(()),
-    }
-}
-
-/// How the names of files begin that are going to be `path`.
-fn hidden(path: &Path) -> Vec<u8> {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    let name = &name[..name.len().min(NAME)];
-    [b".", name, b".goldsmith-"].concat()
-}
-
-/// Whether the process may put another file in the place of `old`, so far as that is known before it does: it
-/// may write to both the file and the directory `around` it.
-fn may_replace(old: &Metadata, around: &Metadata) -> bool {
-    const STICKY: u32 = 0o1000;
-    around.mode() & STICKY == 0 || [old.uid(), around.uid()].into_iter().any(sys::owns_all_of)
-}
-
-/// Gives `file` the owner, the group, the rights and the label of the `old` file, which it is going to
-/// replace.
-/// What cannot be given away is the caller's own then, and nobody gets a right that he did not have.
-fn inherit(file: &File, old: &File, metadata: &Metadata) -> io::Result<()> {
-    let (owner, group) = (Some(metadata.uid()), Some(metadata.gid()));
-    let give = |owner| match fchown(file, owner, group) {
-        // Only root gives files away, and others to groups of theirs; nobody to a user that is not in the
-        // namespace.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
-            ) =>
-        {
-            Ok(false)
-        }
-        done => done.map(|()| true),
-    };
-    let in_group = give(owner)? || give(None)?;
-    if let Ok(Some(label)) = sys::label(old) {
-        // Where the policy forbids it, that of the directory's new files stays.
-        let _ = sys::set_label(file, &label);
-    }
-    let (mode, list) = (metadata.mode() & 0o777, sys::acl(old)?);
-    if list.is_some() {
-        // Also where the list cannot be given: who may do what without it nobody knows.
-        file.set_permissions(Permissions::from_mode(mode & 0o700))?;
-        if !in_group || sys::set_acl(file, list.as_deref()).is_err() {
-            sys::set_acl(file, None)?;
-        }
-        return Ok(());
-    }
-    // The directory may have given it one.
-    sys::set_acl(file, None)?;
-    // The new group's members were others, or of the old one, whose members are others now.
-    let both = (mode >> 3) & mode & 0o7;
-    let mode = match in_group {
-        true => mode,
-        false => mode & 0o700 | both << 3 | both,
-    };
-    file.set_permissions(Permissions::from_mode(mode))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
     /// A file system that knows no files without a name.
