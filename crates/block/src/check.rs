@@ -39,6 +39,8 @@ pub enum Flaw {
 impl Checked {
     /// How many flaws are kept: a broken image may have one in every entry.
     pub const FLAWS: usize = 1000;
+    /// How many characters of each are kept.
+    pub const FLAW_CHARS: usize = 2000;
 
     /// Notes a broken rule.
     pub fn corruption(&mut self, what: impl Display) {
@@ -48,16 +50,12 @@ impl Checked {
     /// Notes a rule that is broken in so many places.
     pub fn corruption_in(&mut self, places: u64, what: impl Display) {
         self.corruptions = self.corruptions.saturating_add(places);
-        if self.flaws.len() < Self::FLAWS {
-            self.flaws.push(Flaw::Corruption(what.to_string()));
-        }
+        self.keep(Flaw::Corruption, what);
     }
 
     /// Notes what is wrong and does no harm.
     pub fn note(&mut self, what: impl Display) {
-        if self.flaws.len() < Self::FLAWS {
-            self.flaws.push(Flaw::Note(what.to_string()));
-        }
+        self.keep(Flaw::Note, what);
     }
 
     /// Whether there is nothing to tell.
@@ -68,8 +66,40 @@ impl Checked {
     /// Notes wasted space of so many units.
     pub fn leak(&mut self, units: u64, what: impl Display) {
         self.leaks += units;
-        if self.flaws.len() < Self::FLAWS {
-            self.flaws.push(Flaw::Leak(what.to_string()));
+        self.keep(Flaw::Leak, what);
+    }
+
+    /// Keeps a flaw, if it is one of the first. An image decides how long the names are that stand in it.
+    fn keep(&mut self, flaw: fn(String) -> Flaw, what: impl Display) {
+        if self.flaws.len() >= Self::FLAWS {
+            return;
         }
+        let mut text = what.to_string();
+        if let Some((end, _)) = text.char_indices().nth(Self::FLAW_CHARS) {
+            text.truncate(end);
+            text.push('…');
+        }
+        self.flaws.push(flaw(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flaws_are_few_and_short_whatever_stands_in_an_image() {
+        let mut checked = Checked::default();
+        let name = "é".repeat(65_535);
+        for _ in 0..Checked::FLAWS {
+            checked.corruption(&name);
+            checked.leak(1, &name);
+            checked.note(&name);
+        }
+        checked.note("short");
+        assert_eq!((checked.corruptions, checked.leaks), (1000, 1000));
+        assert_eq!(checked.flaws.len(), Checked::FLAWS);
+        let kept = "é".repeat(Checked::FLAW_CHARS) + "…";
+        assert_eq!(checked.flaws[0], Flaw::Corruption(kept));
     }
 }

@@ -1,11 +1,14 @@
 //! The facts about one image file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use goldsmith_block::{Ailment, Error, ErrorKind, Layer, LayerInfo, Result, Storage, Symptom};
+use goldsmith_storage::thread_time;
 
 use crate::filename::{ImageName, protocol};
 use crate::found::Found;
+use crate::marks::Content;
 use crate::{Opener, marks, registry};
 
 /// The facts about one image file, without opening anything that it names.
@@ -48,9 +51,10 @@ pub struct ImageInfo {
     /// its disk.
     pub also_looks_like: Vec<&'static str>,
     /// The formats, by name, whose marks the guest's disk carries, as far as this file holds it: it
-    /// is an image inside of an image, or somebody wants it to be taken for one.
+    /// is an image inside of an image, or somebody wants it to be taken for one. "unknown" if to look
+    /// would have taken longer than the opener's [limits](goldsmith_block::Limits::unpacking_time) allow.
     pub content_looks_like: Vec<&'static str>,
-    /// See [`marks::partition_table`].
+    /// What the disk has for a partition table: "none", a "sound" one, or what is wrong with it.
     pub(crate) partition_table: &'static str,
 }
 
@@ -100,7 +104,7 @@ impl ImageInfo {
     pub fn read(opener: &Opener, path: impl AsRef<Path>, format: Option<&str>) -> Result<Self> {
         let path = path.as_ref();
         let layer = opener.inspect(path, format)?;
-        Self::of_layer(opener, path, &*layer)
+        Self::of_layer(opener, path, &*layer, thread_time())
     }
 
     /// Reads the facts about the image at `path` and about each image behind it, topmost first.
@@ -115,15 +119,27 @@ impl ImageInfo {
         let (chain, paths) = opener.open_heads(path.as_ref(), format)?;
         opener.all_open(&[])?;
         let layers = chain.layers().iter().zip(&paths);
+        let began = thread_time();
         layers
-            .map(|(layer, path)| Self::of_layer(opener, path, &**layer))
+            .map(|(layer, path)| Self::of_layer(opener, path, &**layer, began))
             .collect()
     }
 
-    fn of_layer(opener: &Opener, path: &Path, layer: &dyn Layer) -> Result<Self> {
+    /// When the thread had taken the time `began`, it looked at the first one.
+    fn of_layer(
+        opener: &Opener,
+        path: &Path,
+        layer: &dyn Layer,
+        began: Option<Duration>,
+    ) -> Result<Self> {
         let storage = &**layer.storage();
         let metadata = metadata(path)?;
         let info = layer.info();
+        let mut symptoms = symptoms(layer, metadata.is_file())?;
+        let content = Content::look(layer, || has_time(opener, began)).unwrap_or_else(|error| {
+            symptoms.push(Ailment::Warning.sign(error));
+            Content::unknown()
+        });
         let mut also = Vec::new();
         if !layer.is_flat() || info.virtual_size < storage.len() {
             also = marks::of_file(storage)?;
@@ -137,12 +153,11 @@ impl ImageInfo {
             looks_like: registry::probe(storage)
                 .ok()
                 .map(|format| format.name().into()),
-            symptoms: symptoms(layer, metadata.is_file())?,
+            symptoms,
             named_files: named_files(opener, (path, storage), info),
             also_looks_like: also,
-            // What cannot be read, because it is encrypted or damaged, tells nothing.
-            content_looks_like: marks::of_disk(layer).unwrap_or_default(),
-            partition_table: marks::partition_table(layer).unwrap_or("none"),
+            partition_table: content.partition_table(),
+            content_looks_like: content.marks,
         })
     }
 
@@ -154,6 +169,21 @@ impl ImageInfo {
             return Some(name.into());
         }
         Some(self.path.parent().unwrap_or(Path::new("")).join(name))
+    }
+}
+
+/// Fails if the opener's limit to the time for unpacking, since the thread had taken `began`, might be over
+/// when the next cluster is unpacked.
+fn has_time(opener: &Opener, began: Option<Duration>) -> Result<()> {
+    /// The dearest ones take less: 4 MiB that unpack to next to nothing. [ours]
+    const CLUSTER: Duration = Duration::from_millis(800);
+    let taken = thread_time().zip(began).map(|(now, began)| now - began);
+    match (opener.limits.unpacking_time, taken) {
+        (Some(limit), Some(taken)) if taken + CLUSTER > limit => Err(Error::new(
+            ErrorKind::Limit,
+            "what the disk looks like is not known: to unpack its ends takes too long",
+        )),
+        _ => Ok(()),
     }
 }
 

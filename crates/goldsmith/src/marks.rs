@@ -1,6 +1,6 @@
 //! Which formats' marks a file or a disk carries, more than one perhaps.
 
-use goldsmith_block::{Layer, Match, Probe, Result, SECTOR, Storage};
+use goldsmith_block::{Error, Layer, Match, Probe, Result, SECTOR, Storage};
 
 use crate::ovf::NAME as OVF_NAME;
 use crate::registry::{Ends, FORMATS, foreign};
@@ -21,41 +21,105 @@ pub(crate) fn of_file(storage: &dyn Storage) -> Result<Vec<&'static str>> {
     Ok(marked(&Ends::of_file(storage)?.probe()))
 }
 
-/// The formats whose marks the disk of `layer` carries, as if it were a file of its own.
-pub(crate) fn of_disk(layer: &dyn Layer) -> Result<Vec<&'static str>> {
-    let size = layer.info().virtual_size;
-    let ends = Ends::read(size, |offset, buf| layer.read_at(offset, buf))?;
-    let mut names = marked(&ends.probe());
-    for (name, at, mark) in ON_A_DISK {
-        let mut found = vec![0; mark.len()];
-        if at + found.len() as u64 <= size {
-            layer.read_at(*at, &mut found)?;
-            if found == *mark {
-                names.push(name);
-            }
-        }
-    }
-    // [xpwn] An Apple disk image begins with its data, too, and ends with 512 bytes of this.
-    if ends.probe().tail.starts_with(b"koly") {
-        names.push("dmg");
-    }
-    Ok(names)
+/// What the disk of a layer carries, as far as that holds it.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// The formats whose marks it carries, as if it were a file of its own.
+    pub(crate) marks: Vec<&'static str>,
+    /// See [`partition_table`]; nothing if nobody looked.
+    table: Option<&'static str>,
 }
 
-/// What the disk of `layer` has for a partition table: "none", a "sound" one, or what is wrong with it for
-/// OpenStack's services.
+impl Content {
+    /// Looks at the disk of `layer`, with `may_go_on` before each of the few reads.
+    ///
+    /// # Errors
+    /// Those of `may_go_on`. What cannot be read, because it is encrypted or damaged, tells nothing.
+    ///
+    /// # Cost
+    /// What stands in one cluster is read in a row: it may have to be unpacked.
+    pub(crate) fn look(layer: &dyn Layer, may_go_on: impl Fn() -> Result<()>) -> Result<Self> {
+        let size = layer.info().virtual_size;
+        let read = |at: u64, most: usize| {
+            may_go_on()?;
+            let mut bytes = vec![0; size.saturating_sub(at).min(most as u64) as usize];
+            if bytes.is_empty() {
+                return Ok(bytes);
+            }
+            let done = layer.read_at(at, &mut bytes);
+            Ok::<_, Error>(done.map(|()| bytes).unwrap_or_default())
+        };
+        let head = read(0, Probe::HEAD)?;
+        let mut also = Vec::new();
+        for (name, at, mark) in ON_A_DISK {
+            if read(*at, mark.len())? == *mark {
+                also.push(*name);
+            }
+        }
+        if is_text(&head) && describes_vmdk(&read(0, DESCRIPTION)?) {
+            also.push("vmdk");
+        }
+        let tail = read(size.saturating_sub(Probe::TAIL as u64), Probe::TAIL)?;
+        // [xpwn] An Apple disk image begins with its data, too, and ends with 512 bytes of this.
+        if tail.starts_with(b"koly") {
+            also.push("dmg");
+        }
+        let table = partition_table(&head);
+        let ends = Ends { head, tail };
+        let mut marks = marked(&ends.probe());
+        also.retain(|name| !marks.contains(name));
+        marks.extend(also);
+        Ok(Self {
+            marks,
+            table: Some(table),
+        })
+    }
+
+    /// Nothing is known of it, so nobody should take it for harmless.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            marks: vec!["unknown"],
+            table: Some("unknown"),
+        }
+    }
+
+    /// See [`partition_table`].
+    pub(crate) fn partition_table(&self) -> &'static str {
+        self.table.unwrap_or("none")
+    }
+}
+
+/// Most bytes of a text that oslo.utils looks for what it says of a VMDK.
+const DESCRIPTION: usize = (1 << 20) - 1;
+
+/// Whether what begins with `head` may be a text. [oslo.utils VMDKInspector]
+fn is_text(head: &[u8]) -> bool {
+    let is_of_text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t'..=b'\r' | 0x1c..=0x1f);
+    !head.is_empty() && head.iter().take(SECTOR as usize).all(is_of_text)
+}
+
+/// Whether the beginning of a disk says anywhere before its first zero what kind of VMDK it describes; or has
+/// characters there at which oslo.utils fails. [oslo.utils VMDKInspector]
+fn describes_vmdk(beginning: &[u8]) -> bool {
+    const KIND: &[u8] = b"createtype=\"";
+    let end = beginning.iter().position(|byte| *byte == 0);
+    let text = &beginning[..end.unwrap_or(beginning.len())];
+    let mut words = text.windows(KIND.len());
+    !text.is_ascii() || words.any(|word| word.eq_ignore_ascii_case(KIND))
+}
+
+/// What a disk that begins with `head` has for a partition table: "none", a "sound" one, or what is wrong with
+/// it for OpenStack's services.
 ///
 /// [oslo.utils GPTInspector] The boot sector of a FAT file system, which ends in the same two bytes, has none.
-pub(crate) fn partition_table(layer: &dyn Layer) -> Result<&'static str> {
+fn partition_table(head: &[u8]) -> &'static str {
     const PROTECTIVE: u8 = 0xEE;
-    let mut sector = [0; SECTOR as usize];
-    if layer.info().virtual_size < SECTOR {
-        return Ok("none");
-    }
-    layer.read_at(0, &mut sector)?;
+    let Some(sector) = head.first_chunk::<{ SECTOR as usize }>() else {
+        return "none";
+    };
     let is_fat = sector[0x10] == 2 && sector[0x15] == 0xF8;
     if sector[510..] != [0x55, 0xAA] || is_fat {
-        return Ok("none");
+        return "none";
     }
     let (entries, _) = sector[446..510].as_chunks::<16>();
     let used: Vec<_> = (0..).zip(entries).filter(|(_, it)| it[4] != 0).collect();
@@ -80,7 +144,7 @@ pub(crate) fn partition_table(layer: &dyn Layer) -> Result<&'static str> {
         (used.is_empty(), "one without partitions"),
     ];
     let flaw = flaws.into_iter().find(|(is_so, _)| *is_so);
-    Ok(flaw.map_or("sound", |(_, flaw)| flaw))
+    flaw.map_or("sound", |(_, flaw)| flaw)
 }
 
 fn marked(probe: &Probe<'_>) -> Vec<&'static str> {

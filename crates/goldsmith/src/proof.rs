@@ -15,10 +15,11 @@ use goldsmith_storage::{FileStorage, Window};
 use crate::cloud::Cloud;
 use crate::convert::now;
 use crate::lint::{Looks, lint_layer};
+use crate::marks::Content;
 use crate::ovf::Container;
+use crate::registry;
 use crate::splice::Splice;
 use crate::watch::Tap;
-use crate::{marks, registry};
 
 /// What is to be proved.
 #[derive(Clone, Debug, Default)]
@@ -74,11 +75,11 @@ impl Made<'_> {
         );
         let looks_like = registry::probe(&*storage).ok();
         let layer = self.format.inspect(storage, &budget, &options)?;
-        // What cannot be read, as it is encrypted, tells nothing.
+        let content = Content::look(&*layer, || Ok(()))?;
         let looks = Looks {
             file: looks_like.map(|format| format.name()),
-            disk: &marks::of_disk(&*layer).unwrap_or_default(),
-            partition_table: marks::partition_table(&*layer).unwrap_or("none"),
+            disk: &content.marks,
+            partition_table: content.partition_table(),
         };
         let findings = lint_layer(layer.info(), &looks, cloud, now());
         let Some(finding) = findings.first() else {

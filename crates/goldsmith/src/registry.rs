@@ -64,23 +64,19 @@ const MOST_ZEROS: u64 = 4 << 20;
 
 /// The bytes at both ends of a file or a disk.
 pub(crate) struct Ends {
-    head: Vec<u8>,
-    tail: Vec<u8>,
+    pub(crate) head: Vec<u8>,
+    pub(crate) tail: Vec<u8>,
 }
 
 impl Ends {
-    /// Those of `len` bytes that `read` reads.
-    pub(crate) fn read(len: u64, read: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<Self> {
-        let mut head = vec![0; len.min(Probe::HEAD as u64) as usize];
-        let mut tail = vec![0; len.min(Probe::TAIL as u64) as usize];
-        read(0, &mut head)?;
-        read(len - tail.len() as u64, &mut tail)?;
-        Ok(Self { head, tail })
-    }
-
     /// Those of a whole file.
     pub(crate) fn of_file(storage: &dyn Storage) -> Result<Self> {
-        Self::read(storage.len(), |offset, buf| storage.read_at(offset, buf))
+        let len = storage.len();
+        let mut head = vec![0; len.min(Probe::HEAD as u64) as usize];
+        let mut tail = vec![0; len.min(Probe::TAIL as u64) as usize];
+        storage.read_at(0, &mut head)?;
+        storage.read_at(len - tail.len() as u64, &mut tail)?;
+        Ok(Self { head, tail })
     }
 
     pub(crate) fn probe(&self) -> Probe<'_> {

@@ -5,6 +5,8 @@
 //!                                         [1] all zeros, or all ones, without a cluster
 //! ```
 
+use std::collections::BTreeSet;
+
 use byteorder::{BE, ByteOrder};
 use goldsmith_block::{BitmapInfo, Budget, Detail, GuestRange, HostRange, Result, Storage};
 use zerocopy::{FromZeros, IntoBytes};
@@ -12,7 +14,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::error::Qcow2Error;
 use crate::geometry::{Geometry, Table};
 use crate::ondisk::{self, RawBitmap, RawBitmaps};
-use crate::snapshot::text;
+use crate::snapshot::{text, text_cost, text_len};
 
 /// What a bitmap says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Bitmap {
         }
         .check()?;
         let mut bitmaps = Vec::new();
+        let mut names = BTreeSet::new();
         // Bytes of the directory; it is short, so no sum of what follows overflows.
         let mut at = 0;
         for index in 0..count {
@@ -77,14 +80,23 @@ impl Bitmap {
             if at > len {
                 return Err(filled(at).into());
             }
+            let (len, limit) = (name_len, ondisk::BITMAP_NAME_BYTES);
+            if len > limit {
+                return Err(Qcow2Error::BitmapName { index, len, limit }.into());
+            }
             let found = entry.granularity_bits;
             if !ondisk::GRANULARITY_BITS.contains(&found) {
                 return Err(Qcow2Error::Granularity { index, found }.into());
             }
-            let cost = size_of::<Self>() as u64 + u64::from(name_len);
+            let cost = size_of::<Self>() as u64 + text_cost(name_len);
             budget.reserve(cost, "bitmap directory")?;
             let mut name = vec![0; name_len.into()];
             storage.read_at(start + name_at, &mut name)?;
+            name.truncate(text_len(&name));
+            if !names.insert(name.clone()) {
+                let name = text(&name);
+                return Err(Qcow2Error::BitmapTwice { name }.into());
+            }
             bitmaps.push(Self {
                 name: text(&name),
                 granularity: 1 << found,

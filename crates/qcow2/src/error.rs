@@ -174,6 +174,22 @@ pub enum Qcow2Error {
     /// An extension of no bitmaps, which QEMU refuses. `[spec]`
     #[error("a header extension says that there are bitmaps, and that their number is 0")]
     NoBitmaps,
+    /// A bitmap whose name is longer than QEMU takes. `[qemu]`
+    #[error("the name of bitmap {index} has {len} bytes, over the {limit} allowed")]
+    BitmapName {
+        /// Which entry of the directory.
+        index: u32,
+        /// Length of the name in bytes.
+        len: u16,
+        /// The most allowed.
+        limit: u16,
+    },
+    /// Two bitmaps of one name, which QEMU refuses. `[spec]`
+    #[error("two bitmaps have the name '{name}'")]
+    BitmapTwice {
+        /// The name, as far as it is text.
+        name: String,
+    },
     /// A directory that its entries do not fill.
     #[error("the bitmap directory has {len} bytes; its {count} entries take {used}")]
     BitmapDirectory {

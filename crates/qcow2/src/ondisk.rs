@@ -86,6 +86,8 @@ pub(crate) const SNAPSHOT_TABLE_BYTES: u64 = 64 << 20;
 pub(crate) const BITMAPS: u32 = 65535;
 /// Longest bitmap directory in bytes. [qemu]
 pub(crate) const BITMAP_DIRECTORY_BYTES: u64 = 1024 * BITMAPS as u64;
+/// Most bytes in the name of a bitmap. [qemu]
+pub(crate) const BITMAP_NAME_BYTES: u16 = 1023;
 /// The kind of bitmap that tracks writes, the only one. [spec]
 pub(crate) const BITMAP_DIRTY_TRACKING: u8 = 1;
 /// Longest bitmap table in bytes. [qemu]

@@ -69,8 +69,9 @@ impl Snapshots {
             let (id_len, name_len) = (raw.id_len.get(), raw.name_len.get());
             let rest = extra + u64::from(id_len) + u64::from(name_len);
             within(at, rest, geometry)?;
-            let cost = 2 * rest + (size_of::<Snapshot>() + size_of::<Entry>()) as u64;
-            budget.reserve(cost, "snapshot table")?;
+            let names = text_cost(id_len) + text_cost(name_len);
+            let fixed = (size_of::<Snapshot>() + size_of::<Entry>()) as u64;
+            budget.reserve(rest + names + fixed, "snapshot table")?;
             // Two names of 16-bit lengths and a little more.
             let mut bytes = vec![0; rest as usize];
             storage.read_at(at, &mut bytes)?;
@@ -130,8 +131,20 @@ fn snapshot(
 
 /// The text that `bytes` are meant to be: nothing hangs on it but what people read.
 pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..text_len(bytes)]).into_owned()
+}
+
+/// How many of `bytes` are of that text: it ends before a zero.
+pub(crate) fn text_len(bytes: &[u8]) -> usize {
     let end = bytes.iter().position(|byte| *byte == 0);
-    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+    end.unwrap_or(bytes.len())
+}
+
+/// Bytes of memory that such a text of `len` bytes takes: what is none of it becomes a mark of three, and who
+/// tells of it makes copies.
+pub(crate) fn text_cost(len: u16) -> u64 {
+    const COPIES: u64 = 5;
+    u64::from(len) * 3 * COPIES
 }
 
 /// Whether the table goes on for `len` bytes from `at`.

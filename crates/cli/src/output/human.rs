@@ -299,7 +299,7 @@ pub(crate) fn lint(
         return writeln!(
             out,
             "{GOOD}{}: nothing that {} would refuse{GOOD:#}",
-            image.display(),
+            shown(&image.to_string_lossy()),
             cloud.name
         );
     }
@@ -317,7 +317,7 @@ pub(crate) fn lint(
             "{BAD}{fact}{of} is {found}; it must be {wanted}{BAD:#}"
         )?;
         writeln!(out, "    why:  {}", rule.reason)?;
-        writeln!(out, "    mend: {}", rule.mend_for(cloud, image))?;
+        writeln!(out, "    mend: {}", shown(&rule.mend_for(cloud, image)))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::exit::Failure;
 use crate::output::beyond;
+use crate::output::plain::Plain;
 
 /// The facts about an image, as `qemu-img info --output=json` gives them.
 pub(crate) fn info(
@@ -98,13 +99,9 @@ fn image(info: &ImageInfo, name: Option<&str>) -> Map<String, Value> {
 
 /// `value` as qemu-img lays JSON out.
 fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut text = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    serde::Serialize::serialize(value, &mut serializer)
-        .map_err(|error| Failure::with_status(1, format!("cannot write JSON: {error}")))?;
-    text.push(b'\n');
-    out.write_all(&text)?;
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Plain::default());
+    serde::Serialize::serialize(value, &mut serializer).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
     Ok(())
 }
 

@@ -4,5 +4,6 @@ mod beyond;
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod manual;
+mod plain;
 pub(crate) mod style;
 pub(crate) mod svg;

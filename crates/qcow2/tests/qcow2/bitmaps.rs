@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use goldsmith_block::{Budget, ErrorKind, Format, GuestRange, Limits};
 use goldsmith_qcow2::QCOW2;
-use goldsmith_storage::MemoryStorage;
+use goldsmith_storage::{FileStorage, MemoryStorage};
 use goldsmith_testkit::hostile::survives;
 use goldsmith_testkit::qemu;
 use serde_json::Value;
@@ -154,6 +154,58 @@ fn bitmap_knows_whether_it_records() {
     let error = layer.dirty_ranges(broken.unwrap(), &budget()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.report().contains("was not saved properly"));
+}
+
+#[test]
+fn name_of_a_bitmap_is_refused_where_qemu_refuses_it() {
+    let bench = Bench::new();
+    let longest = "x".repeat(1023);
+    // (first name, second name, offset in the entry of the second, what is put there, rule)
+    let second = 24 + 8;
+    for (a, b, at, bytes, rule) in [
+        (
+            "one",
+            "two",
+            24,
+            &b"two"[..],
+            "two bitmaps have the name 'two'",
+        ),
+        ("one", "two", 24, b"t\0o", ""),
+        (
+            "t",
+            "t-o",
+            second + 25,
+            b"\0",
+            "two bitmaps have the name 't'",
+        ),
+        ("one", "two", 24, b"\xff\xfeo", ""),
+        (
+            &longest,
+            "two",
+            18,
+            &[4, 0],
+            "has 1024 bytes, over the 1023 allowed",
+        ),
+    ] {
+        let path = bench.image("image", "", "1M", &[]);
+        let text = path.to_str().unwrap();
+        for name in [a, b] {
+            qemu::img_ok(&["bitmap", "--add", text, name]);
+        }
+        patch(&path, Places::of(&path).bitmaps() + at, bytes);
+        let file = FileStorage::open(&path).unwrap();
+        let opened = QCOW2.open(Arc::new(file), &budget());
+        let judged = qemu::img(&["check", text]);
+        assert_eq!(judged.status.success(), rule.is_empty(), "{judged:?}");
+        match opened {
+            Ok(_) => assert_eq!(rule, "", "{b}"),
+            Err(error) => assert!(
+                !rule.is_empty() && error.report().contains(rule),
+                "{}",
+                error.report()
+            ),
+        }
+    }
 }
 
 /// A bitmap of one bit per 512 bytes for a disk of 20 MiB in clusters of 4 KiB: two clusters of

@@ -51,6 +51,11 @@ DISKS = {
     "udf 3": volume(b"NSR03"),
     "other volume": volume(b"BEA01"),
     "qcow2": b"QFI\xfb\0\0\0\3",
+    "text": b"hello\n" * 200,
+    "text of a vmdk": (b"hello\n" * 200 + b'createType="monolithicSparse"\n').ljust(4096),
+    "text of a vmdk behind a zero": b"hello\n" * 200 + b'\0createType="monolithicSparse"\n',
+    "text of a vmdk that is no text": (b"hello\n" * 200 + b'\xffcreatetype="x"\n').ljust(4096),
+    "vmdk of no text": b"\1hello\n" * 200 + b'createType="monolithicSparse"\n',
     "vdi": b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe",
 }
 
@@ -61,6 +66,9 @@ def is_refused(image):
         inspector = format_inspector.detect_file_format(image)
         inspector.safety_check()
     except (format_inspector.ImageFormatError, format_inspector.SafetyCheckFailed):
+        return True
+    except AttributeError:
+        # It fails at a text with other characters in it, which then cannot be uploaded either.
         return True
     return str(inspector) not in ("raw", "gpt")
 
