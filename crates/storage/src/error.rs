@@ -23,8 +23,6 @@ pub(crate) enum StorageError {
     },
     #[error("cannot write {len} bytes at offset {offset:#x}: the device holds {device} bytes")]
     PastDevice { offset: u64, len: u64, device: u64 },
-    #[error("cannot find the holes from offset {offset:#x}")]
-    Span { offset: u64, source: io::Error },
     #[error("cannot zero bytes {range}")]
     Zero { range: HostRange, source: io::Error },
     #[error("cannot set the length to {len} bytes")]

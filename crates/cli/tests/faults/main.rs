@@ -7,6 +7,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
+mod advice;
 mod calls;
 mod disks;
 mod itself;

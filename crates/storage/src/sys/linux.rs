@@ -64,7 +64,7 @@ pub(crate) fn next_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
 }
 
 fn next(file: &File, place: SeekFrom) -> io::Result<Option<u64>> {
-    match seek(file, place) {
+    match retry_on_intr(|| seek(file, place)) {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NXIO) => Ok(None),
         Err(errno) => Err(or_unsupported(errno)),
@@ -239,11 +239,31 @@ pub(crate) fn below_device(device: u64) -> Vec<StorageId> {
 }
 
 /// Has the disk begin to store what was written so far; returns before it is done.
-pub(crate) fn start_writeback(file: &File) {
-    // Advice: if it is not taken, the flush takes longer. It also reports what goes wrong here.
+///
+/// # Errors
+/// What was written may be lost, and perhaps nobody is told again. That it is not begun is no error: the flush
+/// takes longer then.
+pub(crate) fn start_writeback(file: &File) -> io::Result<()> {
     #[allow(unsafe_code, reason = "no crate that is here wraps this call")]
     // SAFETY: The call takes numbers alone, and the descriptor is open as long as `file` lives.
-    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    let done =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if done == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    match code {
+        Some(
+            Errno::NOSYS
+            | Errno::INVAL
+            | Errno::SPIPE
+            | Errno::OPNOTSUPP
+            | Errno::PERM
+            | Errno::INTR,
+        ) => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Has the system forget what it keeps in memory of `range`, as far as that is stored; an empty range
