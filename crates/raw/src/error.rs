@@ -1,6 +1,6 @@
 //! What a RAW image cannot be.
 
-use goldsmith_block::Error;
+use goldsmith_block::{Error, ErrorKind};
 
 /// Why a RAW image cannot be made as asked. Reading one cannot break a rule, there is none.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -12,6 +12,12 @@ pub enum RawError {
     /// A raw image has no tables in which units could have a place.
     #[error("Unsupported preallocation mode: metadata (raw images have off, falloc and full)")]
     Metadata,
+    /// A file longer than any disk of QEMU's.
+    #[error("the file has {len} bytes, and a raw disk at most {most}", most = crate::DISK_BYTES)]
+    TooLong {
+        /// Length of the file in bytes.
+        len: u64,
+    },
     /// A device is as large as it is.
     #[error("Cannot resize device files: the device holds {device} bytes, not {len}")]
     Device {
@@ -32,6 +38,7 @@ impl From<RawError> for Error {
     fn from(error: RawError) -> Self {
         match error {
             RawError::Nowhere { .. } => Self::unsupported(error),
+            RawError::TooLong { .. } => Self::new(ErrorKind::Limit, error),
             _ => Self::usage(error),
         }
     }

@@ -43,6 +43,9 @@ pub static RAW: Raw = Raw;
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 
+/// Bytes of the longest disk. [qemu] Linux does not find the data in the last page that a file can have.
+pub(crate) const DISK_BYTES: u64 = (1 << 63) - (1 << 30);
+
 static OPTIONS: [OptionSpec; 1] = [OptionSpec {
     name: "preallocation",
     kind: OptionKind::Choice(&["off", "falloc", "full"]),
@@ -60,6 +63,10 @@ impl Format for Raw {
     }
 
     fn open(&self, storage: Arc<dyn Storage>, _budget: &Budget) -> Result<Arc<dyn Layer>> {
+        let len = storage.len();
+        if len > DISK_BYTES {
+            return Err(RawError::TooLong { len }.into());
+        }
         Ok(Arc::new(layer::RawLayer::new(storage)))
     }
 

@@ -11,7 +11,7 @@ use goldsmith_block::{
     Options, Preallocation, Repair, Result, ZeroPolicy,
 };
 use goldsmith_raw::{RAW, RawError};
-use goldsmith_storage::{FileStorage, MemoryStorage, Target};
+use goldsmith_storage::{FileStorage, MemoryStorage, Target, VoidStorage};
 use goldsmith_testkit::conformance;
 use goldsmith_testkit::device::DeviceStorage;
 use goldsmith_testkit::fault::{FaultStorage, Op};
@@ -220,6 +220,24 @@ fn space_is_asked_for_before_anything_is_written() {
         let spec = image::spec(&RAW, 1 << 20, &options, false).unwrap();
         let error = RAW.create(full, &spec).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Io);
+    }
+}
+
+/// Where the kernel no longer finds the data, at the end of what a file can be, nothing is guessed.
+#[test]
+fn file_longer_than_any_disk_of_qemu_is_refused() {
+    const LONGEST: u64 = (1 << 63) - (1 << 30);
+    for (len, is_disk) in [
+        (LONGEST, true),
+        (LONGEST + 512, false),
+        (i64::MAX as u64, false),
+    ] {
+        let storage = Arc::new(VoidStorage::new("long", len));
+        let opened = RAW.open(storage, &Budget::new(&Limits::default()));
+        match opened {
+            Ok(layer) => assert!(is_disk && layer.info().virtual_size == len, "{len}"),
+            Err(error) => assert!(!is_disk && error.kind() == ErrorKind::Limit, "{len}"),
+        }
     }
 }
 
