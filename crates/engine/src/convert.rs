@@ -22,6 +22,9 @@ const CLAIM: u64 = 1 << 20;
 const UNCACHED_CLAIM: u64 = 4 << 20;
 /// How many wait for the disk at a time past the system's cache, if not told otherwise. [ours]
 const WAITING: usize = 4;
+/// Bytes of zeros that one worker writes at a time, where they have to be written: it may take the disk seconds,
+/// and who waits wants to hear of it, or to stop it. [ours] A multiple of any claim.
+const WRITTEN_ZEROS: u64 = 1 << 30;
 
 /// How a conversion is to be done.
 #[derive(Clone, Copy)]
@@ -115,7 +118,7 @@ pub struct Outcome {
 /// # Cost
 /// Memory: per thread one claim (1 MiB, or the largest unit, at most 2 MiB; 4 MiB if `uncached`) and
 /// as much again for packed bytes, and as much again to compare with what stands behind the target.
-/// Holes of any length are single steps, unless there is a digest for which zeros must be hashed.
+/// Holes of any length are single steps, unless they must be written, or hashed for a digest.
 pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Outcome> {
     let len = sink.profile().virtual_size;
     let source_len = source.virtual_size();
@@ -166,7 +169,11 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
         false => step,
     };
     let claims = Claims::new(len, step, align, job.cancel, &disk).from(job.start);
-    let claims = claims.with_holes_of(digests.most_zeros());
+    let most_zeros = match profile.zeroes {
+        ZeroPolicy::Written => digests.most_zeros().min(WRITTEN_ZEROS),
+        ZeroPolicy::Implied | ZeroPolicy::Covering => digests.most_zeros(),
+    };
+    let claims = claims.with_holes_of(most_zeros);
     let finished = Finished::new(job.milestones, job.start);
     let shared = Shared {
         source: &disk,

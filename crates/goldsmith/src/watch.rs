@@ -106,6 +106,9 @@ impl Tap {
     }
 }
 
+/// Bytes that are zeroed together, before anybody asks again whether to go on: whole blocks of any file.
+const ZEROS: u64 = 256 << 20;
+
 /// A file that counts what goes through it.
 ///
 /// Only reading and writing can be stopped. What ends a change (the length, a flush) is left alone.
@@ -138,8 +141,19 @@ impl StorageMut for Tapped<dyn StorageMut> {
     }
 
     fn zero(&self, range: HostRange, zeroing: Zeroing) -> Result<()> {
-        self.storage.zero(range, zeroing)?;
-        self.tap.written.fetch_add(range.len, Ordering::Relaxed);
+        let mut at = range.offset;
+        while at < range.end() {
+            // Giving space back is what ends a change.
+            if zeroing == Zeroing::Keep {
+                self.tap.check()?;
+            }
+            // Where it takes writing, all of a disk takes hours.
+            let end = range.end().min((at / ZEROS + 1).saturating_mul(ZEROS));
+            let piece = HostRange::new(at, end - at);
+            self.storage.zero(piece, zeroing)?;
+            self.tap.written.fetch_add(piece.len, Ordering::Relaxed);
+            at = end;
+        }
         Ok(())
     }
 }

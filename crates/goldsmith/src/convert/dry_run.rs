@@ -10,6 +10,7 @@ use crate::convert::fresh::Prepared;
 use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
 use crate::target::refuse_source;
+use crate::watch::Tap;
 
 impl Convert<'_> {
     pub(super) fn rehearse_all(&self, mut prepared: Prepared) -> Result<Converted> {
@@ -38,7 +39,13 @@ impl Convert<'_> {
 
     /// The way to write a target that keeps nothing.
     pub(crate) fn void(&self, spec: &mut CreateSpec) -> Result<Way> {
-        let void = || Arc::new(VoidStorage::new(&*self.target.to_string_lossy(), 0));
+        let tap = Tap::new(self.job.cancel);
+        let void = || {
+            tap.on(Arc::new(VoidStorage::new(
+                &*self.target.to_string_lossy(),
+                0,
+            )))
+        };
         if spec.options.text("data_file").is_some() {
             spec.data = Some(void());
         }
