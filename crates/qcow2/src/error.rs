@@ -354,7 +354,7 @@ pub enum Qcow2Error {
     /// An image whose tables cannot be trusted to be changed.
     #[error(
         "the image has {corruptions} errors in its tables, the first of them: {first}; repair it \
-         before it is changed (check -r all)"
+         before it is changed (check -r all), or take what is left of it (convert --salvage)"
     )]
     Damaged {
         /// How many.
@@ -362,6 +362,11 @@ pub enum Qcow2Error {
         /// The first one.
         first: String,
     },
+    /// An image that is marked as corrupt, in which nothing was found to be.
+    #[error(
+        "the image is marked as corrupt, though its tables are sound; check -r all takes the mark away"
+    )]
+    MarkedCorrupt,
     /// A backing file name outside its place.
     #[error(
         "the backing file name takes {len} bytes at offset {offset:#x}; it must be at most 1023 \

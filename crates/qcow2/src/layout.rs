@@ -147,7 +147,7 @@ impl Layout {
         if count < need {
             return Err(Qcow2Error::Conflict {
                 option: "encrypt.format",
-                rule: "a LUKS header needs larger clusters, 4k at least",
+                rule: "a LUKS header needs larger clusters or narrower refcounts; 4k is enough for any",
             }
             .into());
         }

@@ -343,6 +343,14 @@ impl Plan {
             _ => Protection::None,
         };
         let encrypted = protection != Protection::None;
+        let of_both = ["encrypt.format", KEY_SECRET];
+        let of_luks = options
+            .given()
+            .iter()
+            .find(|name| name.starts_with("encrypt.") && !of_both.contains(name));
+        if let (Some(option), Protection::None | Protection::Aes) = (of_luks, &protection) {
+            return conflict(option, "it goes with encrypt.format=luks");
+        }
         if encrypted != options.secret(KEY_SECRET).is_some() {
             return conflict(KEY_SECRET, "it goes with encrypt.format, and that with it");
         }

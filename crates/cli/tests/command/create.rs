@@ -227,3 +227,33 @@ fn name_that_is_empty_is_refused() {
         assert!(!twins.ours.path("out").exists(), "{line}");
     }
 }
+
+/// A disk that somebody takes for encrypted as he wished must be.
+#[test]
+fn options_of_another_encryption_are_refused_as_by_qemu_img() {
+    let folder = Folder::new();
+    let secret = "--object secret,id=s,data=one";
+    let (luks, aes) = (
+        "encrypt.format=luks,encrypt.key-secret=s",
+        "encrypt.format=aes,encrypt.key-secret=s",
+    );
+    for (options, may_be) in [
+        ("encrypt.cipher-alg=aes-256".to_owned(), false),
+        ("encrypt.iter-time=10".to_owned(), false),
+        (
+            format!("{aes},encrypt.cipher-alg=aes-256,encrypt.cipher-mode=xts"),
+            false,
+        ),
+        (format!("{aes},encrypt.iter-time=10"), false),
+        (aes.to_owned(), true),
+        (
+            format!("{luks},encrypt.iter-time=10,encrypt.cipher-mode=cbc"),
+            true,
+        ),
+    ] {
+        let line = format!("create -q -f qcow2 {secret} -o {options} new.qcow2 1M");
+        for done in [folder.goldsmith(&line), folder.qemu_img(&line)] {
+            assert_eq!(done.status, i32::from(!may_be), "{line}: {done:?}");
+        }
+    }
+}

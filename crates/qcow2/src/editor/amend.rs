@@ -87,7 +87,7 @@ pub(crate) static OPTIONS: [OptionSpec; 12] = [
         help: "luks: number of the key slot meant, from 0 to 7",
     },
     OptionSpec {
-        name: "encrypt.iter-time",
+        name: ITER_TIME,
         kind: OptionKind::Size,
         default: "2000",
         help: "luks: milliseconds that a guess of the new passphrase takes on this machine",
@@ -98,6 +98,7 @@ const STATE: &str = "encrypt.state";
 const NEW_SECRET: &str = "encrypt.new-secret";
 const OLD_SECRET: &str = "encrypt.old-secret";
 const KEY_SLOT: &str = "encrypt.keyslot";
+const ITER_TIME: &str = "encrypt.iter-time";
 
 impl Draft {
     /// Sets the options that are given. `passphrase` opens the disk as it is.
@@ -226,8 +227,11 @@ impl Draft {
         match (options.choice(STATE), new, old) {
             ("active", Some(new), None) => {
                 let known = passphrase.ok_or(Qcow2Error::Locked { method })?;
-                let time = Duration::from_millis(options.size("encrypt.iter-time"));
+                let time = Duration::from_millis(options.size(ITER_TIME));
                 luks.add_passphrase(&mut header, known.as_bytes(), new.as_bytes(), slot, time)
+            }
+            ("inactive", ..) if options.is_given(ITER_TIME) => {
+                return conflict(ITER_TIME, "it goes with encrypt.state=active");
             }
             ("inactive", None, Some(old)) => {
                 luks.slots_of(&mut header, old.as_bytes())

@@ -75,13 +75,16 @@ impl Qcow2Editor {
         }
         let checked = check::check(&**self.scribe.storage(), &self.budget.afresh())?;
         let corruptions = checked.corruptions + checked.errors;
-        if corruptions > 0 || self.layer.geometry().corrupt {
+        if corruptions > 0 {
             let first = checked.flaws.into_iter().find_map(|flaw| match flaw {
                 Flaw::Corruption(text) => Some(text),
                 Flaw::Leak(_) | Flaw::Note(_) => None,
             });
-            let first = first.unwrap_or_else(|| "it is marked as corrupt".into());
+            let first = first.unwrap_or_else(|| "a part of them cannot be read".into());
             return Err(Qcow2Error::Damaged { corruptions, first }.into());
+        }
+        if self.layer.geometry().corrupt {
+            return Err(Qcow2Error::MarkedCorrupt.into());
         }
         self.sound = true;
         Ok(())
@@ -173,6 +176,8 @@ impl Editor for Qcow2Editor {
         if let Edit::Repair(repair) = edit {
             return self.repair(*repair);
         }
+        // Who cannot read the disk does not get to cut it off, or to lock out who can. [qemu]
+        self.layer.crypt().must_be_open()?;
         self.check()?;
         let geometry = self.layer.geometry().clone();
         let mut draft = self.draft()?;

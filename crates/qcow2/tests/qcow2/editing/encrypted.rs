@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use goldsmith_block::{
-    Edit, Editor, ErrorKind, Format, HostRange, Options, Result, Storage, StorageMut, Zeroing,
-    pass_on,
+    Edit, Editor, ErrorKind, Format, HostRange, Options, Repair, Result, Storage, StorageMut,
+    Zeroing, pass_on,
 };
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::{FileStorage, MemoryStorage};
@@ -87,19 +87,27 @@ fn encrypted_image_is_edited_as_any_other() {
             "{format}"
         );
         check(&path, SECRET);
-        // Without the word, what needs no guest data can be done, and nothing else.
-        edit(&path, "", &snapshot("two")).unwrap();
+        // Without the word QEMU does not open it, so nothing is done that it would not do.
         let before = std::fs::read(&path).unwrap();
-        let error = edit(&path, "", &resize(disk.len() + 512)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Denied, "{format}");
-        assert!(std::fs::read(&path).unwrap() == before, "{format}");
-        // At the border of a cluster there is no tail to be cleared.
-        let mut expected = disk.bytes().to_vec();
-        for size in [256 << 10, disk.len() + 512] {
-            edit(&path, "", &resize(size)).unwrap();
-            expected.resize(size as usize, 0);
-            assert!(qemu_reads(&path, SECRET).unwrap() == expected, "{format}");
+        for change in [
+            snapshot("two"),
+            Edit::ApplySnapshot(0),
+            Edit::DeleteSnapshot(0),
+            Edit::SetBacking(None),
+            Edit::Empty,
+            resize(256 << 10),
+            resize(disk.len() + (1 << 20)),
+            amend(&[("lazy_refcounts", "on")]),
+            amend(&[("encrypt.state", "inactive"), ("encrypt.keyslot", "0")]),
+        ] {
+            let error = edit(&path, "", &change).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied, "{format}: {change:?}");
+            assert!(
+                std::fs::read(&path).unwrap() == before,
+                "{format}: {change:?}"
+            );
         }
+        edit(&path, "", &Edit::Repair(Repair::All)).unwrap();
         check(&path, SECRET);
     }
 }
@@ -123,7 +131,7 @@ fn passphrases_come_and_go() {
         ("encrypt.state", "inactive"),
         ("encrypt.old-secret", SECRET),
     ];
-    edit(&path, "", &amend(&remove)).unwrap();
+    edit(&path, OTHER, &amend(&remove)).unwrap();
     assert_eq!(qemu_reads(&path, SECRET), None);
     assert!(qemu_reads(&path, OTHER).unwrap() == disk.bytes());
     let layer = editor(&path, OTHER).unwrap().layer();
@@ -364,9 +372,9 @@ fn passphrases_survive_every_cut() {
         let options = Options::parse(QCOW2.open_options(), [("encrypt.key-secret", word)]);
         QCOW2.open_with(storage, &budget(), &options.unwrap())
     };
-    let options = Options::defaults(QCOW2.open_options());
+    let options = Options::parse(QCOW2.open_options(), [("encrypt.key-secret", SECRET)]);
     let mut editor = QCOW2
-        .edit(Arc::clone(&crash) as _, &budget(), &options)
+        .edit(Arc::clone(&crash) as _, &budget(), &options.unwrap())
         .unwrap();
     editor.edit(&amend(&remove)).unwrap();
     // Whoever is told that a word is revoked can rely on it.

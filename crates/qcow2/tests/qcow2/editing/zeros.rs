@@ -99,8 +99,8 @@ fn encrypted_disk_that_qemu_makes_larger_grows_by_zeros() {
                 write_over(open(&path), picture.len(), &[(0, picture.len(), 7)]);
             } else {
                 let mut options = vec![("encrypt.key-secret", SECRET)];
-                options.push(("encrypt.format", format.split(',').next().unwrap()));
-                options.push(("encrypt.iter-time", "10"));
+                let pairs = format!("encrypt.format={format}");
+                options.extend(pairs.split(',').filter_map(|pair| pair.split_once('=')));
                 match more {
                     "data_file" => options.push(("data_file", &file)),
                     "extended_l2" => options.push(("extended_l2", "on")),
