@@ -292,8 +292,14 @@ impl Bitmaps {
         target: &mut dyn Editor,
         budget: &Budget,
     ) -> Result<()> {
+        // A snapshot's disk may be shorter than the one that the bitmaps are about.
+        let disk = GuestRange::new(0, target.layer().info().virtual_size);
         for (index, info) in self.of(source) {
-            let (name, dirty) = (&info.name, to_copy(source, index, budget)?);
+            let (name, mut dirty) = (&info.name, to_copy(source, index, budget)?);
+            dirty.retain_mut(|range| {
+                range.end = range.end.min(disk.end);
+                !range.is_empty()
+            });
             let mut change = |change| {
                 let name = name.clone();
                 target.edit(&Edit::Bitmap { name, change })

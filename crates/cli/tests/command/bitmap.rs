@@ -94,6 +94,33 @@ fn bitmaps_go_along_with_a_conversion() {
     assert!(!twins.ours.path("copy.raw").exists());
 }
 
+/// The bitmaps are about the disk as it is now, and that of the snapshot may be shorter: what they know of the
+/// rest must not come back when it grows.
+#[test]
+fn bitmaps_of_a_longer_disk_end_with_that_of_the_snapshot() {
+    let twins = image();
+    for line in ["snapshot -c early disk.qcow2", "resize -q disk.qcow2 20M"] {
+        twins.ours.qemu_img_ok(line);
+    }
+    twins
+        .ours
+        .qemu_io("disk.qcow2", &["write 9M 3M", "write 15M 64k"]);
+    for line in [
+        "convert -l early --bitmaps -O qcow2 disk.qcow2 early.qcow2",
+        "resize -q early.qcow2 20M",
+    ] {
+        twins.ours.goldsmith_ok(line);
+    }
+    let map = dirty(&twins, true, "early.qcow2", "seen");
+    let seen = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|run| run["data"] == false);
+    let ends = seen.map(|run| run["start"].as_u64().unwrap() + run["length"].as_u64().unwrap());
+    assert_eq!(ends.max(), Some(10 << 20), "{map}");
+}
+
 /// What is refused is refused before there is a target, that is, before the source is read.
 fn assert_makes_no_file(twins: &Twins, line: &str) {
     for call in twins.ours.calls_of_failing("openat", line) {
