@@ -189,6 +189,13 @@ impl ImageName {
             if level.is_empty() || key.starts_with("file.") || key == "file" {
                 return Err(format!("the key '{key}' is not supported"));
             }
+            if let Some(option) = of_backing(&key)
+                && !registry::has_open_option(option)
+            {
+                return Err(format!(
+                    "the key '{key}' is not supported: what stands behind an image is what that names"
+                ));
+            }
             name.options.push((key, value));
         }
         Ok(name)
@@ -279,6 +286,12 @@ impl Part {
 
 fn too_far() -> String {
     "a part ('offset', 'size') does not lie inside the one that it is a part of".into()
+}
+
+/// What `key` is to one of the images behind the topmost one, if it is meant for one of those.
+fn of_backing(key: &str) -> Option<&str> {
+    let option = key.trim_start_matches("backing.");
+    (option != key || key == "backing").then_some(option)
 }
 
 /// What stands before the first colon of `name` and behind it: the kind of what it names, unless it

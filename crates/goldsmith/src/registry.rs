@@ -111,6 +111,12 @@ pub fn format_named(name: &str) -> Result<&'static dyn Format> {
     })
 }
 
+/// Whether any format takes the option `name` when one of its images is opened.
+pub(crate) fn has_open_option(name: &str) -> bool {
+    let mut specs = FORMATS.iter().flat_map(|format| format.open_options());
+    specs.any(|spec| spec.name == name)
+}
+
 /// The name by which QEMU knows a format that an image says of another one, which nobody looks at: one of
 /// ours, or one that only QEMU reads.
 ///

@@ -25,7 +25,7 @@ impl Default for Plain {
 
 impl Formatter for Plain {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, text: &str) -> Result<()> {
-        let mut told = Vec::with_capacity(PIECE);
+        let mut told = Vec::new();
         for c in text.chars() {
             match c {
                 ' '..='~' => told.push(c as u8),
@@ -34,7 +34,7 @@ impl Formatter for Plain {
                     .iter()
                     .for_each(|unit| escape(*unit, &mut told)),
             }
-            if told.len() > PIECE - 16 {
+            if told.len() >= PIECE {
                 out.write_all(&told)?;
                 told.clear();
             }

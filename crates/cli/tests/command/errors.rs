@@ -259,3 +259,55 @@ fn word_that_is_no_text_is_told_as_any_other() {
     assert_eq!(done.status, 1, "{done:?}");
     assert!(done.stderr.contains("unrecognized subcommand"), "{done:?}");
 }
+
+/// Which of the images of a chain it is that has to be mended.
+#[test]
+fn damaged_image_is_named_whoever_is_changed() {
+    let folder = Folder::new();
+    for line in [
+        "create -q -f qcow2 base.qcow2 1M",
+        "create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2 1M",
+    ] {
+        folder.qemu_img_ok(line);
+    }
+    folder.qemu_io("base.qcow2", &["write -P 1 0 128k"]);
+    folder.qemu_io("over.qcow2", &["write -P 2 64k 128k"]);
+    let sound = std::fs::read(folder.path("base.qcow2")).unwrap();
+    let number = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap()) as usize;
+    // The first refcount, of the header.
+    let mut broken = sound.clone();
+    let block = number(number(48));
+    broken[block..block + 2].fill(0);
+    std::fs::write(folder.path("base.qcow2"), &broken).unwrap();
+    std::fs::copy(folder.path("base.qcow2"), folder.path("copy.qcow2")).unwrap();
+    for (line, file) in [
+        ("commit over.qcow2", "base.qcow2"),
+        ("commit -d over.qcow2", "base.qcow2"),
+        ("resize copy.qcow2 2M", "copy.qcow2"),
+        ("amend -o lazy_refcounts=on copy.qcow2", "copy.qcow2"),
+        ("snapshot -c one copy.qcow2", "copy.qcow2"),
+        ("bitmap --add copy.qcow2 one", "copy.qcow2"),
+        ("rebase -u -b over.qcow2 -F qcow2 copy.qcow2", "copy.qcow2"),
+        ("bench -w -c 1 -f qcow2 copy.qcow2", "copy.qcow2"),
+    ] {
+        let done = folder.goldsmith(line);
+        assert_eq!(done.status, 1, "{line}: {done:?}");
+        let named = format!("goldsmith: {file}: corrupt image: ");
+        assert!(done.stderr.starts_with(&named), "{line}: {done:?}");
+        assert!(
+            done.stderr.contains("the image has 1 errors in its tables"),
+            "{line}: {done:?}"
+        );
+    }
+    // Marked, and sound.
+    let mut marked = sound;
+    marked[79] |= 2;
+    std::fs::write(folder.path("marked.qcow2"), &marked).unwrap();
+    let message = refused(&folder, "resize -q marked.qcow2 2M");
+    assert!(
+        message.contains("is marked as corrupt, though its tables are sound"),
+        "{message}"
+    );
+    folder.goldsmith_ok("check -q -r all marked.qcow2");
+    folder.goldsmith_ok("resize -q marked.qcow2 2M");
+}

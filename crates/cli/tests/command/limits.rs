@@ -256,8 +256,11 @@ fn info_on_what_the_fuzzers_found_stays_within_the_limits_of_glance() {
     }
 }
 
-/// A header of qcow2 with these numbers at these places, in a file of `len` bytes without more.
-fn qcow2(folder: &Folder, len: u64, words: &[(usize, u64, usize)]) -> PathBuf {
+/// Where in a header a number stands, the number, and its bytes.
+type Word = (usize, u64, usize);
+
+/// A header of qcow2 with these numbers, in a file of `len` bytes without more.
+fn qcow2(folder: &Folder, len: u64, words: &[Word]) -> PathBuf {
     let mut header = vec![0; 112];
     header[..4].copy_from_slice(b"QFI\xfb");
     let refcounts = [(48, 8 << 20, 8), (56, 1, 4)];
@@ -334,7 +337,7 @@ fn named(folder: &Folder, byte: u8, table_len: u32) -> PathBuf {
 fn info_on_the_greediest_images_stays_within_the_limits_of_glance() {
     let folder = Folder::new();
     const TIB: u64 = 1 << 40;
-    let qcow2_cases: [(&[(usize, u64, usize)], bool); 6] = [
+    let qcow2_cases: [(&[Word], bool); 6] = [
         // The longest L1 table, for the largest disk.
         (
             &[(24, 1 << 51, 8), (36, 4 << 20, 4), (40, 1 << 20, 8)],
@@ -504,7 +507,7 @@ fn info_does_not_wait_for_clusters_that_take_long_to_unpack() {
     let path = qcow2(&folder, 8 * CLUSTER, &words);
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let entries = [
-        3 * CLUSTER | 1 << 63,
+        (3 * CLUSTER) | (1 << 63),
         entry(4 * CLUSTER),
         entry(4 * CLUSTER + eight_blocks.len() as u64),
     ];

@@ -1,5 +1,7 @@
 //! The names of images: `file:`, `json:`, `--image-opts`, and parts of files.
 
+use std::process::Command;
+
 use goldsmith_testkit::pattern::disk;
 
 use crate::Folder;
@@ -314,4 +316,71 @@ fn what_is_open_is_no_target() {
         assert!(refused.stderr.contains(why), "{name}: {refused:?}");
         assert_eq!(std::fs::read(folder.path("out")).unwrap(), b"old", "{name}");
     }
+}
+
+/// QEMU would put another image behind it; nothing is taken for the wish that is not granted.
+#[test]
+fn image_to_stand_behind_another_is_not_stated_by_options() {
+    let folder = Folder::new();
+    for (name, letter) in [("top.raw", "1M:A"), ("base.raw", "1M:B")] {
+        folder.write(name, &disk(letter));
+    }
+    for line in [
+        "create -q -f qcow2 alone.qcow2 1M",
+        "create -q -f qcow2 -b base.raw -F raw over.qcow2 1M",
+    ] {
+        folder.qemu_img_ok(line);
+    }
+    let json = r#"json:{"driver":"qcow2","file.filename":"alone.qcow2","backing":{"driver":"raw","file":{"filename":"base.raw"}}}"#;
+    let other = "backing.driver=raw,backing.file.filename=top.raw";
+    for image in ["alone.qcow2", "over.qcow2"] {
+        let options = format!("driver=qcow2,file.filename={image}");
+        for (words, key) in [
+            (
+                vec!["--image-opts", &*format!("{options},{other}")],
+                "backing.driver",
+            ),
+            (
+                vec!["--image-opts", &*format!("{options},backing=x")],
+                "backing",
+            ),
+            (
+                vec![
+                    "--image-opts",
+                    &*format!("{options},backing.backing.size=1"),
+                ],
+                "backing.backing.size",
+            ),
+            (vec![json], "backing.driver"),
+        ] {
+            for verb in [
+                &["convert", "-O", "raw"][..],
+                &["info"],
+                &["check"],
+                &["map"],
+            ] {
+                let mut words = [verb, &words[..]].concat();
+                if verb[0] == "convert" {
+                    words.push("out.raw");
+                }
+                let mut command = Command::new(env!("CARGO_BIN_EXE_goldsmith"));
+                let done = folder.run(command.args(&words));
+                assert_eq!(done.status, 1, "{words:?}: {done:?}");
+                assert!(done.stderr.contains(&format!("'{key}'")), "{done:?}");
+                assert!(!folder.path("out.raw").exists());
+            }
+        }
+    }
+    // Of an image that is there, its own options may be stated; of one that is not, none.
+    let size = "backing.force_size_calc=chs";
+    let line = format!(
+        "convert --image-opts driver=qcow2,file.filename=alone.qcow2,{size} -O raw out.raw"
+    );
+    let done = folder.goldsmith(&line);
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(
+        done.stderr
+            .contains("'backing.force_size_calc' is for an image that is not there"),
+        "{done:?}"
+    );
 }

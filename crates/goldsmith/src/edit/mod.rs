@@ -1,5 +1,7 @@
 //! What all that edits an image in place has in common.
 
+mod named;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use goldsmith_block::{
 use goldsmith_engine::Job;
 use goldsmith_storage::{Cache, Rehearsal, Use, lock};
 
+use self::named::Named;
 use crate::carry::Carry;
 use crate::found::Found;
 use crate::open::refuse_itself;
@@ -158,7 +161,7 @@ impl Subject {
 }
 
 impl Open {
-    /// Opens the image, with the file that holds its data.
+    /// Opens the image, with the file that holds its data. Its errors say which file is meant.
     pub(crate) fn editor(&mut self) -> Result<Box<dyn Editor>> {
         let in_file = |error: Error| error.in_file(self.path.to_string_lossy());
         let mut editor = self
@@ -185,7 +188,10 @@ impl Open {
                 editor.set_data(Arc::clone(data)).map_err(in_file)?;
             }
         }
-        Ok(editor)
+        Ok(Box::new(Named {
+            path: self.path.to_string_lossy().into(),
+            editor,
+        }))
     }
 
     /// The disk that the image shows together with everything behind it, and the path of each

@@ -143,6 +143,7 @@ impl Opener {
             }
             paths.push(next_path);
         }
+        self.must_be_for(paths.len())?;
         Ok((Chain::new(top, behind).warn(warnings), paths))
     }
 }

@@ -7,7 +7,7 @@
 //!                      └─ backing: what it names ┘
 //! ```
 
-use goldsmith_block::{Format, Limits, Options, Result, StorageId};
+use goldsmith_block::{Error, Format, Limits, Options, Result, StorageId};
 use goldsmith_engine::Cancel;
 use goldsmith_storage::Cache;
 
@@ -253,6 +253,18 @@ impl Opener {
             (!key.starts_with("backing.")).then_some((key, &**value))
         });
         self.secrets.parse(format.open_options(), pairs)
+    }
+
+    /// Fails if an option is meant for an image behind the last one of a chain of so many.
+    pub(crate) fn must_be_for(&self, images: usize) -> Result<()> {
+        let behind_all = "backing.".repeat(images);
+        let mut keys = self.options.iter().map(|(key, _)| key);
+        match keys.find(|key| key.starts_with(&behind_all)) {
+            Some(key) => Err(Error::usage(format!(
+                "'{key}' is for an image that is not there: the chain has {images}, the topmost included"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The part of its file that the image at `depth` is.
