@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use goldsmith_block::{Budget, HostRange, Result};
+use goldsmith_block::{Budget, HostRange, Result, SECTOR};
 use goldsmith_codec::Unpacker;
 
 use super::Check;
@@ -386,19 +386,26 @@ impl Check<'_> {
         }
         let mut unit: Vec<u8> = budget.zeroed(self.geometry.cluster_size(), "packed cluster")?;
         let mut unpacker = Unpacker::new();
+        // One after the other, they begin in the last sector, but for the first of them.
+        let sectors = SECTOR * PACKED_AT_END as u64;
+        let mut room = 2 * self.geometry.cluster_size() + sectors;
         for (nth, (offset, len)) in all.into_iter().enumerate() {
             let host = HostRange::new(offset, len);
-            // At most two clusters.
-            let mut packed = vec![0; file_len.saturating_sub(offset) as usize];
-            if !packed.is_empty() {
-                self.storage.read_at(offset, &mut packed)?;
-            }
-            if nth == PACKED_AT_END {
+            let there = file_len.saturating_sub(offset);
+            let left = room.checked_sub(there).filter(|_| nth < PACKED_AT_END);
+            let Some(left) = left else {
                 self.checked.corruption(format_args!(
-                    "more than {PACKED_AT_END} packed clusters end behind the file, at {file_len:#x}"
+                    "more packed clusters than the last sector can share end behind the file, at \
+                     {file_len:#x}"
                 ));
                 self.counts.note_lost(file_len);
                 break;
+            };
+            room = left;
+            // At most two clusters.
+            let mut packed = vec![0; there as usize];
+            if !packed.is_empty() {
+                self.storage.read_at(offset, &mut packed)?;
             }
             if let Err(source) = unpacker.unpack(codec, &packed, &mut unit) {
                 let error = Qcow2Error::UnpackTruncated {
