@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from goldsmith_glance import screening
 from goldsmith_glance.command import Goldsmith, Refused
-from goldsmith_glance.formats import CLOUDS, OUTPUTS, QCOW2, RAW, Format
+from goldsmith_glance.formats import CLOUDS, OUTPUTS, QCOW2, RAW, XENSERVER_OVF, Format
 
 # By what a disk is known: SHA-256 in a tree, for which zeros cost nothing however many a stranger
 # claims to have, and which `fsverity digest` prints of the RAW disk.
@@ -47,16 +47,21 @@ class Wish:
         return ["-O", self.format.goldsmith]
 
     @property
-    def is_compressed(self) -> bool:
-        """Whether it is, whatever is said of targets that can be."""
+    def packs_clusters(self) -> bool:
+        """Whether it does, whatever is said of targets that can."""
         return self.compression != "none" and self.format is QCOW2
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether only its making tells how long it becomes."""
+        return self.packs_clusters or self.format is XENSERVER_OVF
 
     def more_words(self) -> list:
         """What only `goldsmith convert` understands."""
         words = []
         if self.target not in CLOUDS:
             words.append("--round-up")
-        if self.is_compressed:
+        if self.packs_clusters:
             words += ["-c", "-o", f"compression_type={self.compression}"]
         if self.threads:
             words += ["-m", str(self.threads)]
@@ -183,12 +188,12 @@ def _must_fit(goldsmith, source, claimed, info, wish) -> None:
             f"The disk in the image has {size} bytes; this cloud takes {wish.max_virtual_size} at "
             "most."
         )
-    if not wish.max_output:
+    if not wish.max_output or wish.is_compressed:
         return
     words = ["measure", "--output=json", "--estimate", *goldsmith.source(claimed.goldsmith)]
     words += [*wish.words(), source]
     need = json.loads(goldsmith.run(words, goldsmith.work, source))["required"]
-    if not wish.is_compressed and need > wish.max_output:
+    if need > wish.max_output:
         raise Refused(_too_long(need, wish.max_output))
 
 

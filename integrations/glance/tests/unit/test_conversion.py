@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tarfile
 
 import pytest
 from tools import GOLDEN, qemu_img, tool
@@ -74,6 +75,7 @@ def test_raw_that_stays_raw_stays_where_it_is(goldsmith, images, tmp_path):
         (Wish("raw", max_output=4 << 20), "would take 12582912 bytes"),
         (Wish("qcow2", max_output=1 << 20), "this cloud takes 1048576 at most"),
         (Wish("qcow2", compression="zlib", max_output=1000), "this cloud takes 1000 at most"),
+        (Wish("xenserver-ovf", max_output=1000), "this cloud takes 1000 at most"),
     ],
 )
 def test_what_becomes_too_large_is_refused_and_gone(goldsmith, images, tmp_path, wish, sentence):
@@ -99,6 +101,20 @@ def test_what_cannot_be_compressed_is_refused_before_it_is_written(
             formats.QCOW2,
             wish,
         )
+
+
+def test_container_that_fits_is_made_however_long_its_disks_are(goldsmith, images, tmp_path):
+    target, limit = tmp_path / "target", 1 << 20
+    made = convert(
+        Goldsmith(goldsmith),
+        str(images.path("plain.qcow2")),
+        str(target),
+        formats.QCOW2,
+        Wish("xenserver-ovf", max_output=limit),
+    )
+    with tarfile.open(target) as container:
+        assert sum(disk.size for disk in container) > limit
+    assert made.size == os.path.getsize(target) <= limit
 
 
 def test_screening_reads_the_claim_and_nothing_else(goldsmith, images):
