@@ -15,6 +15,11 @@ def screen(goldsmith: Goldsmith, path: str, claimed: Format) -> dict:
         _must_stand_alone(info)
         return info
     found = goldsmith.info(path)["format"]
+    if found == XENSERVER_OVF.goldsmith and claimed.disk_format == XENSERVER_OVF.disk_format:
+        raise Refused(
+            f"The image is said to have the container format {claimed.container_format}, but what "
+            f"was uploaded is {XENSERVER_OVF.container_format}."
+        )
     if found != claimed.goldsmith:
         raise Refused(
             f"The image is said to be {claimed.disk_format}, but what was uploaded is "

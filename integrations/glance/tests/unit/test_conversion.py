@@ -122,6 +122,10 @@ def test_screening_reads_the_claim_and_nothing_else(goldsmith, images):
     assert screen(command, str(images.path("fixed.vhd")), formats.VHD)["format"] == "vpc"
     with pytest.raises(Refused, match="said to be raw, but what was uploaded is vhd"):
         screen(command, str(images.path("fixed.vhd")), formats.RAW)
+    with pytest.raises(Refused, match="container format bare, but what was uploaded is ovf"):
+        screen(command, str(images.path("xenserver.tgz")), formats.VHD)
+    with pytest.raises(Refused, match="said to be qcow2, but what was uploaded is vhd"):
+        screen(command, str(images.path("xenserver.tgz")), formats.QCOW2)
     with pytest.raises(Refused, match="differencing VHD"):
         screen(command, str(images.path("differencing.vhd")), formats.VHD)
 
