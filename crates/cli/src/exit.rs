@@ -134,6 +134,11 @@ pub(crate) fn usage(mut error: clap::Error) -> ExitCode {
     })
 }
 
+/// A failure for a value that makes no sense, where clap does not see it.
+pub(crate) fn bad_value(message: String) -> Failure {
+    Failure::with_status(of_usage(ErrorKind::InvalidValue), message)
+}
+
 /// The exit status for words that make no sense, where 1 may mean something else. [qemu] That of `compare`
 /// is 2 for values alone; `lint` is ours.
 fn of_usage(kind: ErrorKind) -> u8 {

@@ -3,6 +3,7 @@
 
 mod called;
 mod commands;
+mod environment;
 mod exit;
 mod local_time;
 mod names;
@@ -41,16 +42,10 @@ Examples:
 )]
 struct Cli {
     /// Whether the command locks itself in, once its files are open, so that an image that breaks into
-    /// it gets nothing else: no file, no network, no other program
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        value_name = "MODE",
-        default_value = "try",
-        env = "GOLDSMITH_SANDBOX"
-    )]
-    sandbox: sandbox::Wanted,
+    /// it gets nothing else: no file, no network, no other program. By default as GOLDSMITH_SANDBOX
+    /// says, or else 'try'
+    #[arg(long, global = true, value_enum, value_name = "MODE")]
+    sandbox: Option<sandbox::Wanted>,
 
     #[command(subcommand)]
     command: Command,
@@ -102,7 +97,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::usage(error),
     };
-    if let Err(failure) = sandbox::begin(cli.sandbox) {
+    let wanted = cli.sandbox.map_or_else(sandbox::Wanted::otherwise, Ok);
+    if let Err(failure) = wanted.and_then(sandbox::begin) {
         return failure.report();
     }
     let done = match cli.command {

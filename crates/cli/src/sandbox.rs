@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use goldsmith::{Error, ErrorKind, ImageName, Opener, References};
 use goldsmith_sandbox::{Mode, Sandbox, is_open_outside};
 
+use crate::environment;
 use crate::exit::Failure;
 use crate::local_time;
 
@@ -33,6 +34,15 @@ pub(crate) enum Wanted {
     Try,
     /// None
     Off,
+}
+
+impl Wanted {
+    /// What is wanted where no option says it.
+    pub(crate) fn otherwise() -> Result<Self, Failure> {
+        let read = |text: &str| Self::from_str(text, false).ok();
+        let wanted = environment::variable("GOLDSMITH_SANDBOX", read, "require, try or off")?;
+        Ok(wanted.unwrap_or(Self::Try))
+    }
 }
 
 /// Begins, before anything is opened and any thread started.

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use goldsmith::{Bitmaps, Opener, SnapshotName, Uuid};
 
 use crate::called;
+use crate::environment;
 use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{
@@ -201,7 +202,7 @@ pub(crate) struct Convert {
 
     /// Creation time of the target (vpc), in seconds since 1970; by default SOURCE_DATE_EPOCH,
     /// or else now
-    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    #[arg(long, value_name = "SECONDS")]
     timestamp: Option<u64>,
 
     #[command(flatten)]
@@ -251,6 +252,7 @@ impl Convert {
 
         self.refuse_mixes()?;
         let target = self.target(target)?;
+        let epoch = environment::source_date_epoch()?;
 
         self.proving.must_fit(&self.showing)?;
         let phases = self.proving.phases(self.resume.is_some());
@@ -322,12 +324,12 @@ impl Convert {
         if let Some(threads) = self.parallel {
             convert = convert.threads(threads);
         }
-        if let Some(seconds) = self.timestamp {
+        if let Some(seconds) = self.timestamp.or(epoch) {
             convert = convert.timestamp(seconds);
         }
         if let Some(uuid) = self.uuid {
             convert = convert.uuid(uuid);
-        } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
+        } else if epoch.is_some() {
             convert = convert.uuid_from_name();
         }
         if let Some(journal) = &self.resume {

@@ -8,6 +8,7 @@ use clap::Args;
 use goldsmith::Uuid;
 
 use crate::called;
+use crate::environment;
 use crate::exit::{self, Failure};
 use crate::names;
 use crate::options::{Opening, asks_for_help, image_size, pairs, size_among};
@@ -73,7 +74,7 @@ pub(crate) struct Create {
 
     /// Creation time of the image (vpc), in seconds since 1970; by default SOURCE_DATE_EPOCH, or
     /// else now
-    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    #[arg(long, value_name = "SECONDS")]
     timestamp: Option<u64>,
 
     #[command(flatten)]
@@ -110,6 +111,7 @@ impl Create {
             pairs.extend(value.map(|value| (key.to_owned(), value.to_owned())));
         }
         let size = size(self.size.as_deref(), &mut pairs)?;
+        let epoch = environment::source_date_epoch()?;
 
         let mut reach = self.opening.reach();
         reach.target(image);
@@ -131,10 +133,10 @@ impl Create {
         }
         if let Some(uuid) = self.uuid {
             create = create.uuid(uuid);
-        } else if std::env::var_os("SOURCE_DATE_EPOCH").is_some() {
+        } else if epoch.is_some() {
             create = create.uuid_from_name();
         }
-        if let Some(seconds) = self.timestamp {
+        if let Some(seconds) = self.timestamp.or(epoch) {
             create = create.timestamp(seconds);
         }
         let watch = self.showing.watch(self.quiet, 1);

@@ -19,6 +19,7 @@ mod create;
 mod dd;
 mod drop_in;
 mod dry_run;
+mod environment;
 mod errors;
 mod examples;
 mod expect;
