@@ -342,6 +342,16 @@ pub enum VhdError {
     /// The image would have no identity.
     #[error("the uuid of a VHD must not be null")]
     NullUuid,
+    /// The time of creation does not fit.
+    #[error(
+        "the image would be made {seconds} seconds after the start of 1970; a VHD holds {most} at most"
+    )]
+    TooLate {
+        /// When it would be made.
+        seconds: u64,
+        /// The last second there is.
+        most: u64,
+    },
     /// The target's length cannot change.
     #[error(
         "a VHD ends with its footer, so it cannot be written to a device of {len} bytes; write it \
@@ -470,6 +480,7 @@ impl From<VhdError> for Error {
             | E::ParentMissing
             | E::Compressed
             | E::NullUuid
+            | E::TooLate { .. }
             | E::ResizeByRule
             | E::SinkTooLong { .. }
             | E::FixedLength { .. } => ErrorKind::Usage,

@@ -201,7 +201,7 @@ pub(crate) struct Convert {
     uuid: Option<Uuid>,
 
     /// Creation time of the target (vpc), in seconds since 1970; by default SOURCE_DATE_EPOCH,
-    /// or else now
+    /// or else now. 2000 is stored for what was before it, and what is after 2136 is refused
     #[arg(long, value_name = "SECONDS")]
     timestamp: Option<u64>,
 

@@ -9,6 +9,7 @@ use goldsmith_block::{CreateSpec, OptionKind, OptionSpec, Result, SECTOR, Sink, 
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 
 use crate::error::VhdError;
+use crate::footer::unix_time;
 use crate::geometry::Chs;
 use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_QEMU_EXACT, CREATOR_TAPDISK, EPOCH, FEATURE_RESERVED, FOOTER_COOKIE,
@@ -71,6 +72,10 @@ pub(crate) fn create(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<
     if spec.uuid.is_nil() {
         return Err(VhdError::NullUuid.into());
     }
+    let (seconds, most) = (spec.timestamp, unix_time(u32::MAX));
+    if seconds > most {
+        return Err(VhdError::TooLate { seconds, most }.into());
+    }
     if let Some(len) = storage.fixed_len() {
         return Err(VhdError::FixedLength { len }.into());
     }
@@ -123,6 +128,7 @@ impl<'a> Wanted<'a> {
     /// The footer, `data_offset` being that of the dynamic header.
     fn footer(&self, disk_type: u32, data_offset: u64) -> RawFooter {
         let chs = self.geometry;
+        // Builds that are to be the same again are often of 1970 or 1980.
         let timestamp = self.spec.timestamp.saturating_sub(EPOCH);
         // The creator decides what the size means, so it is no place for a name of our own: QEMU
         // before 10.0 takes every creator that it does not know for one that counts by geometry,

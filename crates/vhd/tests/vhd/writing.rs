@@ -135,23 +135,29 @@ fn device_is_refused_and_keeps_its_bytes() {
 }
 
 #[test]
-fn time_before_2000_is_2000_and_time_after_2136_is_2136() {
+fn time_before_2000_is_2000_and_time_after_2136_is_refused() {
+    // date -u -d @5241652095: 2136-02-07 06:28:15
     for (unix, field) in [
-        (0, 0),
-        (946_684_799, 0),
-        (946_684_801, 1),
-        (u64::MAX, u32::MAX),
+        (0, Some(0)),
+        (946_684_799, Some(0)),
+        (946_684_801, Some(1)),
+        (5_241_652_095, Some(u32::MAX)),
+        (5_241_652_096, None),
+        (u64::MAX, None),
     ] {
         let storage = Arc::new(MemoryStorage::new("image"));
         let spec = CreateSpec {
             timestamp: unix,
             ..spec(4096, &[])
         };
-        VHD.create(storage.clone(), &spec)
-            .unwrap()
-            .commit()
-            .unwrap();
-        assert_eq!(storage.to_vec()[24..28], u32::to_be_bytes(field));
+        match (field, VHD.create(storage.clone(), &spec)) {
+            (Some(field), sink) => {
+                sink.unwrap().commit().unwrap();
+                assert_eq!(storage.to_vec()[24..28], u32::to_be_bytes(field));
+            }
+            (None, Ok(_)) => panic!("{unix} was taken"),
+            (None, Err(error)) => assert_eq!(error.kind(), ErrorKind::Usage, "{unix}"),
+        }
     }
 }
 
