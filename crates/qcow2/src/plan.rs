@@ -90,7 +90,8 @@ pub(crate) static OPTIONS: [OptionSpec; 19] = [
         name: "backing_file",
         kind: OptionKind::Text,
         default: "",
-        help: "image that shows through, by its path from the new image; -B does the same",
+        help: "image that shows through, by its path from the new image; -b of create and -B of convert do the \
+               same",
     },
     OptionSpec {
         name: "backing_fmt",

@@ -212,6 +212,26 @@ fn same_day_gives_the_same_empty_vhd() {
     assert!(made(day) != made(Some("1700000001")) && made(None) != made(None));
 }
 
+#[test]
+fn help_on_the_backing_file_names_the_option_of_each_command() {
+    let folder = Folder::new();
+    for line in [
+        "create -f qcow2",
+        "create -f vpc",
+        "convert -O qcow2",
+        "convert -O vpc",
+    ] {
+        let command = line.split(' ').next().unwrap();
+        let help = folder.goldsmith_ok(&format!("{command} --help"));
+        let mut lines = help.lines().map(str::trim);
+        let short = lines.find_map(|it| it.strip_suffix(", --backing <FILE>"));
+        let told = folder.goldsmith_ok(&format!("{line} -o help"));
+        let told = told.lines().find(|it| it.contains("backing_file"));
+        let option = format!("{} of {command}", short.unwrap());
+        assert!(told.unwrap().contains(&option), "{option}: {told:?}");
+    }
+}
+
 /// In a script, an empty variable.
 #[test]
 fn name_that_is_empty_is_refused() {

@@ -46,7 +46,8 @@ pub(crate) static OPTIONS: [OptionSpec; 6] = [
         name: "backing_file",
         kind: OptionKind::Text,
         default: "",
-        help: "parent of a differencing image, by its path from the new image; -B does the same",
+        help: "parent of a differencing image, by its path from the new image; -b of create and -B of convert do the \
+               same",
     },
     OptionSpec {
         name: "backing_fmt",
