@@ -12,6 +12,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::low_level::pipe;
 
+use crate::exit::Failure;
 use crate::options::OutputFormat;
 
 /// Least time between two JSON lines of one phase: a program that looks on wants a few in a second.
@@ -39,6 +40,17 @@ impl Showing {
     pub(crate) fn watch(&self, quiet: bool, phases: usize) -> Watch {
         let shown = self.progress.filter(|_| !quiet);
         Watch::new(shown.map(|format| Display::new(format, phases)), phases)
+    }
+
+    /// Fails if it and what is told for `output` cannot both be read: they share standard output.
+    pub(crate) fn must_fit(&self, output: OutputFormat) -> Result<(), Failure> {
+        match (output, self.progress) {
+            (OutputFormat::Json, Some(OutputFormat::Human)) => {
+                let text = "with --output=json progress is for a program, too: --progress=json";
+                Err(Failure::with_status(1, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Who is shown it, if anybody is.

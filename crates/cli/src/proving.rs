@@ -60,13 +60,7 @@ impl Proving {
 
     /// Fails if progress and result cannot both be read.
     pub(crate) fn must_fit(&self, showing: &Showing) -> Result<(), Failure> {
-        match (self.output, showing.format()) {
-            (OutputFormat::Json, Some(OutputFormat::Human)) => {
-                let text = "with --output=json progress is for a program, too: --progress=json";
-                Err(Failure::with_status(1, text))
-            }
-            _ => Ok(()),
-        }
+        showing.must_fit(self.output)
     }
 
     /// Whether what was done is told as JSON.

@@ -1,5 +1,6 @@
 //! `goldsmith check`
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,10 +76,7 @@ enum Repair {
 
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        if let (OutputFormat::Json, Some(_)) = (self.output, self.showing.format()) {
-            let text = "progress (-p) and --output=json cannot both be read";
-            return Err(Failure::with_status(1, text));
-        }
+        self.showing.must_fit(self.output)?;
         let watch = self.showing.watch(self.quiet, 1);
         let listener = |progress| watch.show(progress);
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
@@ -114,7 +112,14 @@ impl Check {
             match self.output {
                 OutputFormat::Human => human::check(&mut out, &report, self.quiet)?,
                 OutputFormat::Json if self.quiet => {}
-                OutputFormat::Json => json::check(&mut out, &self.image, &report)?,
+                OutputFormat::Json => {
+                    let facts = json::check(&self.image, &report);
+                    match self.showing.format() {
+                        // Behind lines of progress comes one more.
+                        Some(_) => writeln!(out, "{facts}")?,
+                        None => json::pretty(&mut out, &facts)?,
+                    }
+                }
             }
             report.checked
         };

@@ -80,6 +80,7 @@ pub(crate) struct Checksum {
 
 impl Checksum {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        self.showing.must_fit(self.output)?;
         let source = self.spelling.source(&self.image, self.format.as_deref())?;
         sandbox::narrow(&self.opening.reach_of(&source.path))?;
         let mut opener = source.opener(self.opening.opener());

@@ -98,7 +98,7 @@ fn image(info: &ImageInfo, name: Option<&str>) -> Map<String, Value> {
 }
 
 /// `value` as qemu-img lays JSON out.
-fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Plain::default());
     serde::Serialize::serialize(value, &mut serializer).map_err(std::io::Error::from)?;
     out.write_all(b"\n")?;
@@ -207,7 +207,7 @@ pub(crate) fn measure(out: &mut impl Write, measured: &Measurement) -> Result<()
 }
 
 /// What a check found and what was mended, as `qemu-img check --output=json` gives it, and each flaw.
-pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Result<(), Failure> {
+pub(crate) fn check(image: &Path, report: &Report) -> Value {
     let (format, checked) = (report.format, &report.checked);
     let mut facts = Map::new();
     let mut say = |key: &str, value: Value| {
@@ -249,7 +249,7 @@ pub(crate) fn check(out: &mut impl Write, image: &Path, report: &Report) -> Resu
         });
         say("flaws", flaws.collect());
     }
-    pretty(out, &facts)
+    Value::Object(facts)
 }
 
 /// What a cloud would refuse.

@@ -123,8 +123,31 @@ fn progress_is_shown_of_whatever_takes_long() {
     }
     let said = folder.goldsmith_ok("check -p -f qcow2 disk.qcow2");
     assert!(said.contains("    (100.00/100%)\r\n"), "{said:?}");
-    let both = folder.goldsmith("check -p --output=json -f qcow2 disk.qcow2");
-    assert_eq!((both.status, &*both.stdout), (1, ""), "{both:?}");
+}
+
+#[test]
+fn standard_output_is_for_one_reader() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("9M:A"));
+    folder.qemu_img_ok("convert -f raw -O qcow2 disk.raw disk.qcow2");
+    for line in [
+        "check --output=json -f qcow2 disk.qcow2",
+        "checksum --output=json -f qcow2 disk.qcow2",
+        "convert --output=json -f qcow2 -O raw disk.qcow2 target",
+    ] {
+        let refused = folder.goldsmith(&format!("{line} -p"));
+        assert_eq!((refused.status, &*refused.stdout), (1, ""), "{line}");
+        assert!(refused.stderr.contains("--progress=json"), "{refused:?}");
+        let said = folder.goldsmith_ok(&format!("{line} --progress=json"));
+        let lines: Vec<Value> = said
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let (result, told) = lines.split_last().unwrap();
+        assert!(!told.is_empty() && told.iter().all(|it| it["phase"].is_string()));
+        let alone: Value = serde_json::from_str(&folder.goldsmith_ok(line)).unwrap();
+        assert_eq!(*result, alone, "{line}");
+    }
 }
 
 fn signal(name: &str, child: &Child) {
