@@ -48,6 +48,22 @@ fn length_that_is_told_is_the_one_that_is_made() {
 }
 
 #[test]
+fn what_is_not_written_waits_for_no_rate() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    folder.write("there.raw", &disk("1M:-"));
+    let sleeps = |line: &str| {
+        let line = format!("convert -r 1M -f raw -O raw --reflink never disk.raw {line}");
+        let calls = folder.calls("nanosleep,clock_nanosleep", &line);
+        calls.iter().filter(|it| it.contains("sleep(")).count()
+    };
+    for target in ["out", "there.raw -n"] {
+        assert_eq!(sleeps(&format!("{target} --dry-run")), 0, "{target}");
+        assert!(sleeps(target) > 0, "{target}");
+    }
+}
+
+#[test]
 fn what_would_be_refused_is_refused_and_nothing_is_touched() {
     let folder = Folder::new();
     folder.write("disk.raw", &disk("1M:A 3M:-"));

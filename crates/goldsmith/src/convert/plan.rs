@@ -136,6 +136,7 @@ impl<'a> Convert<'a> {
         let mut sources = self.sources.iter().map(|source| &source.opener);
         Job {
             behind,
+            rate: self.job.rate.filter(|_| !self.dry_run),
             digests: self.proof.algorithms(),
             uncached: self.cache.is_passed() || sources.any(Opener::passes_cache),
             ..self.job
