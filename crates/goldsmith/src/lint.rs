@@ -125,14 +125,17 @@ fn facts(layer: &LayerInfo, looks: &Looks<'_>) -> Vec<Fact> {
         ("data-file", Detail::Flag(layer.data_file.is_some())),
         ("warnings", Detail::Number(layer.warnings.len() as u64)),
     ];
-    let looks_like = match (looks.file, looks.disk) {
-        (None, [only]) => only,
-        (None, _) => "several formats, or one unknown here",
-        // Some marks are no reason for anybody here to take a disk for something else.
-        (Some("raw"), [other, ..]) => other,
-        (Some(name), _) => name,
-    };
-    facts.push(("looks-like", Detail::Text(looks_like.into())));
+    // What an image of another format looks like is its own doing and nobody's in the guest.
+    if layer.format == "raw" {
+        let looks_like = match (looks.file, looks.disk) {
+            (None, [only]) => only,
+            (None, _) => "several formats, or one unknown here",
+            // Some marks are no reason for anybody here to take a disk for something else.
+            (Some("raw"), [other, ..]) => other,
+            (Some(name), _) => name,
+        };
+        facts.push(("looks-like", Detail::Text(looks_like.into())));
+    }
     let table = looks.partition_table;
     facts.push(("partition-table", Detail::Text(table.into())));
     facts.extend(layer.facts.iter().cloned());

@@ -402,13 +402,7 @@ fn cases() -> Vec<Case> {
             NOTHING,
             &[],
         ),
-        (
-            "openstack-raw",
-            "vpc",
-            vhd(fixed(20)),
-            NOTHING,
-            &["format", "looks-like"],
-        ),
+        ("openstack-raw", "vpc", vhd(fixed(20)), NOTHING, &["format"]),
         (
             "openstack-raw",
             "raw",
