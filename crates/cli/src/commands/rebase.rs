@@ -35,7 +35,8 @@ pub(crate) struct Rebase {
     #[arg(short = 'F', long = "backing-fmt", value_name = "FMT")]
     backing_fmt: Option<String>,
 
-    /// Change only the name, and look at neither backing file
+    /// Change only the name, and look at neither backing file; only if the image is a VHD, the one
+    /// that -b names is opened, for its identity
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
 
