@@ -16,6 +16,10 @@ pub(crate) fn image(text: &Path, format: Option<&str>) -> Result<ImageName, Fail
     if name.path == text {
         called::must_be_file(text)?;
     }
+    name.must_suit(&name.path).map_err(|error| {
+        let error = error.in_file(text.to_string_lossy());
+        Failure::from(error)
+    })?;
     called::must_be_known(&name.path, format)?;
     if let Some(format) = format {
         name.format = Some(format.to_owned());
@@ -33,7 +37,9 @@ pub(crate) fn by_options(option: &str, text: &Path) -> Result<ImageName, Failure
     });
     let pairs: Option<Vec<_>> = pairs.collect();
     let pairs = pairs.ok_or_else(|| refuse("it takes pairs such as driver=vpc"))?;
-    ImageName::from_options(pairs).map_err(|error| refuse(&error.report()))
+    let name = ImageName::from_options(pairs);
+    let name = name.and_then(|name| name.must_suit(&name.path).map(|()| name));
+    name.map_err(|error| refuse(&error.report()))
 }
 
 /// What QEMU calls the image at `path` that was typed as `text`, if that says more than its format and

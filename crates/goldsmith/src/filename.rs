@@ -23,6 +23,8 @@ pub struct ImageName {
     pub part: Option<Part>,
     /// [Options](goldsmith_block::Format::open_options) with which the format opens it.
     pub options: Vec<(String, String)>,
+    /// Whether it is said to be a device (`host_device`), and not just a file.
+    pub is_device: bool,
 }
 
 /// A part of a file that is an image of its own, as in the options of QEMU's driver `raw`.
@@ -62,7 +64,9 @@ const ELSEWHERE: [&str; 24] = [
     "host_cdrom",
 ];
 /// Drivers that are files, byte for byte.
-const FILES: [&str; 2] = ["file", "host_device"];
+const FILES: [&str; 2] = ["file", DEVICE];
+/// The one that takes no regular file.
+const DEVICE: &str = "host_device";
 
 impl ImageName {
     /// Reads a plain path, `file:PATH`, `host_device:PATH`, or `json:{...}` with a format over a
@@ -73,7 +77,10 @@ impl ImageName {
     pub fn parse(name: &str) -> Result<Self> {
         match protocol(name) {
             None => Ok(Self::plain(name)),
-            Some((kind, path)) if FILES.contains(&kind) => Ok(Self::plain(path)),
+            Some((kind, path)) if FILES.contains(&kind) => Ok(Self {
+                is_device: kind == DEVICE,
+                ..Self::plain(path)
+            }),
             Some(("json", text)) => Self::from_json(text),
             Some((kind, _)) => Err(Error::unsupported(format!(
                 "the file '{name}' is no plain path but of the kind '{kind}:'"
@@ -113,6 +120,17 @@ impl ImageName {
         Self::from_facts(pairs.into_iter().collect()).map_err(Error::usage)
     }
 
+    /// Fails if a device is meant and what is at `path`, where this name leads, is none. [qemu]
+    ///
+    /// # Errors
+    /// `Unsupported`.
+    pub fn must_suit(&self, path: &Path) -> Result<()> {
+        match self.is_device {
+            true => must_be_device(path),
+            false => Ok(()),
+        }
+    }
+
     /// The path, if the name says nothing else.
     pub(crate) fn into_plain(self) -> Option<PathBuf> {
         let plain = self.format.is_none() && self.part.is_none() && self.options.is_empty();
@@ -148,6 +166,7 @@ impl ImageName {
                 None => !level.is_empty(),
             };
             if is_file {
+                name.is_device = driver.as_deref() == Some(DEVICE);
                 let key = key("filename");
                 let path = facts.remove(&key);
                 let path = path.ok_or_else(|| format!("it names no file ('{key}')"))?;
@@ -284,6 +303,17 @@ impl Part {
     }
 }
 
+/// Fails if a file is at `path` that is no device. What is not there is told by whoever opens it.
+pub(crate) fn must_be_device(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => Err(Error::unsupported(format!(
+            "'{DEVICE}' driver requires '{}' to be either a character or block device",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn too_far() -> String {
     "a part ('offset', 'size') does not lie inside the one that it is a part of".into()
 }
@@ -371,6 +401,7 @@ mod tests {
             let expected = ImageName {
                 path: path.into(),
                 format: format.map(str::to_owned),
+                is_device: name.contains("host_device"),
                 ..ImageName::default()
             };
             assert_eq!(parsed, expected, "{name}");

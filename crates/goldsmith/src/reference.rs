@@ -10,7 +10,7 @@ use goldsmith_block::{
 use goldsmith_storage::FileStorage;
 
 use crate::Opener;
-use crate::filename::ImageName;
+use crate::filename::{ImageName, must_be_device};
 use crate::registry::name_in_qemu;
 
 /// What the new image at `target` says of the disk behind it, and that disk, if the creation
@@ -45,6 +45,7 @@ pub(crate) fn open_beside(
         format: stated,
         part: None,
         options,
+        is_device,
     } = ImageName::parse(name)?
     else {
         let text = format!("the backing file '{name}' cannot be a part of a file");
@@ -60,6 +61,9 @@ pub(crate) fn open_beside(
     {
         let text = format!("the backing file '{name}' is said to be {format}");
         return Err(Error::usage(text));
+    }
+    if is_device {
+        must_be_device(&beside(target, &path))?;
     }
     let opener = opener.for_another_image();
     // It need not be read, so it may be encrypted.

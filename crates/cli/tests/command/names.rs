@@ -157,6 +157,27 @@ fn what_names_no_file_here_is_refused() {
     }
 }
 
+/// [qemu] Whoever says that it is a device means no file that happens to be called so.
+#[test]
+fn file_is_no_device() {
+    let twins = images();
+    for folder in [&twins.ours, &twins.theirs] {
+        folder.qemu_img_ok("create -q -u -f qcow2 -b host_device:disk.raw -F raw top.qcow2 1M");
+    }
+    for line in [
+        "info -f raw host_device:disk.raw",
+        "info host_device:disk.qcow2",
+        r#"info json:{"driver":"raw","file":{"driver":"host_device","filename":"disk.raw"}}"#,
+        "info --image-opts driver=raw,file.driver=host_device,file.filename=disk.raw",
+        "convert -n -f raw -O raw disk.raw host_device:both",
+        "convert -f qcow2 -O raw top.qcow2 out",
+        "create -q -f qcow2 -b host_device:disk.raw -F raw out",
+    ] {
+        twins.neither(line, "to be either a character or block device");
+        assert!(!twins.ours.path("out").exists(), "{line}");
+    }
+}
+
 /// A colon in a name is no reason not to find the file, unless QEMU is who is asked.
 #[test]
 fn file_with_a_colon_in_its_name_is_a_file() {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use goldsmith_block::{BackingReference, Budget, Error, ErrorKind, Layer, Result, Storage};
 
-use crate::filename::ImageName;
+use crate::filename::{ImageName, must_be_device};
 use crate::found::{Found, denied};
 use crate::told::told;
 use crate::{Opener, References};
@@ -76,6 +76,7 @@ impl Opener {
             format: stated,
             part,
             options,
+            is_device,
         } = ImageName::parse(name)?;
         // Always text, because it was.
         let name = name.to_string_lossy();
@@ -106,6 +107,9 @@ impl Opener {
             ))
         })?;
         let path = found.path();
+        if is_device {
+            must_be_device(path)?;
+        }
         let file = self.open_file(&found, Some(format), depth)?;
         let layer = self
             .open_image(file, budget, depth)
