@@ -41,6 +41,12 @@ pub trait Format: Send + Sync {
         &[]
     }
 
+    /// Values for [`open_options`](Self::open_options) with which an image is opened that stands behind
+    /// another one of this format, unless the caller gives others. Default: none.
+    fn options_behind(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// As [`open`](Self::open), with values for [`open_options`](Self::open_options).
     ///
     /// # Errors

@@ -146,7 +146,7 @@ impl<'a> Create<'a> {
             // None of its data is read, so whoever writes to it may go on.
             false => {
                 let opener = self.opener.stopped_by(self.cancel.as_ref());
-                let opener = opener.force_share(true);
+                let opener = opener.force_share(true).behind(format.name());
                 behind(&opener, &self.path, &options)?.unzip()
             }
         };

@@ -180,7 +180,7 @@ impl<'a> Measure<'a> {
         let is_later = !self.exact && options.text("backing_file").is_some();
         let mut named = None;
         if !is_later {
-            named = convert.behind(&options)?;
+            named = convert.behind(format, &options)?;
             convert.opener_of_source().all_open(&[])?;
         }
         let size = source.map(Chain::virtual_size).or(self.size);
@@ -203,7 +203,7 @@ impl<'a> Measure<'a> {
         }
 
         if is_later {
-            named = convert.behind(&spec.options)?;
+            named = convert.behind(format, &spec.options)?;
             convert.opener_of_source().all_open(&[])?;
         }
         let (reference, behind) = named.unzip();

@@ -175,7 +175,7 @@ impl<'a> Rebase<'a> {
         let format = registry::format_named(format)?.name();
         let ours = open.ids();
         let opener = self.subject.opener.stopped_by(self.carry.job.cancel);
-        let opener = opener.holding(ours.clone());
+        let opener = opener.holding(ours.clone()).behind(image.info().format);
         let (path, chain) = open_beside(&opener, &open.path, name, Some(format))?;
         let is_ours = |layer: &Arc<dyn Layer>| {
             let files = [layer.storage().id(), layer.data_storage().id()];

@@ -14,7 +14,7 @@ use crate::filename::{ImageName, must_be_device};
 use crate::registry::name_in_qemu;
 
 /// What the new image at `target` says of the disk behind it, and that disk, if the creation
-/// `options` ask for one.
+/// `options` ask for one. `opener` is [for it](Opener::behind).
 pub(crate) fn behind(
     opener: &Opener,
     target: &Path,

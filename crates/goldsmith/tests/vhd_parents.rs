@@ -522,12 +522,13 @@ fn parent_gets_nothing_if_the_child_could_not_be_emptied_then() {
     let folder = Folder::new();
     let base = put(&folder, "base.vhd", &base());
     // By the geometry the disk ends in its third block, in which there is more.
-    let two_sizes = child("base.vhd", &[(b"W2ru", r".\base.vhd")])
-        .footer(footer::CREATOR, b"vpc ")
-        .footer(footer::CHS, &[0, 1, 2, 17]);
+    let two_sizes =
+        child("base.vhd", &[(b"W2ru", r".\base.vhd")]).footer(footer::CHS, &[0, 1, 2, 17]);
     let top = put(&folder, "top.vhd", &two_sizes);
     let before = [&base, &top].map(|path| std::fs::read(path).unwrap());
-    let opener = Opener::new().references(References::SameDirectory);
+    let opener = Opener::new()
+        .references(References::SameDirectory)
+        .option("force_size_calc", "chs");
     let commit = Commit::new(&top).format("vpc").opener(opener);
     for dry_run in [true, false] {
         let error = commit.clone().dry_run(dry_run).run().unwrap_err();

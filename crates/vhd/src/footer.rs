@@ -560,6 +560,8 @@ fn virtual_size(raw: &RawFooter, rule: SizeRule) -> Result<u64, VhdError> {
     let chs = raw.chs();
     let current_size = raw.current_size.get();
     let by_geometry = match rule {
+        // QEMU knows no differencing images, and all who do go by the current size of every image.
+        SizeRule::Creator if raw.disk_type == DIFFERENCING => false,
         SizeRule::Creator => [CREATOR_VIRTUAL_PC, CREATOR_QEMU_CHS].contains(&raw.creator),
         SizeRule::Geometry => true,
         SizeRule::CurrentSize => false,

@@ -28,6 +28,10 @@ pub(crate) static OPEN_OPTIONS: [OptionSpec; 1] = [OptionSpec {
     help: "which of the two sizes in a VHD is the disk's; auto: the one that its creator means",
 }];
 
+/// The options with which the parent of a differencing image is opened. Who reads those goes by the current
+/// size, whoever the creator is; a disk that ended sooner would show zeros where the parent has data.
+pub(crate) static OPTIONS_BEHIND: [(&str, &str); 1] = [("force_size_calc", "current_size")];
+
 /// What a disk begins with that is misread in a fixed image, and why. [qemu block/vpc.c]
 pub(crate) const MISREAD: (&[u8], &str) = (
     &FOOTER_COOKIE,

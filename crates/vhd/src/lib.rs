@@ -136,6 +136,10 @@ impl Format for Vhd {
         &layer::OPEN_OPTIONS
     }
 
+    fn options_behind(&self) -> &'static [(&'static str, &'static str)] {
+        &layer::OPTIONS_BEHIND
+    }
+
     fn open_with(
         &self,
         storage: Arc<dyn Storage>,

@@ -43,7 +43,7 @@ impl Convert<'_> {
         let disks = self.disks_in(files)?;
         let (source, losses) = self.whole(&disks)?;
         let virtual_size = self.virtual_size(source.virtual_size(), format)?;
-        let (reference, behind) = self.behind(&options)?.unzip();
+        let (reference, behind) = self.behind(format, &options)?.unzip();
         let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
         spec.backing = reference;

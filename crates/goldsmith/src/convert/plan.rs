@@ -101,9 +101,13 @@ impl<'a> Convert<'a> {
     }
 
     /// What the target says of the disk behind it, and that disk, if there is to be one.
-    pub(crate) fn behind(&self, options: &Options) -> Result<Option<(BackingReference, Chain)>> {
+    pub(crate) fn behind(
+        &self,
+        format: &dyn Format,
+        options: &Options,
+    ) -> Result<Option<(BackingReference, Chain)>> {
         let opener = self.opener_of_source().stopped_by(self.job.cancel);
-        behind(&opener, &self.target, options)
+        behind(&opener.behind(format.name()), &self.target, options)
     }
 
     pub(crate) fn opener_of_source(&self) -> &Opener {

@@ -117,6 +117,7 @@ impl Opener {
                 break;
             };
             let (next_path, layer) = self
+                .behind(last.info().format)
                 .open_reference(
                     (path, &**last.storage()),
                     &reference,

@@ -75,6 +75,8 @@ pub struct Opener {
     options: Vec<(String, String)>,
     part: Option<Part>,
     snapshot: Option<SnapshotName>,
+    /// The format of the image behind which the topmost one stands, if it does.
+    in_front: Option<&'static str>,
     secrets: Secrets,
     force_share: bool,
     /// Files that are locked for this process already, as a file cannot be twice.
@@ -245,13 +247,26 @@ impl Opener {
         }
     }
 
+    /// The same opener, for what stands behind an image of this format.
+    pub(crate) fn behind(&self, format: &'static str) -> Self {
+        Self {
+            in_front: Some(format),
+            ..self.clone()
+        }
+    }
+
     /// The options with which `format` opens the image at `depth`.
     pub(crate) fn options_for(&self, format: &dyn Format, depth: usize) -> Result<Options> {
+        let implied = match self.in_front == Some(format.name()) {
+            true => format.options_behind(),
+            false => &[],
+        };
         let prefix = "backing.".repeat(depth);
-        let pairs = self.options.iter().filter_map(|(key, value)| {
+        let stated = self.options.iter().filter_map(|(key, value)| {
             let key = key.strip_prefix(&prefix)?;
             (!key.starts_with("backing.")).then_some((key, &**value))
         });
+        let pairs = implied.iter().copied().chain(stated);
         self.secrets.parse(format.open_options(), pairs)
     }
 

@@ -6,6 +6,8 @@ use zerocopy::byteorder::big_endian::{U16, U32};
 
 use super::head::Head;
 use super::image::Image;
+use super::resized;
+use crate::footer::Footer;
 use crate::locator::NewParent;
 use crate::ondisk::{DIFFERENCING, DYNAMIC, RawLocator};
 
@@ -16,6 +18,18 @@ impl Image {
         let was_differencing = self.is_differencing()?;
         if parent.is_none() && !was_differencing {
             return Ok(());
+        }
+        let mut footer = self.footer.clone();
+        footer.disk_type = U32::new(match parent {
+            Some(_) => DIFFERENCING,
+            None => DYNAMIC,
+        });
+        footer.checksum = U32::new(footer.computed_checksum());
+        // Which of two sizes counts depends on whether there is a parent.
+        let virtual_size = self.layer.info.virtual_size;
+        if Footer::parse(&footer, self.rule)?.virtual_size != virtual_size {
+            self.check_one_size()?;
+            footer = resized(&footer, virtual_size);
         }
         let mut head = Head::of(self)?;
         head.header.parent_locators = [RawLocator::NONE; 8];
@@ -38,13 +52,6 @@ impl Image {
             self.scribe.barrier()?;
             self.set_all_bits()?;
         }
-        let mut footer = self.footer.clone();
-        let disk_type = if parent.is_some() {
-            DIFFERENCING
-        } else {
-            DYNAMIC
-        };
-        footer.disk_type = U32::new(disk_type);
         let moved = self.switch(head, footer)?;
         if parent.is_none() {
             self.set_all_bits()?;
