@@ -293,8 +293,8 @@ fn name(
     let name = match locator.code {
         LOCATOR_W2RU | LOCATOR_W2KU => from_utf16(&bytes),
         LOCATOR_MACX => from_utf8(&bytes).map(|url| from_url(&url)),
-        // [ours] No specification says in which letters these are.
-        _ if bytes.contains(&0) => from_utf16(&bytes),
+        // [ours] No specification says in which letters these are, or whether a zero ends them.
+        _ if has_zero_within(&bytes) => from_utf16(&bytes),
         _ => from_utf8(&bytes),
     };
     Ok(name
@@ -302,6 +302,12 @@ fn name(
         .ok_or_else(|| VhdError::LocatorText {
             code: locator.code.escape_ascii().to_string(),
         }))
+}
+
+/// Whether one of `bytes` is zero, but for those at the end.
+fn has_zero_within(bytes: &[u8]) -> bool {
+    let mut bytes = bytes.iter().rev().skip_while(|byte| **byte == 0);
+    bytes.any(|byte| *byte == 0)
 }
 
 /// Where the name of `locator` stands; at most 64 KiB that end at or before `data_end`.
@@ -326,15 +332,23 @@ fn range(locator: &RawLocator, data_end: u64) -> std::result::Result<HostRange, 
 
 /// UTF-16 in the order of bytes that makes it a path: little-endian from nearly all writers,
 /// big-endian as everything else from those that follow the specification to the letter.
+///
+/// Most paths begin with a dot or a backslash. Letters tell less: there are scripts in which many have a
+/// low byte of zero.
 fn from_utf16(bytes: &[u8]) -> Option<String> {
     let (units, []) = bytes.as_chunks::<2>() else {
         return None;
     };
     let latin = |high: usize| units.iter().filter(|unit| unit[high] == 0).count();
-    if latin(0) > latin(1) {
-        decode_utf16(units, |unit| u16::from(unit[0]) << 8 | u16::from(unit[1]))
+    let is_big = match units {
+        [[0, b'.' | b'\\'], ..] => true,
+        [[0, first], ..] if first.is_ascii_graphic() => latin(0) > latin(1),
+        _ => false,
+    };
+    if is_big {
+        decode_utf16(units, |unit| u16::from_be_bytes(*unit))
     } else {
-        decode_utf16(units, |unit| u16::from(unit[1]) << 8 | u16::from(unit[0]))
+        decode_utf16(units, |unit| u16::from_le_bytes(*unit))
     }
 }
 
@@ -461,6 +475,18 @@ mod tests {
         for bytes in [&little, &big, &marked] {
             assert_eq!(from_utf16(bytes).as_deref(), Some(text));
         }
+        // Low bytes of zero wherever there is no dot and no backslash.
+        let hangul = ".\\\u{b300}\u{c800}\u{ac00}";
+        let little: Vec<_> = hangul.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<_> = hangul.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        let marked = [&[0xfe, 0xff][..], &big].concat();
+        for bytes in [&little, &big, &marked] {
+            assert_eq!(from_utf16(bytes).as_deref(), Some(hangul));
+        }
+        // Nor is the first letter of a name the last word.
+        let han: Vec<_> = "\u{6100}.vhd".encode_utf16().collect();
+        let little: Vec<_> = han.into_iter().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(from_utf16(&little).as_deref(), Some("\u{6100}.vhd"));
         assert_eq!(from_utf16(&little[1..]), None, "half a character");
         assert_eq!(from_utf16(&[0, 0xd8, b'x', 0]), None, "half a pair");
     }

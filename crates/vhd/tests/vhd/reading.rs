@@ -423,6 +423,22 @@ fn names_of_the_parent_are_read_in_every_spelling() {
             assert_eq!(layer.info().warnings, [""; 0]);
         }
     }
+    // Nothing says in which letters those for Windows before 2000 are; a zero may end them.
+    for code in [*b"Wi2r", *b"Wi2k"] {
+        for name in [&b".\\base.vhd"[..], b".\\base.vhd\0", b".\\bas.vhd\0\0"] {
+            let mut forge = Forge::new(64 * KIB, 64 << 10);
+            let mut parent = Parent::nameless([7; 16]);
+            parent.locators = vec![(code, 512, name.to_vec())];
+            forge.parent = Some(parent);
+            let layer = image::open(&VHD, forge.dynamic()).unwrap();
+            let backing = layer.info().backing.clone().unwrap();
+            assert!(
+                name.starts_with(format!(".\\{}", backing.name).as_bytes()),
+                "{backing:?}"
+            );
+            assert!(backing.name.ends_with(".vhd"), "{backing:?}");
+        }
+    }
     // [libvhd] blktap 0.1 wrote the name in the order of its machine, behind a mark.
     let marked = [&[0xff, 0xfe][..], &utf16("base.vhd", u16::to_le_bytes)].concat();
     for name in [marked, utf16("base.vhd", u16::to_be_bytes)] {
