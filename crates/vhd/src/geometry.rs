@@ -221,6 +221,13 @@ impl Dynamic {
         Some((place, align_down(there, SECTOR)))
     }
 
+    /// What of a block the disk needs, by the larger size.
+    pub(crate) fn needed(&self, block: u64, entry: u32) -> HostRange {
+        let rest = self.reach.saturating_sub(block << self.block_bits);
+        let len = self.bitmap_len() + self.block_size().min(rest);
+        HostRange::new(self.place(entry).bitmap, len)
+    }
+
     /// What is wrong with a block of which the file has all that the disk needs, but neither all of it nor
     /// no more than that.
     ///
@@ -228,9 +235,7 @@ impl Dynamic {
     /// with the disk lets the file end there as well.
     pub(crate) fn cut_oddly(&self, block: u64, entry: u32) -> Option<VhdError> {
         let host = HostRange::new(self.place(entry).bitmap, self.block_len());
-        let start = block << self.block_bits;
-        let needed = self.bitmap_len() + self.block_size().min(self.reach.saturating_sub(start));
-        let ends_with_disk = host.offset + needed + GAP >= self.data_end;
+        let ends_with_disk = self.needed(block, entry).end() + GAP >= self.data_end;
         (host.end() > self.data_end && !ends_with_disk).then_some(VhdError::BlockOutside {
             block,
             entry,

@@ -12,6 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::batmap::Batmap;
 use crate::bitmap::{Bitmap, BitmapCache};
+use crate::check::{Place, tables};
 use crate::derive::Derived;
 use crate::error::VhdError;
 use crate::footer::{Disk, Footer, Found, SizeRule};
@@ -171,7 +172,8 @@ impl Opened {
             info.details.extend(parent.details);
             info.warnings.extend(parent.warnings);
         }
-        let layer = DynamicLayer::open(storage, &found.footer, geometry, info, budget, gaps)?;
+        let footer = &found.footer;
+        let layer = DynamicLayer::open(storage, footer, &raw, geometry, info, budget, gaps)?;
         Ok(Self::Dynamic(Arc::new(layer), Box::new(raw)))
     }
 }
@@ -181,19 +183,34 @@ impl Opened {
 const ORDERED: usize = 8 << 20;
 
 /// What is wrong with the places of blocks, of which each by itself can be read: at least one of them is
-/// not its own.
-fn doubts(geometry: &Dynamic, bat: &[u32], budget: &Budget) -> Result<Vec<String>> {
+/// not its own. In `tables` is what else the file holds.
+fn doubts(
+    geometry: &Dynamic,
+    bat: &[u32],
+    tables: &[Place],
+    budget: &Budget,
+) -> Result<Vec<String>> {
     let used = (0..).zip(bat).filter(|(_, entry)| **entry != UNUSED);
     let places = used.filter(|(block, entry)| geometry.block_in_reach(*block, **entry).is_ok());
     let len = geometry.block_len() / SECTOR;
     // Where a writer puts one behind the other, nothing has to be put in order.
     let (mut count, mut in_order, mut end) = (0, true, 0);
-    let mut cut = None;
+    let (mut cut, mut on_table) = (None, None);
     for (block, entry) in places.clone() {
         in_order &= u64::from(*entry) >= end;
         end = u64::from(*entry) + len;
         count += 1;
         cut = cut.or_else(|| geometry.cut_oddly(block, *entry));
+        on_table = on_table.or_else(|| {
+            let host = geometry.needed(block, *entry);
+            let mut tables = tables.iter();
+            let table = tables.find(|it| it.start < host.end() && host.offset < it.end)?;
+            let (owner, at) = (table.owner, table.start.max(host.offset));
+            Some(format!(
+                "block {block} and {owner} share the bytes of the file from {at:#x} on, so it may show \
+                 what no guest wrote"
+            ))
+        });
     }
     let shared = match in_order {
         true => None,
@@ -218,6 +235,7 @@ fn doubts(geometry: &Dynamic, bat: &[u32], budget: &Budget) -> Result<Vec<String
     };
     Ok(shared
         .into_iter()
+        .chain(on_table)
         .chain(cut.map(|it| it.to_string()))
         .collect())
 }
@@ -372,6 +390,7 @@ impl DynamicLayer {
     fn open(
         storage: Arc<dyn Storage>,
         footer: &Footer,
+        header: &RawHeader,
         geometry: Dynamic,
         mut info: LayerInfo,
         budget: &Budget,
@@ -387,12 +406,9 @@ impl DynamicLayer {
         let batmap = Batmap::read(&*storage, &geometry, footer.batmap, budget, &mut gaps)?;
         info.warnings
             .extend(gaps.warnings("header, block table or batmap"));
-        let doubts = doubts(&geometry, &bat, budget)?;
-        info.warnings.extend(doubts.iter().cloned());
         let lost_batmap = batmap.as_ref().err();
         let lost_batmap = lost_batmap.map(|error| format!("{error}; it was not used"));
-        info.warnings.extend(lost_batmap.clone());
-        Ok(Self {
+        let mut layer = Self {
             storage,
             info,
             geometry,
@@ -404,13 +420,18 @@ impl DynamicLayer {
             low_bit_first: footer.low_bit_first,
             lost_batmap,
             batmap: batmap.unwrap_or_default(),
-            doubts,
+            doubts: Vec::new(),
             bat,
             bitmaps: BitmapCache::new(),
             unused: LastRun::default(),
             gaps,
             salvages: false,
-        })
+        };
+        let doubts = doubts(&layer.geometry, &layer.bat, &tables(&layer, header), budget)?;
+        let warnings = doubts.iter().chain(&layer.lost_batmap).cloned();
+        layer.info.warnings.extend(warnings);
+        layer.doubts = doubts;
+        Ok(layer)
     }
 
     /// Where each locator of `header` has its name; those of an image without a parent mean nothing.
