@@ -53,11 +53,25 @@ struct Map {
     bat: Vec<u32>,
     /// Byte offset of the end of the last block, or of the tables: a multiple of 512.
     end: u64,
+    /// Of what the data of each block starts at a multiple, in bytes.
+    alignment: u64,
     /// One bit per block, highest bit first: all its sectors hold data.
     full: Vec<u8>,
     /// The block of a differencing image that is being filled, and its sector bitmap as it will
     /// stand in the file. The disk comes in order, so no other block is half known.
     current: Option<(u64, [u8; BITMAP_LEN as usize])>,
+}
+
+/// Of what the data of each of `blocks` starts at a multiple, in bytes, if they stand behind `end`.
+///
+/// [ours] Four million blocks of the smallest size do not fit before the last sector that an entry can name
+/// if each is to start with a page.
+fn alignment(end: u64, blocks: u32, block_size: u64) -> u64 {
+    let most = GRAIN + block_size;
+    match end + GRAIN + u64::from(blocks) * most < u64::from(UNUSED) * SECTOR {
+        true => GRAIN,
+        false => SECTOR,
+    }
 }
 
 impl DynamicSink {
@@ -114,6 +128,7 @@ impl DynamicSink {
                 full: vec![0; bat.len().div_ceil(8)],
                 bat,
                 end,
+                alignment: alignment(end, blocks, block_size),
                 current: None,
             }),
         })
@@ -201,7 +216,7 @@ impl Map {
         let entry = &mut self.bat[index as usize];
         if *entry == UNUSED {
             // A file of 2040 GiB and one grain per block is far from the end of the number line.
-            let data = align_up(self.end + BITMAP_LEN, GRAIN).unwrap_or(u64::MAX);
+            let data = align_up(self.end + BITMAP_LEN, self.alignment).unwrap_or(u64::MAX);
             let sector = (data - BITMAP_LEN) / SECTOR;
             match u32::try_from(sector) {
                 Ok(sector) if sector != UNUSED => *entry = sector,
