@@ -160,13 +160,16 @@ impl<'a> Create<'a> {
             .as_ref()
             .map_or(Vec::new(), |chain| chain.warnings().to_vec());
         let virtual_size = self.rounded(size, format, &mut warnings)?;
+        let uuid = self
+            .identity
+            .uuid(&self.path, format, virtual_size, self.timestamp);
         let mut spec = CreateSpec {
+            uuid: self.identity.over(backing.as_ref(), uuid),
             virtual_size,
             data: None,
             backing,
             options,
             compress: false,
-            uuid: self.identity.uuid(&self.path, format, virtual_size),
             timestamp: self.timestamp.unwrap_or_else(now),
         };
         let data_file = data_file(&self.path, &spec.options)?;

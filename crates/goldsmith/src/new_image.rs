@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Error, Format, Result, StorageMut};
+use goldsmith_block::{BackingReference, Error, Format, Result, StorageMut};
 use goldsmith_storage::{MemoryStorage, Rehearsal};
 use uuid::Uuid;
 
@@ -17,16 +17,34 @@ pub(crate) enum Identity {
 }
 
 impl Identity {
-    /// The UUID of the new image of this format at `path`, whose disk has `virtual_size` bytes.
-    pub(crate) fn uuid(self, path: &Path, format: &dyn Format, virtual_size: u64) -> Uuid {
+    /// The UUID of the new image of this format at `path`, whose disk has `virtual_size` bytes; `created` is
+    /// the time that the caller gave for it.
+    pub(crate) fn uuid(
+        self,
+        path: &Path,
+        format: &dyn Format,
+        virtual_size: u64,
+        created: Option<u64>,
+    ) -> Uuid {
         match self {
             Self::Random => Uuid::new_v4(),
             Self::Given(uuid) => uuid,
             Self::Name => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let text = format!("goldsmith:{}:{virtual_size}:{name}", format.name());
+                let created = created.map_or(String::new(), |it| it.to_string());
+                let format = format.name();
+                let text = format!("goldsmith:{format}:{virtual_size}:{created}:{name}");
                 Uuid::new_v5(&Uuid::NAMESPACE_URL, text.as_bytes())
             }
+        }
+    }
+
+    /// `uuid`, and for one that comes from a name another one over each parent: the names, and all else
+    /// that it comes from, may be the same.
+    pub(crate) fn over(self, parent: Option<&BackingReference>, uuid: Uuid) -> Uuid {
+        match (self, parent.and_then(|it| it.uuid)) {
+            (Self::Name, Some(parent)) => Uuid::new_v5(&parent, uuid.as_bytes()),
+            _ => uuid,
         }
     }
 }
@@ -83,8 +101,9 @@ macro_rules! new_image_methods {
             self
         }
 
-        /// Derives the new image's identity from its file name, its format and the size of its disk,
-        /// so that the same build gives the same bytes.
+        /// Derives the new image's identity from its file name, its format, the size of its disk, the
+        /// [time](Self::timestamp) that it is given and the identity of what stands behind it, so that the
+        /// same build gives the same bytes.
         #[must_use]
         pub fn uuid_from_name(mut self) -> Self {
             self.identity = crate::new_image::Identity::Name;

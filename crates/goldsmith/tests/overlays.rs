@@ -349,3 +349,49 @@ fn data_file_appears_with_its_image() {
     assert_eq!(folder.names(), ["data", "disk.raw", "image.qcow2"]);
     assert!(std::fs::read(folder.path("data")).unwrap() == before);
 }
+
+/// A child that had the identity of its parent would take any file of it for that.
+#[test]
+fn identity_from_a_name_is_another_one_over_each_parent() {
+    let folder = Folder::new();
+    for name in ["first", "second", "child"] {
+        std::fs::create_dir(folder.path(name)).unwrap();
+    }
+    let raw = folder.write("disk.raw", &disk("1M:A"));
+    let uuid = |path: &str| {
+        let path = folder.path(path);
+        let info = goldsmith::ImageInfo::read(&Opener::new(), path, Some("vpc")).unwrap();
+        info.layer.uuid.unwrap()
+    };
+    let created = |path: &str, seconds| {
+        let create = goldsmith::Create::new(folder.path(path)).format("vpc");
+        create.uuid_from_name().timestamp(seconds)
+    };
+    created("first/disk.vhd", 1_000_000_000)
+        .size(1 << 20)
+        .run()
+        .unwrap();
+    created("second/disk.vhd", 1_000_000_001)
+        .size(1 << 20)
+        .run()
+        .unwrap();
+    let parents = ["first", "second"].map(|name| uuid(&format!("{name}/disk.vhd")));
+    // The same name, size and format on another day.
+    assert_ne!(parents[0], parents[1]);
+    let mut seen = parents.to_vec();
+    for parent in ["../first/disk.vhd", "../second/disk.vhd"] {
+        let child = created("child/disk.vhd", 1_000_000_000).backing(parent, "vpc");
+        let child = child.opener(Opener::new().references(References::Allow));
+        child.run().unwrap();
+        let empty = uuid("child/disk.vhd");
+        convert((&raw, "raw"), (&folder.path("child/disk.vhd"), "vpc"))
+            .backing(parent, "vpc")
+            .uuid_from_name()
+            .run()
+            .unwrap();
+        // As `create` does it, and as it did it before.
+        assert_eq!(uuid("child/disk.vhd"), empty);
+        assert!(!seen.contains(&empty), "{parent}");
+        seen.push(empty);
+    }
+}

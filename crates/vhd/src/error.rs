@@ -1,6 +1,7 @@
 //! What can be wrong with a VHD, or with the wish for one.
 
 use goldsmith_block::{Error, ErrorKind, HostRange};
+use uuid::Uuid;
 
 use crate::ondisk::MAX_DYNAMIC_SIZE;
 
@@ -321,6 +322,14 @@ pub enum VhdError {
         "the parent has a null uuid, by which no child could recognise it, or is not looked at (-u)"
     )]
     ParentWithoutUuid,
+    /// The wanted parent has the identity of the image that is to be its child.
+    #[error(
+        "the parent has the identity of the image itself, {uuid}: it would be taken for its own parent"
+    )]
+    OwnParent {
+        /// That of both.
+        uuid: Uuid,
+    },
     /// The wanted parent's name cannot be written.
     #[error(
         "the parent's name {name:?} cannot be written: it is empty, longer than 255 characters, or \
@@ -475,6 +484,7 @@ impl From<VhdError> for Error {
             | E::BatmapOfFixed
             | E::ParentFormat { .. }
             | E::ParentWithoutUuid
+            | E::OwnParent { .. }
             | E::ParentName { .. }
             | E::ParentOfFixed
             | E::ParentMissing

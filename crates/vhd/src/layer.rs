@@ -171,6 +171,15 @@ impl Opened {
             info.backing = Some(parent.reference);
             info.details.extend(parent.details);
             info.warnings.extend(parent.warnings);
+            let wanted = info.backing.as_ref().and_then(|it| it.uuid);
+            if let Some(uuid) = wanted
+                && info.uuid == wanted
+            {
+                info.warnings.push(format!(
+                    "its parent has its own identity, {uuid}: any image of that identity is taken for the \
+                     parent"
+                ));
+            }
         }
         let footer = &found.footer;
         let layer = DynamicLayer::open(storage, footer, &raw, geometry, info, budget, gaps)?;

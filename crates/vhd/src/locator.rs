@@ -122,11 +122,14 @@ pub(crate) struct NewParent {
 }
 
 impl NewParent {
-    /// What a child of `parent` says about it.
-    pub(crate) fn new(parent: &BackingReference) -> std::result::Result<Self, VhdError> {
+    /// What the child `own` of `parent` says about it.
+    pub(crate) fn new(own: Uuid, parent: &BackingReference) -> std::result::Result<Self, VhdError> {
         let uuid = match (parent.format.as_deref(), parent.uuid) {
             // [libvhd] A parent without an identity is a RAW disk.
             (Some("raw"), _) => Uuid::nil(),
+            (Some(crate::NAME), Some(uuid)) if uuid == own => {
+                return Err(VhdError::OwnParent { uuid });
+            }
             (Some(crate::NAME), Some(uuid)) => uuid,
             (Some(crate::NAME), None) => return Err(VhdError::ParentWithoutUuid),
             (format, _) => {

@@ -46,6 +46,7 @@ impl Convert<'_> {
         let (reference, behind) = self.behind(format, &options)?.unzip();
         let data_file = data_file(&self.target, &options)?;
         let mut spec = self.spec(format, virtual_size, options);
+        spec.uuid = self.identity.over(reference.as_ref(), spec.uuid);
         spec.backing = reference;
         self.must_please_empty(format, &spec)
             .map_err(|error| error.in_file(self.target.to_string_lossy()))?;

@@ -127,7 +127,9 @@ impl<'a> Convert<'a> {
             backing: None,
             options,
             compress: self.compress,
-            uuid: self.identity.uuid(&self.target, format, virtual_size),
+            uuid: self
+                .identity
+                .uuid(&self.target, format, virtual_size, self.timestamp),
             timestamp: self.timestamp.unwrap_or_else(now),
         }
     }

@@ -14,7 +14,9 @@ use crate::ondisk::{DIFFERENCING, DYNAMIC, RawLocator};
 impl Image {
     /// Makes `parent` the one that shows where this image holds nothing; zeros do if it is `None`.
     pub(super) fn set_backing(&mut self, parent: Option<&BackingReference>) -> Result<()> {
-        let parent = parent.map(NewParent::new).transpose()?;
+        let own = Uuid::from_bytes(self.footer.uuid);
+        let parent = parent.map(|parent| NewParent::new(own, parent));
+        let parent = parent.transpose()?;
         let was_differencing = self.is_differencing()?;
         if parent.is_none() && !was_differencing {
             return Ok(());

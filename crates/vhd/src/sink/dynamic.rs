@@ -99,7 +99,8 @@ impl DynamicSink {
             end = batmap::header_offset(BAT_OFFSET, blocks) + SECTOR + batmap::map_len(blocks);
         }
         let parent = wanted.spec.backing.as_ref();
-        let parent = parent.map(NewParent::new).transpose()?;
+        let parent = parent.map(|parent| NewParent::new(wanted.spec.uuid, parent));
+        let parent = parent.transpose()?;
         let names = parent.as_ref().map(|parent| parent.place(&mut header, end));
         let names = (end, names.unwrap_or_default());
         end += names.1.len() as u64;

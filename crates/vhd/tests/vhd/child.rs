@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BackingReference, Chain, CreateSpec, Demand, ErrorKind, Format, GuestRange, ZeroPolicy, is_zero,
+    BackingReference, Budget, Chain, CreateSpec, Demand, Edit, ErrorKind, Format, GuestRange,
+    Limits, Options, ZeroPolicy, is_zero,
 };
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::{ModelDisk, image, pattern};
 use goldsmith_vhd::VHD;
 use uuid::Uuid;
 
+use crate::forge::patch_header;
 use crate::judges::extract;
 
 const GRAIN: u64 = 512;
@@ -30,9 +32,9 @@ fn base() -> BackingReference {
 }
 
 /// Creation options and their values.
-type Options<'a> = &'a [(&'a str, &'a str)];
+type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-fn spec(virtual_size: u64, options: Options<'_>, backing: BackingReference) -> CreateSpec {
+fn spec(virtual_size: u64, options: Pairs<'_>, backing: BackingReference) -> CreateSpec {
     CreateSpec {
         backing: Some(backing),
         ..image::spec(&VHD, virtual_size, options, false).unwrap()
@@ -258,7 +260,7 @@ fn raw_parent_has_no_identity() {
 #[test]
 fn parents_that_no_child_could_find_are_refused() {
     let long = "x".repeat(256);
-    let cases: [(_, Options<'_>, _); 6] = [
+    let cases: [(_, Pairs<'_>, _); 6] = [
         (
             BackingReference {
                 format: Some("qcow2".into()),
@@ -394,4 +396,38 @@ pub(crate) fn pleases_vhd_util(image: &[u8]) {
         let clear = entry as usize * 512 >= end_of_headers;
         assert!(entry == u32::MAX || clear, "block clobbers headers");
     }
+}
+
+/// Whoever looks for it would find the child itself.
+#[test]
+fn child_and_parent_have_an_identity_each() {
+    let mut own = spec(1 << 20, &[], base());
+    own.uuid = BASE;
+    let refused = VHD.create(Arc::new(MemoryStorage::new("child")), &own);
+    let error = refused.err().expect("it was begun");
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.report().contains("the identity of the image itself"));
+
+    let image = write(&[1; 4096], &[0; 4096], &spec(4096, &[], base()), 1);
+    assert_eq!(image::open(&VHD, &*image).unwrap().info().warnings, [""; 0]);
+    let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+    let uuid = Uuid::from_slice(&image[68..84]).ok();
+    let itself = Edit::SetBacking(Some(BackingReference { uuid, ..base() }));
+    let mut editor = VHD
+        .edit(
+            storage.clone(),
+            &Budget::new(&Limits::default()),
+            &Options::defaults(VHD.open_options()),
+        )
+        .unwrap();
+    assert_eq!(editor.edit(&itself).unwrap_err().kind(), ErrorKind::Usage);
+    assert!(storage.to_vec() == image);
+
+    // As others wrote it.
+    let own = patch_header(image, 40, uuid.unwrap().as_bytes());
+    let layer = image::open(&VHD, own).unwrap();
+    let [warning] = &layer.info().warnings[..] else {
+        panic!("{:?}", layer.info().warnings);
+    };
+    assert!(warning.contains("has its own identity"), "{warning}");
 }
