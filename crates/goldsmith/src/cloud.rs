@@ -266,6 +266,27 @@ const XENSERVER: &[Rule] = &[
         "vhd-util check refuses a footer whose reserved bytes are not zero",
     ),
     rule(
+        "newer-tapdisk",
+        Must::Hold(false),
+        "vhd-util check refuses creators tap of a version above 1.3 (\"unsupported tap \
+         creator version\")",
+    ),
+    rule(
+        "header-data-offset",
+        Must::Hold(false),
+        "vhd-util check wants the data offset of the dynamic header to be all ones",
+    ),
+    rule(
+        "header-reserved-bytes",
+        Must::Hold(false),
+        "vhd-util check refuses a dynamic header whose reserved bytes are not zero",
+    ),
+    rule(
+        "leftover-parent",
+        Must::Hold(false),
+        "vhd-util check refuses a dynamic image that says anything of a parent",
+    ),
+    rule(
         "timestamp",
         Must::HaveCome,
         "vhd-util check refuses images from the future (\"creation time in future\")",

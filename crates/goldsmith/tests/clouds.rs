@@ -9,7 +9,7 @@ use goldsmith::{
     CLOUDS, Cloud, Convert, ErrorKind, ImageInfo, Must, Opener, cloud_named, lint, lint_info,
 };
 use goldsmith_testkit::build::qcow2::Qcow2;
-use goldsmith_testkit::build::vhd::{Vhd, footer};
+use goldsmith_testkit::build::vhd::{Vhd, footer, header};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use support::Folder;
@@ -273,6 +273,57 @@ fn cases() -> Vec<Case> {
             vhd(dynamic(20).footer(511, &[1])),
             NOTHING,
             &["reserved-bytes"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20)
+                .footer(footer::CREATOR, b"tap ")
+                .footer(footer::CREATOR_VERSION, &[0, 1, 0, 4])),
+            NOTHING,
+            &["newer-tapdisk"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(8, &[0; 8])),
+            NOTHING,
+            &["header-data-offset"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(60, &[1])),
+            NOTHING,
+            &["header-reserved-bytes"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(1023, &[1])),
+            NOTHING,
+            &["header-reserved-bytes"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(header::PARENT_UUID, &[1])),
+            NOTHING,
+            &["leftover-parent"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(header::PARENT_TIMESTAMP, &[1])),
+            NOTHING,
+            &["leftover-parent"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(header::PARENT_NAME, &[0, b'p'])),
+            NOTHING,
+            &["leftover-parent"],
         ),
         // 2027.
         (

@@ -12,7 +12,7 @@ use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_TAPDISK, CREATOR_VIRTUAL_PC, DIFFERENCING, DYNAMIC, EPOCH,
     FEATURE_RESERVED, FEATURE_TEMPORARY, FIXED, FOOTER_COOKIE, FOOTER_LEN, NO_OFFSET,
     POISON_COOKIE, RawFooter, RawHeader, SHORT_FOOTER_LEN, TAPDISK_0_1, TAPDISK_1_1, TAPDISK_1_2,
-    VERSION,
+    TAPDISK_1_3, VERSION,
 };
 
 /// Whether these are the first bytes of a footer.
@@ -344,6 +344,13 @@ impl RawFooter {
             (
                 "geometry-too-large",
                 Detail::Flag(self.chs() > Chs::of_size(current_size)),
+            ),
+            (
+                "newer-tapdisk",
+                // [libvhd] Three letters are compared.
+                Detail::Flag(
+                    self.creator.starts_with(b"tap") && self.creator_version.get() > TAPDISK_1_3,
+                ),
             ),
             ("reserved-features", Detail::Flag(reserved)),
             ("reserved-bytes", Detail::Flag(!is_zero(&self.reserved))),

@@ -2,10 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use goldsmith_block::{HostRange, SECTOR, align_down, align_up};
+use goldsmith_block::{Detail, HostRange, SECTOR, align_down, align_up, is_zero};
+use zerocopy::IntoBytes;
 
 use crate::error::VhdError;
-use crate::ondisk::{FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, RawHeader, VERSION};
+use crate::ondisk::{
+    FOOTER_LEN, HEADER_COOKIE, HEADER_LEN, MAX_DYNAMIC_SIZE, NO_OFFSET, RawHeader, VERSION,
+};
 
 /// Most bytes between what stands behind each other in a file, and before the footer: what alignment may
 /// cost. [ours]
@@ -77,6 +80,27 @@ impl Chs {
             heads: heads as u8,
             sectors: sectors as u8,
         }
+    }
+}
+
+impl RawHeader {
+    /// What a check may want to know.
+    pub(crate) fn facts(&self) -> [(&'static str, Detail); 2] {
+        let reserved = self.reserved != 0 || !is_zero(&self.padding);
+        [
+            (
+                "header-data-offset",
+                Detail::Flag(self.data_offset != NO_OFFSET),
+            ),
+            ("header-reserved-bytes", Detail::Flag(reserved)),
+        ]
+    }
+
+    /// Whether anything stands where a differencing image describes its parent.
+    pub(crate) fn names_parent(&self) -> bool {
+        let name = self.parent_name.as_bytes();
+        let parts = [&self.parent_uuid[..], name, self.parent_locators.as_bytes()];
+        self.parent_timestamp != 0 || parts.into_iter().any(|part| !is_zero(part))
     }
 }
 

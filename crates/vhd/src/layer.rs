@@ -166,7 +166,11 @@ impl Opened {
         };
         let block_size = Detail::Number(geometry.block_size());
         info.facts.push(("block-size", block_size));
-        if let Disk::Differencing { .. } = found.footer.disk {
+        info.facts.extend(raw.facts());
+        let has_parent = matches!(found.footer.disk, Disk::Differencing { .. });
+        let leftover = Detail::Flag(!has_parent && raw.names_parent());
+        info.facts.push(("leftover-parent", leftover));
+        if has_parent {
             let parent = Parent::read(&*storage, &raw, found.data_end)?;
             info.backing = Some(parent.reference);
             info.details.extend(parent.details);
