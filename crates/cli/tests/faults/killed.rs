@@ -1,5 +1,6 @@
 //! `kill -9`, at any moment: at every call that changes a file, and at random ones.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,11 +16,29 @@ const KILL: i32 = 9;
 const CHANGES: &str = "pwrite64,ftruncate,fallocate,copy_file_range,fdatasync,fsync,\
                        linkat,link,rename,renameat,renameat2,unlink,unlinkat";
 
-/// Kills `line` at the `nth` call, from 1, of each thread that changes something. False if there
-/// is none.
-pub(crate) fn killed_at(place: &Place, line: &str, nth: usize) -> bool {
+/// The kinds of call by which `line`, run to its end, changes something.
+pub(crate) fn changing_calls(place: &Place, line: &str) -> BTreeSet<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
     let trace = format!("trace={CHANGES}");
-    let inject = format!("inject={CHANGES}:signal=KILL:when={nth}");
+    let log_text = log.path().to_str().unwrap();
+    let strace = ["strace", "-f", "-qq", "-o", log_text, "-e", &trace];
+    let output = output(&mut place.command(&strace, line));
+    assert!(output.status.success(), "{line}: {output:?}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let calls = log.lines().filter_map(|line| line.split_once('('));
+    let calls = calls.filter_map(|(before, _)| before.split_whitespace().nth(1));
+    let calls: BTreeSet<_> = calls.map(str::to_owned).collect();
+    assert!(!calls.is_empty(), "{line} changes nothing: {log}");
+    calls
+}
+
+/// Kills `line` at the `nth` `call`, from 1, of a thread. False if there is none.
+///
+/// One kind at a time: of a set strace counts each kind apart, so that the commonest would take every
+/// kill.
+pub(crate) fn killed_at(place: &Place, line: &str, call: &str, nth: usize) -> bool {
+    let trace = format!("trace={call}");
+    let inject = format!("inject={call}:signal=KILL:when={nth}");
     let strace = [
         "strace",
         "-f",
@@ -52,28 +71,34 @@ fn kill_everywhere(
     let (model, place) = (Place::new(), Place::new());
     prepare(&model);
     let names = model.names();
-    for nth in 1.. {
-        let what = format!("{line}, killed at call {nth}");
-        place.become_like(&model);
-        let was_killed = killed_at(&place, line, nth);
-        assert_eq!(place.names(), names, "{what}: leaves something behind");
-        look(&place, &what);
-        if !was_killed {
-            finished(&place, line);
-            return nth - 1;
+    place.become_like(&model);
+    let mut kills = 0;
+    for call in changing_calls(&place, line) {
+        for nth in 1.. {
+            let what = format!("{line}, killed at {call} {nth}");
+            place.become_like(&model);
+            let was_killed = killed_at(&place, line, &call, nth);
+            assert_eq!(place.names(), names, "{what}: leaves something behind");
+            look(&place, &what);
+            if !was_killed {
+                assert!(nth > 1, "{line}: no kill at {call}");
+                finished(&place, line);
+                break;
+            }
+            kills += 1;
+            // Whatever is left can be worked on: a VHD with two footers only once it is mended.
+            let mut again = place.run(line);
+            if String::from_utf8_lossy(&again.stderr).contains("the image is damaged") {
+                names
+                    .iter()
+                    .for_each(|name| _ = place.run(&format!("check -q -r all {name}")));
+                again = place.run(line);
+            }
+            // It may have been done already, and cannot be done twice.
+            finished(&place, &format!("{what}, then {again:?}"));
         }
-        // Whatever is left can be worked on: a VHD with two footers only once it is mended.
-        let mut again = place.run(line);
-        if String::from_utf8_lossy(&again.stderr).contains("the image is damaged") {
-            names
-                .iter()
-                .for_each(|name| _ = place.run(&format!("check -q -r all {name}")));
-            again = place.run(line);
-        }
-        // It may have been done already, and cannot be done twice.
-        finished(&place, &format!("{what}, then {again:?}"));
     }
-    unreachable!("the command ends");
+    kills
 }
 
 #[test]
@@ -212,49 +237,70 @@ fn conversions_survive_a_kill_at_every_call() {
     let picture = disk("256k:A 3M:- 128k:b 640k:- 512k:C");
     let mut kills = 0;
     for options in ["raw", "qcow2", "qcow2 -c", "vpc", "vpc -o subformat=fixed"] {
-        for old in [None, Some(b"my only copy")] {
+        for old in [None, Some(b"my only copy".as_slice())] {
             let place = Place::new();
             place.write("source", &picture);
             let format = options.split(' ').next().unwrap();
             let line = format!("convert -q -f raw -O {options} source target");
-            for nth in 1.. {
-                let what = format!("{line}, killed at call {nth}");
-                let _ = std::fs::remove_file(place.path("target"));
-                if let Some(old) = old {
-                    std::fs::write(place.path("target"), old).unwrap();
-                }
-                let was_killed = killed_at(&place, &line, nth);
-                kills += usize::from(was_killed);
-                let names = place.names();
-                let (strays, names): (Vec<_>, Vec<_>) = names
-                    .into_iter()
-                    .partition(|name| name.starts_with(".target.goldsmith-"));
-                match (was_killed, old) {
-                    // A finished file must have a name before it can take another one's: between these
-                    // two calls it has its own.
-                    (true, Some(_)) => assert!(strays.len() <= 1, "{what}: {strays:?}"),
-                    _ => assert!(strays.is_empty(), "{what}: {strays:?}"),
-                }
-                for stray in &strays {
-                    assert!(place.guest(stray, format) == picture.bytes(), "{what}");
-                    std::fs::remove_file(place.path(stray)).unwrap();
-                }
-                let there = names == ["source", "target"];
-                assert!(there || names == ["source"], "{what}: {names:?}");
-                assert!(there || old.is_none(), "{what}: the old file is gone");
-                let untouched = old.is_some_and(|old| place.bytes("target") == old);
-                assert!(!untouched || was_killed, "{what}");
-                if there && !untouched {
-                    assert!(place.guest("target", format) == picture.bytes(), "{what}");
-                }
-                if !was_killed {
-                    break;
+            put_back(&place, old);
+            for call in changing_calls(&place, &line) {
+                for nth in 1.. {
+                    put_back(&place, old);
+                    let was_killed = killed_at(&place, &line, &call, nth);
+                    let what = format!("{line}, killed at {call} {nth}");
+                    assert_old_or_new(&place, format, picture.bytes(), old, was_killed, &what);
+                    if !was_killed {
+                        assert!(nth > 1, "{line}: no kill at {call}");
+                        break;
+                    }
+                    kills += 1;
                 }
             }
         }
     }
     figure(format_args!("{kills} kills of conversions at calls"));
     assert!(kills >= 40, "only {kills} kills");
+}
+
+/// Has `old`, or nothing, under the target's name.
+fn put_back(place: &Place, old: Option<&[u8]>) {
+    match old {
+        Some(old) => std::fs::write(place.path("target"), old).unwrap(),
+        None => _ = std::fs::remove_file(place.path("target")),
+    }
+}
+
+/// Fails unless a conversion over `old` left that, or all of an image of `bytes`, and nothing else.
+fn assert_old_or_new(
+    place: &Place,
+    format: &str,
+    bytes: &[u8],
+    old: Option<&[u8]>,
+    was_killed: bool,
+    what: &str,
+) {
+    let names = place.names();
+    let (strays, names): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .partition(|name| name.starts_with(".target.goldsmith-"));
+    match (was_killed, old) {
+        // A finished file must have a name before it can take another one's: between these
+        // two calls it has its own.
+        (true, Some(_)) => assert!(strays.len() <= 1, "{what}: {strays:?}"),
+        _ => assert!(strays.is_empty(), "{what}: {strays:?}"),
+    }
+    for stray in &strays {
+        assert!(place.guest(stray, format) == bytes, "{what}");
+        std::fs::remove_file(place.path(stray)).unwrap();
+    }
+    let there = names == ["source", "target"];
+    assert!(there || names == ["source"], "{what}: {names:?}");
+    assert!(there || old.is_none(), "{what}: the old file is gone");
+    let untouched = old.is_some_and(|old| place.bytes("target") == old);
+    assert!(was_killed || there && !untouched, "{what}");
+    if there && !untouched {
+        assert!(place.guest("target", format) == bytes, "{what}");
+    }
 }
 
 /// Moments that no call marks, while several threads work: spread over the time that the command
