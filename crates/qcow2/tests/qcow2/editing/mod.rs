@@ -1,6 +1,7 @@
 //! Images that are changed where they stand, beside QEMU and beside a model.
 
 mod amended;
+mod apart;
 mod bitmaps;
 mod crowded;
 mod cuts;
