@@ -1,22 +1,22 @@
 //! Images edited in place: whatever is done, the guest sees what it should.
 #![allow(clippy::unwrap_used, reason = "an unwrap here is an assertion")]
 
+mod histories;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use goldsmith::{
-    Cancel, Commit, Create, Edited, ErrorKind, NewSize, Opener, Rebase, References, Resize, Result,
-    SnapshotName, Snapshots,
+    Cancel, Commit, Create, ErrorKind, NewSize, Opener, Rebase, References, Resize, SnapshotName,
+    Snapshots,
 };
 use goldsmith_storage::{FileStorage, Use, lock};
 use goldsmith_testkit::hostile::SECRET;
-use goldsmith_testkit::model::{ModelDisk, any_disk};
+use goldsmith_testkit::model::ModelDisk;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use support::{Folder, convert, guest};
 
 /// A format and creation options.
@@ -39,265 +39,6 @@ const SHAPES: &[Shape] = &[
 const QCOW2: std::ops::Range<usize> = 0..7;
 /// Those of VHD that can have something behind them.
 const VPC: std::ops::Range<usize> = 7..9;
-/// What VHD takes behind it.
-const PARENTS: std::ops::Range<usize> = 7..11;
-
-/// For a base, an image over it, one over that, and one to be based on instead.
-fn shapes() -> impl Strategy<Value = [usize; 4]> {
-    let any = || 0..SHAPES.len();
-    prop_oneof![
-        [any(), QCOW2, QCOW2, any()],
-        [PARENTS, VPC, QCOW2, any()],
-        [PARENTS, VPC, VPC, PARENTS],
-    ]
-}
-
-/// Something to do with the topmost image.
-#[derive(Clone, Copy, Debug)]
-enum Act {
-    Commit { deep: bool, keep: bool },
-    Rebase(Option<&'static str>),
-    Resize(u64),
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let onto = prop::sample::select(vec![None, Some("base"), Some("middle"), Some("other")]);
-    prop_oneof![
-        (any::<bool>(), any::<bool>()).prop_map(|(deep, keep)| Act::Commit { deep, keep }),
-        onto.prop_map(Act::Rebase),
-        (1u64..3000).prop_map(|sectors| Act::Resize(sectors * 512)),
-    ]
-}
-
-/// A chain of three images, and one more, with the formats of all.
-struct Images {
-    folder: Folder,
-    formats: [(&'static str, &'static str); 4],
-}
-
-impl Images {
-    fn new(disks: &[ModelDisk; 4], shapes: [usize; 4]) -> Self {
-        let names = ["base", "middle", "top", "other"];
-        let behind = [None, Some(0), Some(1), None];
-        let folder = Folder::new();
-        let shape = |at: usize| SHAPES[shapes[at]];
-        for (at, name) in names.into_iter().enumerate() {
-            let (format, options) = shape(at);
-            let raw = folder.write("disk", &disks[at]);
-            let mut job = convert((&raw, "raw"), (&folder.path(name), format));
-            for (key, value) in options {
-                // One for each image.
-                let value = match *key {
-                    "data_file" => format!("{name}.data"),
-                    _ => (*value).to_owned(),
-                };
-                job = job.option(*key, value);
-            }
-            if let Some(behind) = behind[at] {
-                job = job.backing(names[behind], shape(behind).0);
-            }
-            // Children know their parents by it.
-            job.uuid(goldsmith::Uuid::from_u128(at as u128 + 1))
-                .run()
-                .unwrap();
-        }
-        let formats = [0, 1, 2, 3].map(|at| (names[at], shape(at).0));
-        Self { folder, formats }
-    }
-
-    fn format(&self, name: &str) -> &'static str {
-        let mut formats = self.formats.iter();
-        formats.find(|(known, _)| *known == name).unwrap().1
-    }
-
-    fn run(&self, act: Act, dry_run: bool) -> Result<Edited> {
-        let (top, format) = (self.folder.path("top"), self.format("top"));
-        let opener = Opener::new().references(References::Allow);
-        match act {
-            Act::Commit { deep, keep } => {
-                let commit = Commit::new(top).opener(opener).format(format);
-                let commit = commit.keep(keep).dry_run(dry_run);
-                match deep {
-                    true => commit.base("base").run(),
-                    false => commit.run(),
-                }
-            }
-            Act::Rebase(onto) => {
-                let rebase = Rebase::new(top).opener(opener).format(format);
-                let rebase = rebase.dry_run(dry_run);
-                match onto {
-                    Some(name) => rebase.onto(name, Some(self.format(name))).run(),
-                    None => rebase.run(),
-                }
-            }
-            Act::Resize(size) => Resize::new(top, NewSize::Exactly(size))
-                .opener(opener)
-                .format(format)
-                .shrink(true)
-                .dry_run(dry_run)
-                .run(),
-        }
-    }
-
-    /// Which image `act` writes to first, once the topmost is over `behind`.
-    fn written(act: Act, behind: &'static str) -> &'static str {
-        match act {
-            Act::Commit { deep: true, .. } => "base",
-            Act::Commit { deep: false, .. } => behind,
-            Act::Rebase(_) | Act::Resize(_) => "top",
-        }
-    }
-
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
-        let names = self.folder.names();
-        let read = |name: &String| std::fs::read(self.folder.path(name)).unwrap();
-        names
-            .iter()
-            .map(|name| (name.clone(), read(name)))
-            .collect()
-    }
-
-    /// The guest of the topmost image sees `expected`, and nothing is wrong with any image.
-    fn assert_sound(&self, expected: &[u8], what: &str) {
-        assert!(
-            guest(&self.folder.path("top"), self.format("top")) == expected,
-            "{what}"
-        );
-        for (name, format) in self.formats {
-            let found = goldsmith::check(&Opener::new(), self.folder.path(name), Some(format));
-            if let Some((_, checked)) = found.unwrap() {
-                assert_eq!(
-                    (checked.corruptions, checked.errors),
-                    (0, 0),
-                    "{what}: {name}"
-                );
-            }
-        }
-        let readable = self.formats.iter().all(|(_, format)| *format != "vpc");
-        let alone = self
-            .folder
-            .names()
-            .iter()
-            .all(|name| !name.ends_with(".data"));
-        if readable && alone {
-            std::fs::write(self.folder.path("expected"), expected).unwrap();
-            let top = self.folder.path("top");
-            qemu::compare(
-                &top,
-                self.format("top"),
-                self.folder.path("expected"),
-                "raw",
-            );
-            std::fs::remove_file(self.folder.path("expected")).unwrap();
-        }
-    }
-}
-
-/// Makes the image at `path` one that was not closed, and of which all copied flags are wrong: whoever changes
-/// it moves all its tables first. Others than qcow2 of version 3 have no mark for that.
-fn leave_open(path: &Path) {
-    const COPIED: u64 = 1 << 63;
-    let mut image = std::fs::read(path).unwrap();
-    let number =
-        |image: &[u8], at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
-    if !image.starts_with(b"QFI\xfb\0\0\0\x03") {
-        return;
-    }
-    let incompatible = image[79];
-    let cluster_size = 1 << image[23];
-    let (table, len) = (
-        number(&image, 40) as usize,
-        number(&image, 32) as u32 as usize,
-    );
-    let mut clear = |at: usize| {
-        let entry = number(&image, at) & !COPIED;
-        image[at..at + 8].copy_from_slice(&entry.to_be_bytes());
-        entry
-    };
-    for entry in (table..).step_by(8).take(len) {
-        let l2 = clear(entry) as usize;
-        // In a data file of its own, the flag alone says that a cluster is there.
-        if l2 == 0 || incompatible & 4 != 0 {
-            continue;
-        }
-        let step = if incompatible & 16 != 0 { 16 } else { 8 };
-        for entry in (l2..l2 + cluster_size).step_by(step) {
-            clear(entry);
-        }
-    }
-    image[79] |= 1;
-    std::fs::write(path, image).unwrap();
-}
-
-/// What happens to the chain when the topmost image is based elsewhere: it may have nothing to
-/// commit to, or another image than the base at its end.
-fn makes_sense(done: &[Act], act: Act) -> bool {
-    let onto = done.iter().rev().find_map(|act| match act {
-        Act::Rebase(onto) => Some(*onto),
-        _ => None,
-    });
-    match act {
-        Act::Commit { deep, .. } => match onto.unwrap_or(Some("middle")) {
-            None => false,
-            Some("other") => !deep,
-            Some(_) => true,
-        },
-        _ => true,
-    }
-}
-
-#[test]
-fn guest_sees_what_it_should_after_any_edits() {
-    let disk = || any_disk(1 << 20, 512);
-    let strategy = (
-        [disk(), disk(), disk(), disk()],
-        shapes(),
-        prop::collection::vec((act(), any::<bool>()), 1..4),
-    );
-    let mut runner = TestRunner::new(Config {
-        cases: 250,
-        ..Config::default()
-    });
-    let result = runner.run(&strategy, |(disks, shapes, acts)| {
-        let images = Images::new(&disks, shapes);
-        let what = format!("{shapes:?} {disks:?} {acts:?}");
-        let mut expected = disks[2].bytes().to_vec();
-        images.assert_sound(&expected, &what);
-        let mut done = Vec::new();
-        for (act, is_open) in acts {
-            if !makes_sense(&done, act) {
-                continue;
-            }
-            if is_open {
-                let onto = done.iter().rev().find_map(|act| match act {
-                    Act::Rebase(onto) => *onto,
-                    _ => None,
-                });
-                let name = Images::written(act, onto.unwrap_or("middle"));
-                leave_open(&images.folder.path(name));
-            }
-            let what = format!("{act:?} of {what}");
-            let before = images.files();
-            let rehearsed = images.run(act, true);
-            assert!(
-                before == images.files(),
-                "{what}: rehearsed, and changed something"
-            );
-            let edited = images.run(act, false);
-            let edited = edited.unwrap_or_else(|error| panic!("{what}: {}", error.report()));
-            let rehearsed = rehearsed.unwrap_or_else(|error| panic!("{what}: {}", error.report()));
-            assert_eq!(rehearsed.copied, edited.copied, "{what}");
-            if let Act::Resize(size) = act {
-                expected.resize(size as usize, 0);
-            }
-            images.assert_sound(&expected, &what);
-            done.push(act);
-        }
-        Ok(())
-    });
-    result.unwrap_or_else(|error| panic!("{error}"));
-}
-
 /// What an image over nothing does not hold are zeros, and must stay so over something.
 #[test]
 fn image_over_nothing_stays_the_disk_it_is_over_something() {
