@@ -98,6 +98,24 @@ fn prepared() -> Folder {
 }
 
 #[test]
+fn every_subcommand_that_opens_an_image_has_a_line() {
+    let help = prepared().goldsmith("--help").stdout;
+    let commands = help.split_once("Commands:\n").unwrap().1;
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    let commands: Vec<_> = commands
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for command in commands {
+        let opens_none = ["completions", "man", "help"].contains(&command);
+        let has_line = LINES
+            .iter()
+            .any(|line| line.split(' ').next() == Some(command));
+        assert!(has_line || opens_none, "{command}");
+    }
+}
+
+#[test]
 fn every_subcommand_does_the_same_inside_and_outside() {
     let (inside, outside) = (prepared(), prepared());
     for line in LINES {
