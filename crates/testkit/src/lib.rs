@@ -42,10 +42,19 @@ pub mod trace;
 
 pub use model::{ModelDisk, ModelLayer, ModelStorage};
 
-/// Tells a figure of `docs/trust.md` past the test harness, which keeps to itself what a test prints that
-/// does not fail.
+/// Tells a figure of `docs/trust.md`.
 pub fn figure(text: std::fmt::Arguments<'_>) {
+    tell(format_args!("figure: {text}"));
+}
+
+/// Tells what is not tested, and why.
+pub fn left_out(text: std::fmt::Arguments<'_>) {
+    tell(format_args!("LEFT OUT: {text}"));
+}
+
+/// Past the test harness, which keeps to itself what a test prints that does not fail.
+fn tell(text: std::fmt::Arguments<'_>) {
     use std::io::Write;
     // If nobody listens there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "figure: {text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -11,11 +11,13 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::left_out;
+
 /// Large enough for any file system to be made in it, in bytes; the file is sparse.
 const LEN: u64 = 1 << 30;
 
-/// What to do about a mount that is refused.
-const ROOT: &str = "it takes root; GOLDSMITH_WITHOUT_MOUNTS=1 leaves these tests out";
+/// What to do about a mount, or whatever else takes root, that is refused.
+pub const ROOT: &str = "it takes root; GOLDSMITH_WITHOUT_MOUNTS=1 leaves these tests out";
 
 /// A mounted file system, empty at first; unmounted and gone when dropped.
 #[derive(Debug)]
@@ -39,15 +41,12 @@ pub fn sharing() -> Vec<Mount> {
     ]
 }
 
-/// Whether a test may mount something and make loop devices. Says so if `what` is left out.
+/// Whether a test may mount something, make devices and give files away: all that takes root. Says so if
+/// `what` is left out.
 pub fn are_allowed(what: &str) -> bool {
     let allowed = std::env::var_os("GOLDSMITH_WITHOUT_MOUNTS").is_none();
     if !allowed {
-        // Past the harness, which keeps to itself what a test prints that does not fail.
-        let _ = writeln!(
-            std::io::stderr(),
-            "LEFT OUT, because GOLDSMITH_WITHOUT_MOUNTS is set: {what}"
-        );
+        left_out(format_args!("{what}, as GOLDSMITH_WITHOUT_MOUNTS is set"));
     }
     allowed
 }
