@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use goldsmith::{ErrorKind, Opener};
+use goldsmith_testkit::left_out;
 use support::{Folder, convert, open, sha256};
 
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/samples");
@@ -19,6 +20,9 @@ const WORTH_HASHING: u64 = 1 << 30;
 fn samples_read_as_their_manifest_says() {
     let Ok(manifest) = std::fs::read_to_string(Path::new(SAMPLES).join("manifest.tsv")) else {
         // Whoever clones the project alone does not have them.
+        left_out(format_args!(
+            "samples of other programs, which are not here"
+        ));
         return;
     };
     let folder = Folder::new();
