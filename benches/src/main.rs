@@ -171,6 +171,19 @@ impl Peers {
         Ok(Tools { goldsmith, this })
     }
 
+    /// Where images lie, `bytes` of them in memory. A container may have next to no file system there; to see
+    /// that everything works, a disk does.
+    fn grounds(&self, bytes: u64) -> Grounds {
+        let mut grounds = Grounds {
+            memory: self.dir.clone(),
+            disk: self.disk.clone(),
+        };
+        if self.size == Size::Small && Room::open(Place::Memory, &grounds, bytes).is_err() {
+            grounds.memory.clone_from(&grounds.disk);
+        }
+        grounds
+    }
+
     fn measure(
         &self,
         workloads: &[Workload],
@@ -182,10 +195,7 @@ impl Peers {
             Size::Small => (Scale::SMALL, 1),
         };
         let pairs = self.pairs.map_or(pairs, NonZeroUsize::get);
-        let grounds = Grounds {
-            memory: self.dir.clone(),
-            disk: self.disk.clone(),
-        };
+        let grounds = self.grounds(scale.room());
         let files = Files::new(&grounds.disk, scale.files);
         let mut report = Report {
             facts: facts(tools, &scale, pairs),
@@ -199,14 +209,14 @@ impl Peers {
             }
             let mut section = Section {
                 title: place.title(),
-                note: String::new(),
+                ground: Ok(String::new()),
                 rows: Vec::new(),
                 left_out: Vec::new(),
             };
             match Room::open(place, &grounds, scale.room()) {
-                Err(reason) => section.note = format!("Not measured: {reason}"),
+                Err(reason) => section.ground = Err(reason),
                 Ok(room) => {
-                    section.note = format!("File system: {}.", room.describe());
+                    section.ground = Ok(room.describe());
                     let track = Track {
                         room: &room,
                         scale,
@@ -304,6 +314,24 @@ mod tests {
     #[test]
     fn arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_room_in_memory_a_disk_does_to_see_that_everything_works() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().to_str().unwrap();
+        for (size, dir, memory) in [
+            ("small", "/no/such/place", place),
+            ("full", "/no/such/place", "/no/such/place"),
+        ] {
+            let line = [
+                "bench", "peers", "--size", size, "--dir", dir, "--disk", place,
+            ];
+            let Action::Peers(peers) = Cli::parse_from(line).command else {
+                unreachable!("it says peers");
+            };
+            assert_eq!(peers.grounds(1).memory, Path::new(memory), "{size}");
+        }
     }
 
     #[test]

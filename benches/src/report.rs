@@ -20,7 +20,7 @@ pub(crate) struct Report {
 pub(crate) struct Section {
     pub(crate) title: &'static str,
     /// The file system, or why nothing was measured.
-    pub(crate) note: String,
+    pub(crate) ground: Result<String, String>,
     pub(crate) rows: Vec<Row>,
     /// Workloads that could not be measured, and why.
     pub(crate) left_out: Vec<(String, String)>,
@@ -123,10 +123,34 @@ impl<'a> Summary<'a> {
 }
 
 impl Report {
-    /// Whether goldsmith did everything right, however fast.
+    /// Whether everything was measured and goldsmith did it right, however fast.
     pub(crate) fn is_sound(&self) -> bool {
-        let mut rows = self.sections.iter().flat_map(|section| &section.rows);
-        rows.all(|row| row.fault.is_none())
+        let mut rows = self.rows();
+        self.gaps().is_empty() && rows.all(|row| row.fault.is_none())
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.sections.iter().flat_map(|section| &section.rows)
+    }
+
+    /// What was not measured, and why.
+    fn gaps(&self) -> Vec<(String, &str)> {
+        let mut gaps = Vec::new();
+        for section in &self.sections {
+            if let Err(reason) = &section.ground {
+                gaps.push((section.title.to_owned(), &**reason));
+            }
+            let left_out = section.left_out.iter();
+            gaps.extend(left_out.map(|(name, reason)| (name.clone(), &**reason)));
+        }
+        let idle = self
+            .rows()
+            .filter(|row| row.fault.is_none() && Summary::of(row).is_none());
+        gaps.extend(idle.map(|row| (row.workload.name.clone(), "no runs")));
+        if self.rows().next().is_none() {
+            gaps.push(("everything".into(), "no workload was run"));
+        }
+        gaps
     }
 
     /// The most memory that goldsmith may take: 64 MiB and 8 MiB for each thread.
@@ -149,7 +173,11 @@ impl Display for Report {
              except where it says \"flushed\"."
         )?;
         for section in &self.sections {
-            write!(f, "\n## {}\n\n{}\n", section.title, section.note)?;
+            write!(f, "\n## {}\n\n", section.title)?;
+            match &section.ground {
+                Ok(kind) => writeln!(f, "File system: {kind}.")?,
+                Err(reason) => writeln!(f, "Not measured: {reason}")?,
+            }
             if !section.rows.is_empty() {
                 self.summary(f, section)?;
             }
@@ -223,8 +251,8 @@ impl Report {
     }
 
     fn verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = || self.sections.iter().flat_map(|section| &section.rows);
-        let ratios: Vec<Ratio> = rows()
+        let ratios: Vec<Ratio> = self
+            .rows()
             .filter_map(Summary::of)
             .flat_map(|summary| summary.ratios().collect::<Vec<_>>())
             .filter(|ratio| ratio.asked.is_some())
@@ -237,16 +265,19 @@ impl Report {
             ratios.len(),
             self.allowed_peak()
         )?;
-        let wrong: Vec<_> = rows().filter(|row| row.fault.is_some()).collect();
-        if wrong.is_empty() {
+        if self.is_sound() {
             return writeln!(
                 f,
                 "QEMU reads from every target what it reads from its source."
             );
         }
-        for row in wrong {
-            let fault = row.fault.as_deref().unwrap_or_default();
-            writeln!(f, "**Wrong: {}: {fault}**", row.workload.name)?;
+        for (name, reason) in self.gaps() {
+            writeln!(f, "**Not measured: {name}: {reason}**")?;
+        }
+        for row in self.rows() {
+            if let Some(fault) = &row.fault {
+                writeln!(f, "**Wrong: {}: {fault}**", row.workload.name)?;
+            }
         }
         Ok(())
     }
@@ -360,9 +391,9 @@ mod tests {
             facts: vec![("kernel", "Linux 1".into())],
             sections: vec![Section {
                 title: "In memory",
-                note: "tmpfs".into(),
+                ground: Ok("tmpfs".into()),
                 rows: vec![row],
-                left_out: vec![("something".into(), "no space".into())],
+                left_out: Vec::new(),
             }],
             threads: 2,
         }
@@ -382,7 +413,10 @@ mod tests {
 
     #[test]
     fn report_shows_ratios_and_who_did_not_take_part() {
-        let text = report(row()).to_string();
+        let mut report = report(row());
+        let gap = ("something".into(), "no space".into());
+        report.sections[0].left_out.push(gap);
+        let text = report.to_string();
         for part in [
             "- kernel: Linux 1\n",
             "| raw -> qcow2 | 1.00 | 2.00 | 10 | fast 1.20 | 1.20 >= 1.15 | fast 2.40 | \
@@ -394,6 +428,37 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part:?} in:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_sound() {
+        let refused = |change: fn(&mut Report), why: &str| {
+            let mut report = report(row());
+            change(&mut report);
+            assert!(!report.is_sound(), "{why}");
+            let text = report.to_string();
+            assert!(
+                text.contains(&format!("**Not measured: {why}**\n")),
+                "{text}"
+            );
+            assert!(!text.contains("QEMU reads from every target"), "{text}");
+        };
+        refused(
+            |report| report.sections[0].ground = Err("no space".into()),
+            "In memory: no space",
+        );
+        refused(
+            |report| report.sections[0].left_out = vec![("it".into(), "no input".into())],
+            "it: no input",
+        );
+        refused(
+            |report| report.sections[0].rows[0].entries.clear(),
+            "raw -> qcow2: no runs",
+        );
+        refused(
+            |report| report.sections.clear(),
+            "everything: no workload was run",
+        );
     }
 
     #[test]
