@@ -529,7 +529,7 @@ fn info_does_not_wait_for_clusters_that_take_long_to_unpack() {
     let many = (2..400).map(|index| entry(4 * CLUSTER + index * eight_blocks.len() as u64));
     let many: Vec<u8> = many.flat_map(u64::to_be_bytes).collect();
     std::os::unix::fs::FileExt::write_all_at(&file, &many, 3 * CLUSTER + 16).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, &(800 << 20_u64).to_be_bytes(), 24).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &(800_u64 << 20).to_be_bytes(), 24).unwrap();
     file.set_len(6 * CLUSTER - 4096).unwrap();
     let done = within(&folder, [LIMITS[0], "--cpu=10"], "check", &words);
     assert_eq!(done.status, 2, "{done:?}");
