@@ -459,6 +459,7 @@ fn children_are_written_over_parents_of_both_kinds() {
     ] {
         let path = folder.path(target);
         let done = convert((&raw_above, "raw"), (&path, "vpc"))
+            .uuid_from_name()
             .backing(backing, format)
             .run();
         assert_eq!(done.unwrap().warnings, [""; 0]);
@@ -566,6 +567,7 @@ proptest! {
         for threads in [1, 3] {
             let path = folder.path("child.vhd");
             convert((&raw_above, "raw"), (&path, "vpc"))
+                .uuid_from_name()
                 .backing(parent, format)
                 .option("block_size", if small_blocks { "512k" } else { "2M" })
                 .option("batmap", if batmap { "on" } else { "off" })

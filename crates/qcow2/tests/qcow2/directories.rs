@@ -181,7 +181,14 @@ fn bitmap_directories_that_break_a_rule_are_refused() {
     };
     let at = 4 << 12;
     let two = [bitmap(16, 0, 0), bitmap(9, 0, 0)].concat();
-    let layer = open(&with(2, 48, at, &two));
+    // Their names differ.
+    let named = [
+        bitmap(16, 0, 0),
+        bitmap(9, 1, 0),
+        b"b\0\0\0\0\0\0\0".to_vec(),
+    ]
+    .concat();
+    let layer = open(&with(2, 56, at, &named));
     assert!(
         layer
             .info()
@@ -192,7 +199,8 @@ fn bitmap_directories_that_break_a_rule_are_refused() {
     for (forge, rule) in [
         (with(0, 0, 1 << 38, &[]), "their number is 0"),
         (with(1, 48, at, &two), "48 bytes; its 1 entries take 24"),
-        (with(3, 48, at, &two), "48 bytes; its 3 entries take 72"),
+        (with(2, 48, at, &two), "two bitmaps have the name ''"),
+        (with(3, 56, at, &named), "56 bytes; its 3 entries take 80"),
         (
             with(1, 24, at, &bitmap(16, 1, 0)),
             "24 bytes; its 1 entries take 32",
