@@ -4,10 +4,15 @@
 
 use crate::exit::{self, Failure};
 
-/// The time of what is made, in seconds since 1970.
-pub(crate) fn source_date_epoch() -> Result<Option<u64>, Failure> {
+/// The time of what is made, in seconds since 1970; whatever it is if another one is `stated`, it is no reason
+/// to fail.
+pub(crate) fn source_date_epoch(stated: Option<u64>) -> Result<Option<u64>, Failure> {
     let seconds = |text: &str| text.parse().ok();
-    variable("SOURCE_DATE_EPOCH", seconds, "seconds since 1970")
+    let said = variable("SOURCE_DATE_EPOCH", seconds, "seconds since 1970");
+    match stated {
+        Some(_) => Ok(said.unwrap_or_default()),
+        None => said,
+    }
 }
 
 /// What the variable `name` says, as `read` understands it; an empty one says nothing. Any other must

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::exit::{self, Failure};
 use crate::options::OutputFormat;
+use crate::output::json::line;
 use crate::progress::Showing;
 
 /// What a conversion shall tell of its target.
@@ -75,8 +76,7 @@ impl Proving {
     /// Tells what was `done`.
     pub(crate) fn say(&self, done: &Converted, showing: &Showing) -> Result<(), Failure> {
         if self.is_for_programs(showing) {
-            writeln!(stdout(), "{}", json(done))?;
-            return Ok(());
+            return line(&mut stdout(), &json(done));
         }
         exit::warn(&done.warnings);
         let mut out = stdout().lock();

@@ -322,6 +322,12 @@ pub(crate) fn keeps_bitmaps(layer: &dyn Layer) -> bool {
 
 /// What bitmap `index` of `source` says is dirty.
 fn to_copy(source: &dyn Layer, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
+    let name = &source.info().bitmaps[index].name;
+    if name.contains(char::REPLACEMENT_CHARACTER) {
+        // The copy would have another name.
+        let text = format!("bitmap '{name}' cannot be copied: its name is no text");
+        return Err(Error::unsupported(text).in_file(source.storage().name()));
+    }
     source.dirty_ranges(index, budget).map_err(|error| {
         let name = &source.info().bitmaps[index].name;
         let text = |why: &_| format!("bitmap '{name}' cannot be copied: {why}");

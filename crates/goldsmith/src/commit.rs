@@ -122,6 +122,15 @@ impl<'a> Commit<'a> {
         let layers = chain.layers();
         let (above, below) = (&layers[..depth], &layers[depth + 1..]);
         self.must_be(&base, &*layers[depth])?;
+        let [alone, behind] = [&*editor.layer(), &*layers[depth]].map(|it| it.info().virtual_size);
+        if alone != behind {
+            // What is behind the shorter end would be lost, or show.
+            return Err(Error::usage(format!(
+                "its disk has {alone} bytes by itself, and {behind} as a backing file; state which one counts \
+                 (--image-opts backing.force_size_calc=current_size), or give it one size (resize)"
+            ))
+            .in_file(base.path.to_string_lossy()));
+        }
         // By its name an image does not get to write where its owner could not.
         let [names_it, it] = [depth - 1, depth].map(|depth| &**layers[depth].storage());
         may_write(self.subject.opener.references, names_it, it)?;
@@ -203,7 +212,14 @@ impl<'a> Commit<'a> {
             opener: self.subject.opener.clone().force_share(true),
             ..self.subject.clone()
         };
-        rehearsed.open()?.editor()?.edit(&Edit::Empty)
+        let mut editor = rehearsed.open()?.editor()?;
+        editor.edit(&Edit::Empty)?;
+        // As it is told of the backing file again, which has changed.
+        let known = editor.layer().info().backing.clone();
+        match known.filter(|it| it.modified.is_some()) {
+            Some(known) => editor.edit(&Edit::SetBacking(Some(known))),
+            None => Ok(()),
+        }
     }
 
     /// Opens the image that takes it all, to be written over.

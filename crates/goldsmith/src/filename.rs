@@ -120,7 +120,7 @@ impl ImageName {
         Self::from_facts(pairs.into_iter().collect()).map_err(Error::usage)
     }
 
-    /// Fails if a device is meant and what is at `path`, where this name leads, is none. [qemu]
+    /// Fails if a device is meant and what is at `path`, where this name leads, is none. `[qemu]`
     ///
     /// # Errors
     /// `Unsupported`.

@@ -39,6 +39,16 @@ impl Proof {
     }
 }
 
+/// The options with which an image is opened that was made with `options`.
+pub(crate) fn opening(format: &dyn Format, options: &Options) -> Result<Options> {
+    let specs = format.open_options();
+    let secrets = specs.iter().filter_map(|spec| {
+        let secret = options.secret(spec.name)?;
+        Some((spec.name, secret))
+    });
+    Options::parse(specs, secrets)
+}
+
 /// A target that is complete and has no name yet.
 pub(crate) struct Made<'a> {
     pub(crate) format: &'a dyn Format,
@@ -95,12 +105,7 @@ impl Made<'_> {
     /// The disk in it, as whoever opens it for the first time finds it. What stands on a device behind a
     /// RAW one is none of it.
     fn disk(&self) -> Result<Chain> {
-        let specs = self.format.open_options();
-        let secrets = specs.iter().filter_map(|spec| {
-            let secret = self.spec.options.secret(spec.name)?;
-            Some((spec.name, secret))
-        });
-        let options = Options::parse(specs, secrets)?;
+        let options = opening(self.format, &self.spec.options)?;
         let (storage, budget) = (Arc::clone(&self.storage), Budget::new(self.limits));
         let mut layer = self.format.open_with(storage, &budget, &options)?;
         if let Some(data) = &self.spec.data {

@@ -167,6 +167,7 @@ impl<'a> Rebase<'a> {
                 let path = ImageName::parse(name)?.path;
                 let path = path.to_string_lossy();
                 let opener = self.subject.opener.for_another_image().force_share(true);
+                let opener = opener.behind(image.info().format);
                 let parent = opener.open_alone(beside(&open.path, &path), Some(format))?;
                 reference = self::reference(directory_of(&open.path), &path, &*parent)?;
             }

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use goldsmith::{NewSize, Opener, Rebase, References, Resize};
+use goldsmith::{Commit, NewSize, Opener, Rebase, References, Resize};
 use goldsmith_testkit::build::vhd::{Vhd, footer};
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
@@ -170,4 +170,59 @@ fn image_of_two_sizes_gets_no_parent_while_data_stand_between_the_two() {
         }
         assert!(read(&top) == shown);
     }
+}
+
+/// Which of the two the base has from then on nobody can know, unless somebody says so.
+#[test]
+fn parent_of_two_sizes_takes_its_child_only_by_the_stated_one() {
+    each_child(|folder, top, shown| {
+        let base = folder.path("base.vhd");
+        let before = [&base, top].map(|path| std::fs::read(path).unwrap());
+        let commit = |opener: Opener| Commit::new(top).format("vpc").opener(opener).run();
+        let error = commit(opener()).unwrap_err();
+        assert!(
+            error.report().starts_with(base.to_str().unwrap()),
+            "{}",
+            error.report()
+        );
+        assert!([&base, top].map(|path| std::fs::read(path).unwrap()) == before);
+        commit(opener().option("backing.force_size_calc", "current_size")).unwrap();
+        assert!(read(top) == shown && theirs(&base) == shown);
+    });
+    // Of a base that is shorter for those behind whom it stands.
+    let folder = Folder::new();
+    let content = disk("17408:A");
+    let short = Vhd::dynamic(content.bytes(), BLOCK)
+        .footer(footer::UUID, &BASE)
+        .footer(footer::CURRENT_SIZE, &(16_u64 << 10).to_be_bytes());
+    std::fs::write(folder.path("base.vhd"), of_two_sizes(short).bytes()).unwrap();
+    let raw = folder.write("source.raw", &disk("17408:c"));
+    let top = folder.path("top.vhd");
+    convert((&raw, "raw"), (&top, "vpc"))
+        .backing("base.vhd", "vpc")
+        .run()
+        .unwrap();
+    let shown = read(&top);
+    let commit = Commit::new(&top).format("vpc").opener(opener());
+    commit.run().unwrap_err();
+    assert!(read(&top) == shown);
+}
+
+#[test]
+fn chain_in_a_container_shows_what_it_shows_outside() {
+    each_child(|folder, top, shown| {
+        let (tgz, back) = (folder.path("chain.tgz"), folder.path("back.raw"));
+        for (name, member) in [(top, "0.vhd"), (&folder.path("base.vhd"), "1.vhd")] {
+            std::fs::copy(name, folder.path(member)).unwrap();
+        }
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-C").arg(folder.path("")).arg("-czf").arg(&tgz);
+        assert!(tar.args(["0.vhd", "1.vhd"]).status().unwrap().success());
+        convert((&tgz, "xenserver-ovf"), (&back, "raw"))
+            .run()
+            .unwrap();
+        let found = std::fs::read(&back).unwrap();
+        let differ = found.iter().zip(shown).position(|(a, b)| a != b);
+        assert_eq!((found.len(), differ), (shown.len(), None));
+    });
 }

@@ -93,7 +93,9 @@ impl Bitmap {
             let mut name = vec![0; name_len.into()];
             storage.read_at(start + name_at, &mut name)?;
             name.truncate(text_len(&name));
-            if !names.insert(name.clone()) {
+            // One that nobody can use is not in the way. [qemu]
+            let in_use = entry.flags.get() & ondisk::BITMAP_IN_USE != 0;
+            if !names.insert(name.clone()) && !in_use {
                 let name = text(&name);
                 return Err(Qcow2Error::BitmapTwice { name }.into());
             }

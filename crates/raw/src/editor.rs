@@ -7,9 +7,9 @@ use goldsmith_block::{
     Zeroing,
 };
 
-use crate::RawError;
 use crate::layer::RawLayer;
 use crate::sink::{RawSink, write_zeros};
+use crate::{RawError, must_be_short};
 
 /// A RAW image that is being changed.
 #[derive(Debug)]
@@ -37,6 +37,9 @@ impl RawEditor {
         }
         if len == old {
             return Ok(());
+        }
+        if len > old {
+            must_be_short(len)?;
         }
         self.scribe.set_len(len)?;
         if len > old {

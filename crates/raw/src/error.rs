@@ -12,10 +12,10 @@ pub enum RawError {
     /// A raw image has no tables in which units could have a place.
     #[error("Unsupported preallocation mode: metadata (raw images have off, falloc and full)")]
     Metadata,
-    /// A file longer than any disk of QEMU's.
-    #[error("the file has {len} bytes, and a raw disk at most {most}", most = crate::DISK_BYTES)]
+    /// Longer than any disk of QEMU's.
+    #[error("a raw disk has at most {most} bytes, not {len}", most = crate::DISK_BYTES)]
     TooLong {
-        /// Length of the file in bytes.
+        /// Its length in bytes.
         len: u64,
     },
     /// A device is as large as it is.

@@ -46,6 +46,14 @@ pub struct Raw;
 /// Bytes of the longest disk. [qemu] Linux does not find the data in the last page that a file can have.
 pub(crate) const DISK_BYTES: u64 = (1 << 63) - (1 << 30);
 
+/// Fails if no disk has `len` bytes.
+fn must_be_short(len: u64) -> Result<(), RawError> {
+    match len > DISK_BYTES {
+        true => Err(RawError::TooLong { len }),
+        false => Ok(()),
+    }
+}
+
 static OPTIONS: [OptionSpec; 1] = [OptionSpec {
     name: "preallocation",
     kind: OptionKind::Choice(&["off", "falloc", "full"]),
@@ -63,10 +71,7 @@ impl Format for Raw {
     }
 
     fn open(&self, storage: Arc<dyn Storage>, _budget: &Budget) -> Result<Arc<dyn Layer>> {
-        let len = storage.len();
-        if len > DISK_BYTES {
-            return Err(RawError::TooLong { len }.into());
-        }
+        must_be_short(storage.len())?;
         Ok(Arc::new(layer::RawLayer::new(storage)))
     }
 

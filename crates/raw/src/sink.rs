@@ -7,7 +7,7 @@ use goldsmith_block::{
     SinkProfile, Slot, StorageMut, ZeroPolicy, Zeroing,
 };
 
-use crate::RawError;
+use crate::{RawError, must_be_short};
 
 /// Zeros are found in pieces of this size, which is the smallest hole that file systems make.
 /// [qemu] `convert -S 4k`
@@ -28,6 +28,7 @@ impl RawSink {
             return Err(RawError::Compressed.into());
         }
         let virtual_size = spec.virtual_size;
+        must_be_short(virtual_size)?;
         let is_file = storage.fixed_len().is_none();
         if is_file && !storage.is_blank() {
             // What an old file loses does not come back: all that is added again reads as zeros.

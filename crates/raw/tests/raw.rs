@@ -238,6 +238,19 @@ fn file_longer_than_any_disk_of_qemu_is_refused() {
             Ok(layer) => assert!(is_disk && layer.info().virtual_size == len, "{len}"),
             Err(error) => assert!(!is_disk && error.kind() == ErrorKind::Limit, "{len}"),
         }
+        let storage = || Arc::new(VoidStorage::new("new", 512));
+        let created = RAW.create(storage(), &image::spec(&RAW, len, &[], false).unwrap());
+        assert_eq!(created.is_ok(), is_disk, "{len}");
+        let budget = Budget::new(&Limits::default());
+        let mut editor = RAW
+            .edit(storage(), &budget, &Options::defaults(&[]))
+            .unwrap();
+        let resized = editor.edit(&Edit::Resize {
+            virtual_size: len,
+            preallocation: Preallocation::Off,
+            behind: 0,
+        });
+        assert_eq!(resized.is_ok(), is_disk, "{len}");
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Error, GuestRange, HostRange, Layer, Result, SECTOR, Storage};
+use goldsmith_block::{
+    Budget, Error, GuestRange, HostRange, Layer, Options, Result, SECTOR, Storage,
+};
 
 use crate::bitmap::Bitmap;
 use crate::error::VhdError;
-use crate::footer::SizeRule;
 use crate::geometry::Dynamic;
-use crate::layer::{DynamicLayer, Opened};
+use crate::layer::{DynamicLayer, Opened, size_rule};
 use crate::ondisk::UNUSED;
 
 /// What an image holds of its disk, in the order in which that stands in the file.
@@ -49,13 +50,17 @@ pub struct FileBlock {
 }
 
 impl FileOrder {
-    /// That of the image in `storage`; `None` if some of its blocks share bytes of the file, which
+    /// That of the image in `storage`, opened with `options`; `None` if some of its blocks share bytes of the file, which
     /// no order has.
     ///
     /// # Errors
     /// Those of opening the image; `Limit` if what is kept is over `budget`, too.
-    pub fn read(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Option<Self>> {
-        match Opened::open(storage, budget, SizeRule::Creator)? {
+    pub fn read(
+        storage: Arc<dyn Storage>,
+        options: &Options,
+        budget: &Budget,
+    ) -> Result<Option<Self>> {
+        match Opened::open(storage, budget, size_rule(options))? {
             Opened::Fixed(layer) => Ok(Some(Self {
                 poisoned: layer.poisoned,
                 ..Self::fixed(layer.info().virtual_size)
@@ -210,18 +215,20 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
-    use goldsmith_block::Limits;
+    use goldsmith_block::{Format, Limits};
     use goldsmith_storage::MemoryStorage;
     use goldsmith_testkit::build::vhd::Vhd;
 
     use super::*;
+    use crate::VHD;
 
     /// Blocks of 4 KiB behind bitmaps of 512 bytes; the first one stands in sector 4.
     const BLOCKS: [u8; 4 << 12] = [7; 4 << 12];
 
     fn order(image: &Vhd) -> Result<Option<FileOrder>> {
         let storage = Arc::new(MemoryStorage::holding("disk.vhd", image.bytes()));
-        FileOrder::read(storage, &Budget::new(&Limits::default()))
+        let options = Options::defaults(VHD.open_options());
+        FileOrder::read(storage, &options, &Budget::new(&Limits::default()))
     }
 
     fn image() -> Vhd {

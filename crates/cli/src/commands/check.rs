@@ -1,6 +1,5 @@
 //! `goldsmith check`
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -116,7 +115,7 @@ impl Check {
                     let facts = json::check(&self.image, &report);
                     match self.showing.format() {
                         // Behind lines of progress comes one more.
-                        Some(_) => writeln!(out, "{facts}")?,
+                        Some(_) => json::line(&mut out, &facts)?,
                         None => json::pretty(&mut out, &facts)?,
                     }
                 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::exit::Failure;
 use crate::options::{Opening, OutputFormat, Spelling, snapshot_name, threads};
 use crate::output::human::shown;
+use crate::output::json::line;
 use crate::progress::Showing;
 use crate::proving::{algorithm, by_name};
 use crate::sandbox;
@@ -114,7 +115,7 @@ impl Checksum {
                     "virtual-size": disk.virtual_size(),
                     "digests": by_name(&digests),
                 });
-                writeln!(out, "{facts}")?;
+                line(&mut out, &facts)?;
             }
             (OutputFormat::Human, [digest]) => writeln!(out, "{digest}  {name}")?,
             (OutputFormat::Human, digests) => {

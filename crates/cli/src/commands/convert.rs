@@ -252,7 +252,7 @@ impl Convert {
 
         self.refuse_mixes()?;
         let target = self.target(target)?;
-        let epoch = environment::source_date_epoch()?;
+        let epoch = environment::source_date_epoch(self.timestamp)?;
 
         self.proving.must_fit(&self.showing)?;
         let phases = self.proving.phases(self.resume.is_some());

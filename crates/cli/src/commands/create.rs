@@ -111,7 +111,7 @@ impl Create {
             pairs.extend(value.map(|value| (key.to_owned(), value.to_owned())));
         }
         let size = size(self.size.as_deref(), &mut pairs)?;
-        let epoch = environment::source_date_epoch()?;
+        let epoch = environment::source_date_epoch(self.timestamp)?;
 
         let mut reach = self.opening.reach();
         reach.target(image);

@@ -37,8 +37,12 @@ pub(super) fn lines(out: &mut impl Write, info: &ImageInfo) -> Result<()> {
     if !info.content_looks_like.is_empty() {
         writeln!(
             out,
-            "The disk looks like: {}",
-            info.content_looks_like.join(", ")
+            "The disk looks like: {}{}",
+            info.content_looks_like.join(", "),
+            match info.content_looks_like[..] {
+                ["unknown"] => " (to unpack its ends takes too long)",
+                _ => "",
+            }
         )?;
     }
     let symptoms = info.symptoms.iter();

@@ -7,7 +7,8 @@ use goldsmith::{
     Chain, Cloud, Detail, Finding, Flaw, GuestRange, ImageInfo, MapEntry, Measurement, Report,
     Snapshot,
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Serializer, Value, json};
 
 use crate::exit::Failure;
 use crate::output::beyond;
@@ -98,9 +99,21 @@ fn image(info: &ImageInfo, name: Option<&str>) -> Map<String, Value> {
 }
 
 /// `value` as qemu-img lays JSON out.
-pub(crate) fn pretty(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Plain::default());
-    serde::Serialize::serialize(value, &mut serializer).map_err(std::io::Error::from)?;
+pub(crate) fn pretty(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    let mut serializer = Serializer::with_formatter(&mut *out, Plain::pretty());
+    value
+        .serialize(&mut serializer)
+        .map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// `value` on one line.
+pub(crate) fn line(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
+    let mut serializer = Serializer::with_formatter(&mut *out, Plain::compact());
+    value
+        .serialize(&mut serializer)
+        .map_err(std::io::Error::from)?;
     out.write_all(b"\n")?;
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! JSON in visible ASCII characters, laid out as qemu-img does: what an image calls its things cannot
+//! JSON in visible ASCII characters: what an image calls its things cannot
 //! mislead on a terminal, and is understood in any locale.
 
 use std::io::{Result, Write};
 
-use serde_json::ser::{CharEscape, Formatter, PrettyFormatter};
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 /// Lays out as its part does, and escapes all characters that are not visible ones of ASCII. [qemu]
-pub(super) struct Plain(PrettyFormatter<'static>);
+pub(super) struct Plain<F>(F);
 
 /// Bytes that are written together. A stranger's image may be called by millions of characters.
 const PIECE: usize = 4096;
@@ -17,13 +17,21 @@ fn escape(unit: u16, told: &mut Vec<u8>) {
     told.extend([b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
 }
 
-impl Default for Plain {
-    fn default() -> Self {
+impl Plain<PrettyFormatter<'static>> {
+    /// As qemu-img lays it out.
+    pub(super) fn pretty() -> Self {
         Self(PrettyFormatter::with_indent(b"    "))
     }
 }
 
-impl Formatter for Plain {
+impl Plain<CompactFormatter> {
+    /// On one line.
+    pub(super) fn compact() -> Self {
+        Self(CompactFormatter)
+    }
+}
+
+impl<F: Formatter> Formatter for Plain<F> {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, text: &str) -> Result<()> {
         let mut told = Vec::new();
         for c in text.chars() {
@@ -104,13 +112,13 @@ mod tests {
     fn text_is_told_in_visible_characters_as_by_qemu() {
         let text = "a\"b\\c\n\u{1b}\u{7f}\u{9b}é\u{202e}𝄞~";
         let mut out = Vec::new();
-        let mut serializer = serde_json::Serializer::with_formatter(&mut out, Plain::default());
+        let mut serializer = serde_json::Serializer::with_formatter(&mut out, Plain::compact());
         text.serialize(&mut serializer).unwrap();
         let told = r#""a\"b\\c\n\u001B\u007F\u009B\u00E9\u202E\uD834\uDD1E~""#;
         assert_eq!(String::from_utf8(out).unwrap(), told);
         let long = "é".repeat(10_000);
         let mut out = Vec::new();
-        let mut serializer = serde_json::Serializer::with_formatter(&mut out, Plain::default());
+        let mut serializer = serde_json::Serializer::with_formatter(&mut out, Plain::compact());
         long.serialize(&mut serializer).unwrap();
         assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), long);
     }

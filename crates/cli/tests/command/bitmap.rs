@@ -94,6 +94,42 @@ fn bitmaps_go_along_with_a_conversion() {
     assert!(!twins.ours.path("copy.raw").exists());
 }
 
+#[test]
+fn bitmaps_go_along_into_an_encrypted_image() {
+    let twins = image();
+    let line = "convert --object secret,id=s,data=one --bitmaps -O qcow2 \
+                -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 disk.qcow2 luks.qcow2";
+    twins.both(line);
+    let names = |folder: &crate::Folder| {
+        let told: Value =
+            serde_json::from_str(&folder.qemu_img_ok("info --output=json luks.qcow2")).unwrap();
+        told["format-specific"]["data"]["bitmaps"].clone()
+    };
+    assert_eq!(names(&twins.ours), names(&twins.theirs));
+    assert_eq!(names(&twins.ours).as_array().map(Vec::len), Some(2));
+}
+
+/// The copy would have another name, by which nobody finds it.
+#[test]
+fn bitmap_whose_name_is_no_text_is_not_copied() {
+    let folder = image().ours;
+    let mut image = std::fs::read(folder.path("disk.qcow2")).unwrap();
+    for at in 0..image.len() - 4 {
+        if image[at..].starts_with(b"fine") {
+            image[at + 3] = 0xe9;
+        }
+    }
+    std::fs::write(folder.path("disk.qcow2"), image).unwrap();
+    folder.qemu_img_ok("check -q disk.qcow2");
+    let done = folder.goldsmith("convert --bitmaps -O qcow2 disk.qcow2 copy.qcow2");
+    assert_eq!(done.status, 1);
+    assert!(
+        done.stderr.contains("disk.qcow2") && done.stderr.contains("its name is no text"),
+        "{done:?}"
+    );
+    assert!(!folder.path("copy.qcow2").exists());
+}
+
 /// The bitmaps are about the disk as it is now, and that of the snapshot may be shorter: what they know of the
 /// rest must not come back when it grows.
 #[test]

@@ -39,6 +39,19 @@ fn empty_variable_is_none() {
 }
 
 #[test]
+fn variable_is_not_asked_where_an_option_speaks() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    for line in [
+        "convert -q --timestamp 1000000000 -f raw -O vpc disk.raw out",
+        "create -q --timestamp 1000000000 -f vpc out 1M",
+    ] {
+        let done = run(&folder, &["SOURCE_DATE_EPOCH=soon"], GOLDSMITH, line);
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+    }
+}
+
+#[test]
 fn wrong_value_is_told_by_the_name_of_its_variable() {
     let folder = Folder::new();
     folder.write("disk.raw", &disk("1M:A"));

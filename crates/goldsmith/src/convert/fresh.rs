@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use goldsmith_block::{Budget, Chain, CreateSpec, Format, Options, Result};
+use goldsmith_block::{Budget, Chain, CreateSpec, Format, Result};
 use goldsmith_engine::{Behind, Job, Outcome};
 use goldsmith_storage::{FileStorage, Target};
 
 use crate::bitmap::Bitmaps;
 use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
-use crate::proof::Made;
+use crate::proof::{Made, opening};
 use crate::reference::data_file;
 use crate::resume::{Resume, Work};
 use crate::salvage::Losses;
@@ -136,9 +136,11 @@ impl Convert<'_> {
         let top = disks[0].top();
         if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
             let budget = Budget::new(&self.sources[0].opener.limits);
-            let options = Options::defaults(format.open_options());
-            let mut editor = format.edit(target.storage(), &budget, &options)?;
-            self.bitmaps.copy(top, &mut *editor, &budget)?;
+            let options = opening(format, &spec.options)?;
+            format
+                .edit(target.storage(), &budget, &options)
+                .and_then(|mut editor| self.bitmaps.copy(top, &mut *editor, &budget))
+                .map_err(|error| error.in_file(name.clone()))?;
             file_len = target.storage().len();
         }
         let made = Made {

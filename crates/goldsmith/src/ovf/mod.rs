@@ -192,6 +192,15 @@ struct OvfLayer {
     chain: Chain,
 }
 
+/// The options with which the VHD of this number is opened: all others stand behind the first.
+fn options_of(number: u32) -> Result<Options> {
+    let implied = match number {
+        0 => &[],
+        _ => VHD.options_behind(),
+    };
+    Options::parse(VHD.open_options(), implied.iter().copied())
+}
+
 impl OvfLayer {
     fn open(
         storage: Arc<dyn Storage>,
@@ -199,9 +208,9 @@ impl OvfLayer {
         budget: &Budget,
     ) -> Result<Self> {
         let mut layers = Vec::new();
-        for member in members {
+        for (number, member) in (0..).zip(members) {
             let name = member.name().to_owned();
-            let layer = VHD.open(member, budget);
+            let layer = VHD.open_with(member, budget, &options_of(number)?);
             layers.push(layer.map_err(|error| error.in_file(name))?);
         }
         check_parents(&layers)?;

@@ -180,7 +180,7 @@ fn guess(begun: &Skimmed, budget: &Budget) -> Result<Option<FileOrder>> {
 
 /// The order of the blocks in `skimmed`, and whether it takes more to tell.
 fn order(skimmed: &Skimmed, budget: &Budget) -> (bool, Result<Option<FileOrder>>) {
-    let (attempt, order) = skimmed.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
+    let (attempt, order) = skimmed.order(budget);
     (!attempt.missed().is_empty(), order)
 }
 

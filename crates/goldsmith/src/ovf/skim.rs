@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use goldsmith_block::{Budget, Error, Format, HostRange, Result, Storage, StorageId};
+use goldsmith_block::{Budget, Error, Format, HostRange, Layer, Result, Storage, StorageId};
 use goldsmith_vhd::{FileOrder, VHD};
 
+use super::options_of;
 use super::passing::Passing;
 use super::walk::{Member, walk};
 
@@ -66,7 +67,7 @@ pub(super) fn survey(
     let members = walk(storage, budget.unpacking_time(), |member| {
         member.admit(budget)?;
         let mut begun = Skimmed::begin(member, budget)?;
-        let (_, order) = begun.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
+        let (_, order) = begun.order(budget);
         let mut passing = begun.pass(member, &[], budget)?;
         let mut bitmaps = Vec::new();
         let order = order.ok().flatten().filter(|_| begun.has_tables());
@@ -88,8 +89,7 @@ pub(super) fn survey(
         }
         begun.bitmaps = bitmaps;
         let skimmed = begun.with(passing.finish()?);
-        let (attempt, found) =
-            skimmed.attempt(|storage| FileOrder::read(storage, &budget.afresh()));
+        let (attempt, found) = skimmed.order(budget);
         let is_told = match found {
             _ if !attempt.missed().is_empty() => false,
             Ok(found) => order.is_some() && found == order,
@@ -104,6 +104,7 @@ pub(super) fn survey(
 /// Parts of a file.
 #[derive(Debug)]
 pub(super) struct Skimmed {
+    number: u32,
     name: String,
     id: StorageId,
     len: u64,
@@ -122,6 +123,7 @@ impl Skimmed {
     /// none, and no tables.
     pub(super) fn begin(member: &mut Member<'_>, budget: &Budget) -> Result<Self> {
         let mut begun = Self {
+            number: member.number,
             name: member.name.clone(),
             id: StorageId::unique(),
             len: member.len,
@@ -188,8 +190,19 @@ impl Skimmed {
         self
     }
 
+    /// The order of its blocks, by the same of which nothing has been missed.
+    pub(super) fn order(&self, budget: &Budget) -> (Arc<Self>, Result<Option<FileOrder>>) {
+        self.attempt(|storage| {
+            FileOrder::read(storage, &options_of(self.number)?, &budget.afresh())
+        })
+    }
+
+    fn open(&self, budget: &Budget) -> (Arc<Self>, Result<Arc<dyn Layer>>) {
+        self.attempt(|storage| VHD.open_with(storage, &budget.afresh(), &options_of(self.number)?))
+    }
+
     /// What `open` makes of the same, of which nothing has been missed.
-    pub(super) fn attempt<T>(&self, open: impl FnOnce(Arc<dyn Storage>) -> T) -> (Arc<Self>, T) {
+    fn attempt<T>(&self, open: impl FnOnce(Arc<dyn Storage>) -> T) -> (Arc<Self>, T) {
         let attempt = Arc::new(Self {
             name: self.name.clone(),
             pieces: self.pieces.clone(),
@@ -204,13 +217,13 @@ impl Skimmed {
     /// How much of the beginning it takes to open the VHD, if what is here does not do. Whatever else
     /// is wrong with it will be told when it is opened for good.
     fn misses(&self, budget: &Budget) -> Option<u64> {
-        let (attempt, _) = self.attempt(|storage| VHD.open(storage, &budget.afresh()));
+        let (attempt, _) = self.open(budget);
         attempt.missed().iter().map(|range| range.end()).max()
     }
 
     /// Where the blocks stand in which the disk begins and ends, as far as they are not here.
     fn ends_of_disk(&self, budget: &Budget) -> Vec<HostRange> {
-        let (attempt, layer) = self.attempt(|storage| VHD.open(storage, &budget.afresh()));
+        let (attempt, layer) = self.open(budget);
         let Ok(layer) = layer else {
             return Vec::new();
         };

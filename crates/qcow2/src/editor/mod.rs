@@ -61,14 +61,16 @@ impl Qcow2Editor {
         })
     }
 
-    /// Looks at all tables, once.
+    /// Looks at all tables, once, before anything but a repair is done.
     ///
     /// # Errors
-    /// `Corrupt` if anything is wrong with them that is more than wasted space.
+    /// `Denied` if the disk is encrypted and nobody gave a passphrase; `Corrupt` if anything is wrong with them that is more than wasted space.
     fn check(&mut self) -> Result<()> {
         if self.sound {
             return Ok(());
         }
+        // Who cannot read the disk does not get to cut it off, or to lock out who can. [qemu]
+        self.layer.crypt().must_be_open()?;
         if self.layer.geometry().dirty {
             // Refcounts were to be updated later, and never were. [qemu]
             self.repair(Repair::All)?;
@@ -176,8 +178,6 @@ impl Editor for Qcow2Editor {
         if let Edit::Repair(repair) = edit {
             return self.repair(*repair);
         }
-        // Who cannot read the disk does not get to cut it off, or to lock out who can. [qemu]
-        self.layer.crypt().must_be_open()?;
         self.check()?;
         let geometry = self.layer.geometry().clone();
         let mut draft = self.draft()?;

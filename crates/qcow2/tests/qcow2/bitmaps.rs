@@ -171,6 +171,21 @@ fn name_of_a_bitmap_is_refused_where_qemu_refuses_it() {
             "two bitmaps have the name 'two'",
         ),
         ("one", "two", 24, b"t\0o", ""),
+        // The later one is in use, and so no bitmap that anybody has; or the earlier one.
+        (
+            "one",
+            "two",
+            second + 12,
+            b"\0\0\0\x03\x01\x10\0\x03\0\0\0\0one",
+            "",
+        ),
+        (
+            "one",
+            "two",
+            12,
+            b"\0\0\0\x03\x01\x10\0\x03\0\0\0\0two",
+            "two bitmaps have the name 'two'",
+        ),
         (
             "t",
             "t-o",

@@ -348,6 +348,32 @@ fn old_luks_header_is_overwritten_before_its_place_is_given_back() {
     check(&path, SECRET);
 }
 
+/// What somebody did not finish is finished by whoever may change the image.
+#[test]
+fn encrypted_image_that_was_not_closed_is_left_alone_without_its_word() {
+    let bench = Bench::new();
+    let disk = pattern::disk("64k:b 20k:d");
+    let format = "encrypt.format=luks,encrypt.iter-time=10,lazy_refcounts=on";
+    let path = by_qemu(&bench, &disk, format);
+    let mut image = std::fs::read(&path).unwrap();
+    image[79] |= 1;
+    // The refcount of the last cluster, which is counted anew.
+    let number = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap()) as usize;
+    let counts = number(number(48));
+    let last = image.len() / 65536 - 1;
+    image[counts + 2 * last..][..2].fill(0);
+    std::fs::write(&path, &image).unwrap();
+    let denied = |outcome: Result<()>| {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Denied);
+        assert!(std::fs::read(&path).unwrap() == image);
+    };
+    denied(editor(&path, "").unwrap().prepare());
+    denied(editor(&path, "").unwrap().into_sink(disk.len()).map(drop));
+    denied(edit(&path, "", &snapshot("one")));
+    edit(&path, SECRET, &snapshot("one")).unwrap();
+    check(&path, SECRET);
+}
+
 /// Wherever it is cut, the old word opens the disk, or the new one after the old one went.
 #[test]
 fn passphrases_survive_every_cut() {
