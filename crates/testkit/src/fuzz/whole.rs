@@ -188,6 +188,7 @@ pub fn convert(format: &dyn Format, data: &[u8], targets: &[&dyn Format]) {
     let mut options = target.options().iter();
     let packs = options.any(|option| option.name == "compression_type");
     let compress = packs && pick / 7 % 2 == 1;
+    let size = size.next_multiple_of(target.size_unit());
     let spec = image::spec(target, size, &[], compress).expect("no option is wrong");
     let storage = Arc::new(MemoryStorage::new("target"));
     let sink = target.create(Arc::clone(&storage) as _, &spec);
