@@ -293,11 +293,11 @@ impl Bitmaps {
         budget: &Budget,
     ) -> Result<()> {
         // A snapshot's disk may be shorter than the one that the bitmaps are about.
-        let disk = GuestRange::new(0, target.layer().info().virtual_size);
+        let end = target.layer().info().virtual_size;
         for (index, info) in self.of(source) {
             let (name, mut dirty) = (&info.name, to_copy(source, index, budget)?);
             dirty.retain_mut(|range| {
-                range.end = range.end.min(disk.end);
+                range.end = range.end.min(end);
                 !range.is_empty()
             });
             let mut change = |change| {
@@ -329,7 +329,6 @@ fn to_copy(source: &dyn Layer, index: usize, budget: &Budget) -> Result<Vec<Gues
         return Err(Error::unsupported(text).in_file(source.storage().name()));
     }
     source.dirty_ranges(index, budget).map_err(|error| {
-        let name = &source.info().bitmaps[index].name;
         let text = |why: &_| format!("bitmap '{name}' cannot be copied: {why}");
         told(&error, text).in_file(source.storage().name())
     })

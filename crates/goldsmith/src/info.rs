@@ -156,7 +156,7 @@ impl ImageInfo {
             symptoms,
             named_files: named_files(opener, (path, storage), info),
             also_looks_like: also,
-            partition_table: content.partition_table(),
+            partition_table: content.partition_table,
             content_looks_like: content.marks,
         })
     }

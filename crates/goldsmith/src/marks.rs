@@ -22,12 +22,12 @@ pub(crate) fn of_file(storage: &dyn Storage) -> Result<Vec<&'static str>> {
 }
 
 /// What the disk of a layer carries, as far as that holds it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Content {
     /// The formats whose marks it carries, as if it were a file of its own.
     pub(crate) marks: Vec<&'static str>,
-    /// See [`partition_table`]; nothing if nobody looked.
-    table: Option<&'static str>,
+    /// See [`partition_table`].
+    pub(crate) partition_table: &'static str,
 }
 
 impl Content {
@@ -64,14 +64,14 @@ impl Content {
         if tail.starts_with(b"koly") {
             also.push("dmg");
         }
-        let table = partition_table(&head);
+        let partition_table = partition_table(&head);
         let ends = Ends { head, tail };
         let mut marks = marked(&ends.probe());
         also.retain(|name| !marks.contains(name));
         marks.extend(also);
         Ok(Self {
             marks,
-            table: Some(table),
+            partition_table,
         })
     }
 
@@ -79,13 +79,8 @@ impl Content {
     pub(crate) fn unknown() -> Self {
         Self {
             marks: vec!["unknown"],
-            table: Some("unknown"),
+            partition_table: "unknown",
         }
-    }
-
-    /// See [`partition_table`].
-    pub(crate) fn partition_table(&self) -> &'static str {
-        self.table.unwrap_or("none")
     }
 }
 

@@ -89,7 +89,7 @@ impl Made<'_> {
         let looks = Looks {
             file: looks_like.map(|format| format.name()),
             disk: &content.marks,
-            partition_table: content.partition_table(),
+            partition_table: content.partition_table,
         };
         let findings = lint_layer(layer.info(), &looks, cloud, now());
         let Some(finding) = findings.first() else {

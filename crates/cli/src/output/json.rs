@@ -8,6 +8,7 @@ use goldsmith::{
     Snapshot,
 };
 use serde::Serialize;
+use serde_json::ser::Formatter;
 use serde_json::{Map, Serializer, Value, json};
 
 use crate::exit::Failure;
@@ -100,17 +101,20 @@ fn image(info: &ImageInfo, name: Option<&str>) -> Map<String, Value> {
 
 /// `value` as qemu-img lays JSON out.
 pub(crate) fn pretty(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
-    let mut serializer = Serializer::with_formatter(&mut *out, Plain::pretty());
-    value
-        .serialize(&mut serializer)
-        .map_err(std::io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(())
+    laid_out(out, value, Plain::pretty())
 }
 
 /// `value` on one line.
-pub(crate) fn line(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
-    let mut serializer = Serializer::with_formatter(&mut *out, Plain::compact());
+pub(crate) fn line(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    laid_out(out, value, Plain::compact())
+}
+
+fn laid_out(
+    out: &mut impl Write,
+    value: &impl Serialize,
+    layout: impl Formatter,
+) -> Result<(), Failure> {
+    let mut serializer = Serializer::with_formatter(&mut *out, layout);
     value
         .serialize(&mut serializer)
         .map_err(std::io::Error::from)?;

@@ -1,5 +1,5 @@
-//! JSON in visible ASCII characters: what an image calls its things cannot
-//! mislead on a terminal, and is understood in any locale.
+//! JSON in visible ASCII characters: what an image calls its things cannot mislead on a terminal, and is
+//! understood in any locale.
 
 use std::io::{Result, Write};
 
@@ -57,9 +57,7 @@ impl<F: Formatter> Formatter for Plain<F> {
     ) -> Result<()> {
         match char_escape {
             CharEscape::AsciiControl(byte) => {
-                let mut told = Vec::new();
-                escape(byte.into(), &mut told);
-                out.write_all(&told)
+                self.write_string_fragment(out, char::from(byte).encode_utf8(&mut [0; 4]))
             }
             other => self.0.write_char_escape(out, other),
         }

@@ -64,7 +64,8 @@ impl Qcow2Editor {
     /// Looks at all tables, once, before anything but a repair is done.
     ///
     /// # Errors
-    /// `Denied` if the disk is encrypted and nobody gave a passphrase; `Corrupt` if anything is wrong with them that is more than wasted space.
+    /// `Denied` if the disk is encrypted and nobody gave a passphrase; `Corrupt` if anything is wrong with
+    /// them that is more than wasted space.
     fn check(&mut self) -> Result<()> {
         if self.sound {
             return Ok(());
