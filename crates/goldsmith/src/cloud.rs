@@ -266,10 +266,21 @@ const XENSERVER: &[Rule] = &[
         "vhd-util check refuses a footer whose reserved bytes are not zero",
     ),
     rule(
+        "newer-version",
+        Must::Hold(false),
+        "vhd-util check refuses a footer of a version above 1.0 (\"invalid file format version\")",
+    ),
+    rule(
         "newer-tapdisk",
         Must::Hold(false),
         "vhd-util check refuses creators tap of a version above 1.3 (\"unsupported tap \
          creator version\")",
+    ),
+    rule(
+        "header-newer-version",
+        Must::Hold(false),
+        "vhd-util check refuses a dynamic header of a version above 1.0 (\"invalid header \
+         version\")",
     ),
     rule(
         "header-data-offset",

@@ -286,6 +286,20 @@ fn cases() -> Vec<Case> {
         (
             "xenserver",
             "vpc",
+            vhd(dynamic(20).footer(footer::VERSION, &[0, 1, 0, 1])),
+            NOTHING,
+            &["newer-version"],
+        ),
+        (
+            "xenserver",
+            "vpc",
+            vhd(dynamic(20).header(header::VERSION, &[0, 1, 0, 1])),
+            NOTHING,
+            &["header-newer-version"],
+        ),
+        (
+            "xenserver",
+            "vpc",
             vhd(dynamic(20).header(8, &[0; 8])),
             NOTHING,
             &["header-data-offset"],

@@ -345,6 +345,7 @@ impl RawFooter {
                 "geometry-too-large",
                 Detail::Flag(self.chs() > Chs::of_size(current_size)),
             ),
+            ("newer-version", Detail::Flag(self.version.get() != VERSION)),
             (
                 "newer-tapdisk",
                 // [libvhd] Three letters are compared.

@@ -85,9 +85,13 @@ impl Chs {
 
 impl RawHeader {
     /// What a check may want to know.
-    pub(crate) fn facts(&self) -> [(&'static str, Detail); 2] {
+    pub(crate) fn facts(&self) -> [(&'static str, Detail); 3] {
         let reserved = self.reserved != 0 || !is_zero(&self.padding);
         [
+            (
+                "header-newer-version",
+                Detail::Flag(self.version.get() != VERSION),
+            ),
             (
                 "header-data-offset",
                 Detail::Flag(self.data_offset != NO_OFFSET),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 
+use crate::environment;
 use crate::exit::Failure;
 use crate::output::manual;
 
@@ -37,7 +38,7 @@ pub(crate) struct Man {
 
 impl Man {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let pages = manual::pages(crate::definition())?;
+        let pages = manual::pages(crate::definition(), environment::source_date_epoch(None)?)?;
         let Some(directory) = &self.directory else {
             let mut wanted = pages.iter().filter(|it| it.subcommand == self.subcommand);
             let Some(page) = wanted.next() else {

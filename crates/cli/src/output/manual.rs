@@ -63,23 +63,30 @@ pub(crate) struct Page {
     pub(crate) text: String,
 }
 
-/// The pages about `command` and about each of its subcommands.
-pub(crate) fn pages(command: Command) -> Result<Vec<Page>> {
+/// The pages about `command` and about each of its subcommands, of the day that `seconds` after 1970 falls on,
+/// or of today.
+pub(crate) fn pages(command: Command, seconds: Option<u64>) -> Result<Vec<Page>> {
     let mut command = command.disable_help_subcommand(true);
     // Only then do the subcommands know what they are part of.
     command.build();
+    let date = date(seconds);
     let about_all = std::iter::once((None, &command));
     let about_each = command
         .get_subcommands()
         .map(|it| (Some(it.get_name().to_owned()), it));
     about_all
         .chain(about_each)
-        .map(|(subcommand, it)| page(subcommand, it, &command))
+        .map(|(subcommand, it)| page(subcommand, it, &command, &date))
         .collect()
 }
 
 /// The page about `command`, which is `whole` or a part of it.
-fn page(subcommand: Option<String>, command: &Command, whole: &Command) -> Result<Page> {
+fn page(
+    subcommand: Option<String>,
+    command: &Command,
+    whole: &Command,
+    date: &str,
+) -> Result<Page> {
     let (about, statuses) = split_statuses(command);
     let described = command.clone().long_about(about);
     let version = whole.get_version().unwrap_or_default();
@@ -88,7 +95,7 @@ fn page(subcommand: Option<String>, command: &Command, whole: &Command) -> Resul
     let title = file.trim_end_matches(".1").to_uppercase();
     let man = man
         .title(title)
-        .date(today())
+        .date(date)
         .source(format!("{} {version}", whole.get_name()))
         .manual("Disk images");
     let mut text = Vec::new();
@@ -168,9 +175,8 @@ fn environment(command: &Command) -> Vec<(String, String)> {
         .collect()
 }
 
-fn today() -> String {
-    let given = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let given = given.and_then(|seconds| Timestamp::from_second(seconds.parse().ok()?).ok());
+fn date(seconds: Option<u64>) -> String {
+    let given = seconds.and_then(|seconds| Timestamp::from_second(seconds.try_into().ok()?).ok());
     let day = given.unwrap_or_else(Timestamp::now).to_zoned(TimeZone::UTC);
     day.strftime("%Y-%m-%d").to_string()
 }

@@ -59,6 +59,7 @@ fn wrong_value_is_told_by_the_name_of_its_variable() {
     for (name, value, line, status) in [
         (time, "soon", "convert -f raw -O raw disk.raw out", 1),
         (time, "-1", "create -f vpc out 1M", 1),
+        (time, "soon", "man", 1),
         (sandbox, "perhaps", "info disk.raw", 1),
         // As for words of the line itself; 1 is an answer of these.
         (sandbox, "perhaps", "compare disk.raw disk.raw", 2),
