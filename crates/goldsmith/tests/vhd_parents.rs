@@ -256,6 +256,16 @@ fn parent_with_another_identity_is_no_parent() {
             && report.contains("is 736f6d65-206f-7468-6572-20696d616765"),
         "{report}"
     );
+    // Where it may be, and may not be looked for.
+    let names: Locators<'_> = &[(b"W2ru", r".\base.vhd"), (b"W2ku", r"C:\else\base.vhd")];
+    let top = put(&folder, "top.vhd", &child("", names));
+    let (kind, report) = refused(&top, References::SameDirectory);
+    assert_eq!(kind, ErrorKind::Corrupt);
+    assert!(
+        report.contains("is based on the one")
+            && report.contains("not in the directory of the image"),
+        "{report}"
+    );
     // Another file under another name is looked for, too.
     put(&folder, "right.vhd", &base());
     let top = put(

@@ -9,7 +9,7 @@ use goldsmith_block::{BackingReference, Budget, Error, ErrorKind, Layer, Result,
 
 use crate::filename::{ImageName, must_be_device};
 use crate::found::{Found, denied};
-use crate::told::told;
+use crate::told::{told, why};
 use crate::{Opener, References};
 
 impl Opener {
@@ -55,11 +55,15 @@ impl Opener {
         }
         let others: Vec<_> = failures
             .iter()
-            .map(|(name, _)| format!("'{name}'"))
+            .map(|(name, error)| match error.kind() {
+                // It may well be the right one.
+                ErrorKind::Denied => format!("'{name}' ({})", why(error)),
+                _ => format!("'{name}'"),
+            })
             .collect();
         let others = others.join(", ");
-        told(&error, |why| {
-            format!("{why}; nor did its other names in the image lead to it: {others}")
+        told(&error, |wrong| {
+            format!("{wrong}; nor did its other names in the image lead to it: {others}")
         })
     }
 
