@@ -17,7 +17,8 @@ pub enum Cache {
     None,
     /// As [`Writethrough`](Self::Writethrough), but past the cache.
     Directsync,
-    /// Written when the system likes: a power cut soon after may take anything.
+    /// Written when the system likes: a power cut soon after may take anything. What the system knows to
+    /// be lost is an error all the same.
     Unsafe,
 }
 

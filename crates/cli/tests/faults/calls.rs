@@ -102,6 +102,34 @@ fn failing_call_fails_the_conversion_by_name() {
     assert!(faults >= 80, "only {faults} faults");
 }
 
+/// Nothing is stored safely, and what a file system of the network lost already it tells whoever closes
+/// the file.
+#[test]
+fn failing_close_fails_a_conversion_that_waits_for_nothing() {
+    let (place, _) = source();
+    for options in TARGETS {
+        let mut faults = 0;
+        let line = format!("convert -q -m 1 -t unsafe -f raw -O {options} source target");
+        for nth in 1.. {
+            let (output, injected) = injected(&place, &line, "close", "error=EDQUOT", nth);
+            if output.status.success() {
+                std::fs::remove_file(place.path("target")).unwrap();
+            } else if !is_of_the_loader(&output) {
+                let said = said(&output);
+                assert_eq!(output.status.code(), Some(1), "{nth}: {output:?}");
+                assert!(said.starts_with("goldsmith: target: "), "{nth}: {said}");
+                assert!(said.ends_with("(os error 122)"), "{nth}: {said}");
+                assert_eq!(place.names(), ["source"], "{nth}");
+                faults += 1;
+            }
+            if !injected {
+                break;
+            }
+        }
+        assert!(faults > 0, "{options}: closing tells nothing");
+    }
+}
+
 /// What the kernel copies is flushed, too, where all is to be written through; a flush that fails tells of
 /// it once, and of whoever's write it was.
 #[test]

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -263,6 +263,21 @@ pub(crate) fn start_writeback(file: &File) -> io::Result<()> {
             | Errno::INTR,
         ) => Ok(()),
         _ => Err(error),
+    }
+}
+
+/// Closes `file`, which tells what became of its bytes where the file system knows: one of a network sends
+/// them then.
+pub(crate) fn close(file: File) -> io::Result<()> {
+    #[allow(unsafe_code, reason = "no crate that is here tells what closing gives")]
+    // SAFETY: Nobody else has the descriptor: it was `file`'s, which has given it up.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // It is closed.
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(error),
+        },
     }
 }
 

@@ -56,6 +56,8 @@ enum Place {
         draft: Option<TempPath>,
         /// The file that it is going to replace.
         old: Option<FileStorage>,
+        /// The image once more, where nothing else tells what became of its bytes: to be closed.
+        again: Option<File>,
     },
 }
 
@@ -216,6 +218,9 @@ impl Target {
         if let (Some(metadata), Some(old)) = (&old, &replaced) {
             inherit(&file, old.handle(), metadata).map_err(cannot_create)?;
         }
+        // Now: descriptors may be all given out by the time they are needed.
+        let again = (!cache.is_lasting()).then(|| file.try_clone());
+        let again = again.transpose().map_err(cannot_create)?;
         Ok(Self {
             name: name.into(),
             storage: Arc::new(FileStorage::created(file, name.into())?.cached(cache)),
@@ -225,6 +230,7 @@ impl Target {
                 directory,
                 draft,
                 old: replaced,
+                again,
             },
         })
     }
@@ -286,7 +292,7 @@ impl Target {
     }
 
     /// Makes the image durable and gives it its name, in place of what stood there. (Durable it is not
-    /// made if its cache is [`Unsafe`](Cache::Unsafe).)
+    /// made if its cache is [`Unsafe`](Cache::Unsafe); what the system lost already is an error even then.)
     ///
     /// # Errors
     /// `Io` if another file has taken the name since this target was made, which nobody has asked to
@@ -311,8 +317,8 @@ impl Target {
     /// # Errors
     /// Those of [`publish`](Self::publish).
     pub fn publish_all(targets: impl IntoIterator<Item = Self>) -> Result<()> {
-        let targets: Vec<_> = targets.into_iter().collect();
-        targets.iter().try_for_each(Self::store)?;
+        let mut targets: Vec<_> = targets.into_iter().collect();
+        targets.iter_mut().try_for_each(Self::store)?;
         targets.into_iter().try_for_each(Self::take_name)
     }
 
@@ -335,15 +341,19 @@ impl Target {
     }
 
     /// Makes the image durable, and sure that it may take its name.
-    fn store(&self) -> Result<()> {
+    fn store(&mut self) -> Result<()> {
         self.storage.flush()?;
-        let Place::New { path, old, .. } = &self.place else {
+        let Place::New {
+            path, old, again, ..
+        } = &mut self.place
+        else {
             return Ok(());
         };
-        let stored = match self.storage.is_lasting() {
+        let stored = match again.take() {
             // Not only the data: owner and mode must survive as well.
-            true => self.storage.handle().sync_all(),
-            false => Ok(()),
+            None => self.storage.handle().sync_all(),
+            // A file system of the network sends what it has, and tells what it lost.
+            Some(again) => sys::close(again),
         };
         stored
             .map_err(|source| E::Flush { source })
@@ -359,6 +369,7 @@ impl Target {
             directory,
             draft,
             old,
+            ..
         } = self.place
         else {
             return Ok(());
@@ -419,7 +430,7 @@ mod tests {
         let path = directory.path().join("disk.raw");
         fs::write(&path, b"silver").unwrap();
         let machine = FileStorage::edit(&path).unwrap();
-        let target = Target::create(&path).unwrap();
+        let mut target = Target::create(&path).unwrap();
         target.lock().unwrap();
         target.store().unwrap();
         lock(&machine, Use::Write).unwrap_err();
