@@ -118,7 +118,7 @@ mod watch;
 mod work;
 
 pub use amend::Amend;
-pub use bench::{Bench, Writing};
+pub use bench::{Bench, Benched, Writing};
 pub use bitmap::{Bitmaps, EditBitmap};
 pub use check::{Check, Report, check};
 pub use checksum::Checksum;

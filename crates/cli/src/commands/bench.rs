@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, ValueEnum};
 use goldsmith::{Bench as Benchmark, Writing};
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::options::{Cache, Opening, Spelling, size};
 use crate::progress::Showing;
 use crate::sandbox;
@@ -167,7 +167,8 @@ impl Bench {
         };
         let watch = Showing::default().watch(true, 1);
         let bench = bench.on_start(&announce).cancel(watch.cancel());
-        let time = bench.run()?;
+        let goldsmith::Benched { time, warnings, .. } = bench.run()?;
+        exit::warn(&warnings);
         announced
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)?;

@@ -244,3 +244,18 @@ fn bitmaps_know_what_was_written() {
     folder.qemu_img_ok("bitmap --disable disk.qcow2 days");
     folder.qemu_img_ok("check -q disk.qcow2");
 }
+
+/// As with whatever else writes to it.
+#[test]
+fn format_that_was_guessed_to_be_raw_is_told() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A"));
+    let done = folder.goldsmith("bench -w -c 1 disk.raw");
+    assert_eq!((done.status, &*done.stderr), (0, ""));
+    let warning = "goldsmith: warning: disk.raw: nobody stated its format, and it was taken for raw; \
+                   state it with the format option (-f raw)\n";
+    assert!(done.stdout.contains(warning), "{done:?}");
+    for line in ["bench -w -f raw -c 1 disk.raw", "bench -c 1 disk.raw"] {
+        assert!(!folder.goldsmith_ok(line).contains("warning"), "{line}");
+    }
+}

@@ -30,7 +30,7 @@ use place::Places;
 /// # let disk = folder.path().join("disk.qcow2");
 /// Create::new(&disk).format("qcow2").size(1 << 20).run()?;
 /// let bench = Bench::new(&disk).format("qcow2").count(100).depth(4);
-/// println!("{:?}", bench.run()?);
+/// println!("{:?}", bench.run()?.time);
 /// # Ok(())
 /// # }
 /// ```
@@ -43,6 +43,17 @@ pub struct Bench<'a> {
     direct: bool,
     on_start: Option<&'a (dyn Fn() + Sync)>,
     cancel: Option<&'a Cancel>,
+}
+
+/// What a benchmark found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Benched {
+    /// From the first request to the end of the last, and until all that was written is part of the image
+    /// and stored.
+    pub time: Duration,
+    /// What the user should know of the image that was written to.
+    pub warnings: Vec<String>,
 }
 
 /// The requests.
@@ -175,8 +186,7 @@ impl<'a> Bench<'a> {
         self
     }
 
-    /// Does it; gives the time from the first request to the end of the last, and until all that was
-    /// written is part of the image and stored.
+    /// Does it.
     ///
     /// A new place in an image with tables is found by its readers from the next flush on, which is
     /// also when requests come to the end of the disk, and at the end of all.
@@ -185,7 +195,7 @@ impl<'a> Bench<'a> {
     /// `Usage` if a request goes past the end of the disk, or writes less than whole sectors of an
     /// encrypted one; `Unsupported` if a file's cache cannot be [passed](Self::direct); `Cancelled`;
     /// those of opening the image, of reading, and of [`Editor`](goldsmith_block::Editor).
-    pub fn run(&self) -> Result<Duration> {
+    pub fn run(&self) -> Result<Benched> {
         let Load { depth, len, .. } = self.load;
         if !(1..=Self::DEPTH).contains(&depth) || len == 0 {
             let most = Self::DEPTH;
@@ -199,16 +209,20 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn read(&self) -> Result<Duration> {
+    fn read(&self) -> Result<Benched> {
         let opener = self.opener.stopped_by(self.cancel).cache(self.cache());
         let chain = opener.open(&self.path, self.format.as_deref())?;
         for layer in chain.layers() {
             self.must_pass_cache(&**layer.data_storage())?;
         }
-        self.time(chain.virtual_size(), Way::Read(&chain))
+        let time = self.time(chain.virtual_size(), Way::Read(&chain))?;
+        Ok(Benched {
+            time,
+            warnings: Vec::new(),
+        })
     }
 
-    fn overwrite(&self) -> Result<Duration> {
+    fn overwrite(&self) -> Result<Benched> {
         let subject = Subject {
             path: self.path.clone(),
             opener: self.opener.clone(),
@@ -218,6 +232,7 @@ impl<'a> Bench<'a> {
             cancel: None,
         };
         let mut open = subject.open()?;
+        let warnings = std::mem::take(&mut open.warnings);
         let editor = open.editor()?;
         let layer = editor.layer();
         let size = layer.info().virtual_size;
@@ -232,10 +247,11 @@ impl<'a> Bench<'a> {
                 sink: &*sink,
                 storages,
             };
-            let time = self.time(size, way)?;
+            let mut time = self.time(size, way)?;
             let start = Instant::now();
             sink.commit()?;
-            return Ok(time + start.elapsed());
+            time += start.elapsed();
+            return Ok(Benched { time, warnings });
         }
         drop(editor);
         if layer.info().encrypted {
@@ -245,7 +261,8 @@ impl<'a> Bench<'a> {
             places: Box::new(Mutex::new(Places::new(open)?)),
             storages,
         };
-        self.time(size, way)
+        let time = self.time(size, way)?;
+        Ok(Benched { time, warnings })
     }
 
     fn cache(&self) -> Cache {
