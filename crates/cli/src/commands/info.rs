@@ -1,6 +1,6 @@
 //! `goldsmith info`
 
-use std::io::{Write, stdout};
+use std::io::{BufWriter, Write, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +74,7 @@ impl Info {
         let format = infos.first().map_or("", |top| top.layer.format);
         let name = names::told(&self.image, by_options, &source.path, format);
         let name = name.as_deref();
-        let mut out = stdout().lock();
+        let mut out = BufWriter::new(stdout().lock());
         match self.output {
             OutputFormat::Json if self.backing_chain => json::chain_info(&mut out, &infos, name)?,
             OutputFormat::Json => {
@@ -88,10 +88,12 @@ impl Info {
                         writeln!(out)?;
                     }
                     human::info(&mut out, info, name.filter(|_| nth == 0))?;
+                    out.flush()?;
                     exit::warn(&info.layer.warnings);
                 }
             }
         }
+        out.flush()?;
         Ok(ExitCode::SUCCESS)
     }
 }
