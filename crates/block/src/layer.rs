@@ -190,6 +190,8 @@ pub struct Snapshot {
 pub struct BitmapInfo {
     /// What people call it; unique in a sound image.
     pub name: String,
+    /// Whether that is its name and not what text can be made of it.
+    pub is_text: bool,
     /// Bytes of the disk that one bit stands for.
     pub granularity: u64,
     /// Whether it records writes.

@@ -285,20 +285,21 @@ impl Bitmaps {
         Ok(())
     }
 
-    /// Gives the image that `target` edits those of `source` that are meant.
+    /// Gives the image that `target` edits those of `source` that are meant, for a disk of `size` bytes.
     pub(crate) fn copy(
         self,
         source: &dyn Layer,
+        size: u64,
         target: &mut dyn Editor,
         budget: &Budget,
     ) -> Result<()> {
         // A snapshot's disk may be shorter than the one that the bitmaps are about.
-        let end = target.layer().info().virtual_size;
+        let end = size.min(target.layer().info().virtual_size);
         for (index, info) in self.of(source) {
             let (name, mut dirty) = (&info.name, to_copy(source, index, budget)?);
             dirty.retain_mut(|range| {
                 range.end = range.end.min(end);
-                !range.is_empty()
+                range.start < range.end
             });
             let mut change = |change| {
                 let name = name.clone();
@@ -322,8 +323,8 @@ pub(crate) fn keeps_bitmaps(layer: &dyn Layer) -> bool {
 
 /// What bitmap `index` of `source` says is dirty.
 fn to_copy(source: &dyn Layer, index: usize, budget: &Budget) -> Result<Vec<GuestRange>> {
-    let name = &source.info().bitmaps[index].name;
-    if name.contains(char::REPLACEMENT_CHARACTER) {
+    let BitmapInfo { name, is_text, .. } = &source.info().bitmaps[index];
+    if !is_text {
         // The copy would have another name.
         let text = format!("bitmap '{name}' cannot be copied: its name is no text");
         return Err(Error::unsupported(text).in_file(source.storage().name()));

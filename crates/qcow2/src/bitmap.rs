@@ -20,6 +20,8 @@ use crate::snapshot::{text, text_cost, text_len};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bitmap {
     pub(crate) name: String,
+    /// Whether that is all that its name is.
+    pub(crate) is_text: bool,
     /// Bytes of the disk that one bit stands for.
     granularity: u64,
     pub(crate) flags: u32,
@@ -100,6 +102,7 @@ impl Bitmap {
                 return Err(Qcow2Error::BitmapTwice { name }.into());
             }
             bitmaps.push(Self {
+                is_text: std::str::from_utf8(&name).is_ok(),
                 name: text(&name),
                 granularity: 1 << found,
                 flags: entry.flags.get(),
@@ -219,6 +222,7 @@ impl Bitmap {
     pub(crate) fn info(&self) -> BitmapInfo {
         BitmapInfo {
             name: self.name.clone(),
+            is_text: self.is_text,
             granularity: self.granularity,
             enabled: self.flags & ondisk::BITMAP_AUTO != 0,
             inconsistent: self.flags & ondisk::BITMAP_IN_USE != 0,

@@ -109,6 +109,21 @@ fn bitmaps_go_along_into_an_encrypted_image() {
     assert_eq!(names(&twins.ours).as_array().map(Vec::len), Some(2));
 }
 
+/// The mark for what is no text is text, too.
+#[test]
+fn bitmap_with_any_text_for_its_name_is_copied() {
+    let folder = image().ours;
+    folder.qemu_img_ok("bitmap --add disk.qcow2 a\u{fffd}b");
+    folder.goldsmith_ok("convert --bitmaps -O qcow2 disk.qcow2 copy.qcow2");
+    let told: Value =
+        serde_json::from_str(&folder.qemu_img_ok("info --output=json copy.qcow2")).unwrap();
+    let bitmaps = told["format-specific"]["data"]["bitmaps"]
+        .as_array()
+        .unwrap();
+    let is_there = bitmaps.iter().any(|bitmap| bitmap["name"] == "a\u{fffd}b");
+    assert!(is_there, "{told}");
+}
+
 /// The copy would have another name, by which nobody finds it.
 #[test]
 fn bitmap_whose_name_is_no_text_is_not_copied() {
@@ -144,17 +159,18 @@ fn bitmaps_of_a_longer_disk_end_with_that_of_the_snapshot() {
     for line in [
         "convert -l early --bitmaps -O qcow2 disk.qcow2 early.qcow2",
         "resize -q early.qcow2 20M",
+        "create -q -f qcow2 longer.qcow2 20M",
+        "convert -n -l early --bitmaps -O qcow2 disk.qcow2 longer.qcow2",
     ] {
         twins.ours.goldsmith_ok(line);
     }
-    let map = dirty(&twins, true, "early.qcow2", "seen");
-    let seen = map
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|run| run["data"] == false);
-    let ends = seen.map(|run| run["start"].as_u64().unwrap() + run["length"].as_u64().unwrap());
-    assert_eq!(ends.max(), Some(10 << 20), "{map}");
+    for copy in ["early.qcow2", "longer.qcow2"] {
+        let map = dirty(&twins, true, copy, "seen");
+        let runs = map.as_array().unwrap().iter();
+        let seen = runs.filter(|run| run["data"] == false);
+        let ends = seen.map(|run| run["start"].as_u64().unwrap() + run["length"].as_u64().unwrap());
+        assert_eq!(ends.max(), Some(10 << 20), "{copy}: {map}");
+    }
 }
 
 /// What is refused is refused before there is a target, that is, before the source is read.

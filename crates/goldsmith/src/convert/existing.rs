@@ -196,7 +196,8 @@ impl Convert<'_> {
             return Ok(());
         }
         let budget = open.budget.afresh();
-        self.bitmaps.copy(top, &mut *open.editor()?, &budget)
+        let size = disks[0].virtual_size();
+        self.bitmaps.copy(top, size, &mut *open.editor()?, &budget)
     }
 }
 
