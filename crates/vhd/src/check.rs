@@ -10,7 +10,7 @@ use goldsmith_block::{
 use crate::error::VhdError;
 use crate::footer::{Footer, Found, SizeRule, shows_same_disk};
 use crate::geometry::GAP;
-use crate::layer::{DynamicLayer, Opened};
+use crate::layer::{DynamicLayer, Opened, own_parent};
 use crate::locator::room_end;
 use crate::ondisk::{FOOTER_LEN, RawHeader, UNUSED};
 
@@ -42,9 +42,13 @@ pub(crate) fn check(storage: Arc<dyn Storage>, budget: &Budget) -> Result<Checke
         }
     };
     check_footers(storage, &opened, &found, budget, &mut checked);
+    let own_parent = info.uuid.map(own_parent);
     for warning in info.warnings {
-        // Those of the footers are told.
-        if !found.warnings.contains(&warning) {
+        if Some(&warning) == own_parent.as_ref() {
+            // It reads as it should, as long as nobody confuses the two.
+            checked.note(warning);
+        } else if !found.warnings.contains(&warning) {
+            // Those of the footers are told.
             checked.corruption(warning);
         }
     }

@@ -179,16 +179,21 @@ impl Opened {
             if let Some(uuid) = wanted
                 && info.uuid == wanted
             {
-                info.warnings.push(format!(
-                    "its parent has its own identity, {uuid}: any image of that identity is taken for the \
-                     parent"
-                ));
+                info.warnings.push(own_parent(uuid));
             }
         }
         let footer = &found.footer;
         let layer = DynamicLayer::open(storage, footer, &raw, geometry, info, budget, gaps)?;
         Ok(Self::Dynamic(Arc::new(layer), Box::new(raw)))
     }
+}
+
+/// What to say of an image whose parent has the identity `uuid`, which is its own.
+pub(crate) fn own_parent(uuid: Uuid) -> String {
+    format!(
+        "its parent has its own identity, {uuid}: any image of that identity is taken for the parent; \
+         converted, the disk gets another one"
+    )
 }
 
 /// Most blocks that are put in order to find two of them in one place: they are those of 4 TiB in blocks of
@@ -206,6 +211,18 @@ fn doubts(
     let used = (0..).zip(bat).filter(|(_, entry)| **entry != UNUSED);
     let places = used.filter(|(block, entry)| geometry.block_in_reach(*block, **entry).is_ok());
     let len = geometry.block_len() / SECTOR;
+    // Of as many blocks as there may be each asks for it.
+    let mut by_start = tables.to_vec();
+    by_start.sort_unstable_by_key(|table| table.start);
+    let ends = by_start.iter().scan(0, |end, table| {
+        *end = table.end.max(*end);
+        Some(*end)
+    });
+    let ends: Vec<u64> = ends.collect();
+    let meets_table = |host: HostRange| {
+        let before = by_start.partition_point(|table| table.start < host.end());
+        before > 0 && ends[before - 1] > host.offset
+    };
     // Where a writer puts one behind the other, nothing has to be put in order.
     let (mut count, mut in_order, mut end) = (0, true, 0);
     let (mut cut, mut on_table) = (None, None);
@@ -216,6 +233,9 @@ fn doubts(
         cut = cut.or_else(|| geometry.cut_oddly(block, *entry));
         on_table = on_table.or_else(|| {
             let host = geometry.needed(block, *entry);
+            if !meets_table(host) {
+                return None;
+            }
             let mut tables = tables.iter();
             let table = tables.find(|it| it.start < host.end() && host.offset < it.end)?;
             let (owner, at) = (table.owner, table.start.max(host.offset));

@@ -15,7 +15,7 @@ use crate::error::VhdError;
 use crate::footer::{Found, SizeRule};
 use crate::layer::{DynamicLayer, Opened};
 use crate::ondisk::{FOOTER_LEN, RawFooter, RawHeader, UNUSED};
-use crate::sink::GRAIN;
+use crate::sink::{GRAIN, alignment};
 
 /// See the module.
 pub(super) struct Image {
@@ -171,15 +171,19 @@ impl Image {
 
     /// Where a block may stand that is to stand behind `end`: start and end.
     pub(super) fn place_behind(&self, index: usize, end: u64) -> Result<(u64, u64), VhdError> {
-        let bitmap_len = self.layer.geometry.bitmap_len();
+        let geometry = &self.layer.geometry;
+        let (bitmap_len, blocks) = (geometry.bitmap_len(), geometry.blocks);
+        // More than any tables take that are not much too long.
+        let tables = align_up(4 * blocks, GRAIN).unwrap_or(u64::MAX) + (1 << 20);
+        let alignment = alignment(tables, blocks, geometry.block_size());
         // Offsets that a table can hold are far from the end of the number line.
-        let data = align_up(end + bitmap_len, GRAIN).unwrap_or(u64::MAX);
+        let data = align_up(end + bitmap_len, alignment).unwrap_or(u64::MAX);
         let start = data - bitmap_len;
         if start / SECTOR >= u64::from(UNUSED) {
             let (block, sector) = (index as u64, start / SECTOR);
             return Err(VhdError::OutOfReach { block, sector });
         }
-        Ok((start, data + self.layer.geometry.block_size()))
+        Ok((start, data + geometry.block_size()))
     }
 
     /// Makes room in the file up to `end`, a multiple of a sector: zeros, where there was none.

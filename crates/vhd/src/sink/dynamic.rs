@@ -66,9 +66,9 @@ struct Map {
 ///
 /// [ours] Four million blocks of the smallest size do not fit before the last sector that an entry can name
 /// if each is to start with a page.
-fn alignment(end: u64, blocks: u32, block_size: u64) -> u64 {
+pub(crate) fn alignment(end: u64, blocks: u64, block_size: u64) -> u64 {
     let most = GRAIN + block_size;
-    match end + GRAIN + u64::from(blocks) * most < u64::from(UNUSED) * SECTOR {
+    match end + GRAIN + blocks * most < u64::from(UNUSED) * SECTOR {
         true => GRAIN,
         false => SECTOR,
     }
@@ -129,7 +129,7 @@ impl DynamicSink {
                 full: vec![0; bat.len().div_ceil(8)],
                 bat,
                 end,
-                alignment: alignment(end, blocks, block_size),
+                alignment: alignment(end, blocks.into(), block_size),
                 current: None,
             }),
         })

@@ -15,6 +15,7 @@ use crate::ondisk::{
     CREATOR_QEMU_CHS, CREATOR_QEMU_EXACT, CREATOR_TAPDISK, EPOCH, FEATURE_RESERVED, FOOTER_COOKIE,
     HOST_WINDOWS, RawFooter, TAPDISK_1_3, VERSION,
 };
+pub(crate) use dynamic::alignment;
 
 /// The creation options of this format.
 pub(crate) static OPTIONS: [OptionSpec; 6] = [

@@ -425,9 +425,14 @@ fn child_and_parent_have_an_identity_each() {
 
     // As others wrote it.
     let own = patch_header(image, 40, uuid.unwrap().as_bytes());
-    let layer = image::open(&VHD, own).unwrap();
+    let layer = image::open(&VHD, own.clone()).unwrap();
     let [warning] = &layer.info().warnings[..] else {
         panic!("{:?}", layer.info().warnings);
     };
     assert!(warning.contains("has its own identity"), "{warning}");
+    // It reads as it should, and no repair could make it another one.
+    let storage = Arc::new(MemoryStorage::holding("own", own));
+    let checked = VHD.check(storage, &Budget::new(&Limits::default()));
+    let checked = checked.unwrap().unwrap();
+    assert_eq!(checked.corruptions, 0, "{checked:?}");
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Chain, Committed, Demand, Edit, ErrorKind, GuestRange, Placement, Result, Sink, StorageMut,
-    ZeroPolicy, is_zero,
+    Chain, Committed, Demand, Edit, ErrorKind, Format, GuestRange, Placement, Result, Sink,
+    StorageMut, ZeroPolicy, is_zero,
 };
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
+use goldsmith_testkit::sparse::SparseStorage;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
@@ -259,5 +260,31 @@ fn judges_read_what_was_written_over_our_own_images() {
         assert!(content(&after, &nothing()) == new);
         assert!(qemu::read("vpc", &after) == new);
         assert!(extract(&dir.path().join("disk.vhd"), &after) == new);
+    }
+}
+
+/// Four million blocks have a place each only if nothing is lost between them.
+#[test]
+fn smallest_blocks_of_the_largest_disk_stand_directly_behind_each_other() {
+    const SIZE: u64 = 2040 << 30;
+    for (block_size, apart) in [("512k", (512 << 10) + 512), ("2M", (2 << 20) + 4096)] {
+        let storage = Arc::new(SparseStorage::new());
+        let spec = image::spec(&VHD, SIZE, &[("block_size", block_size)], false).unwrap();
+        VHD.create(storage.clone(), &spec)
+            .unwrap()
+            .commit()
+            .unwrap();
+        let demand = Demand {
+            range: GuestRange::new(0, 8 << 20),
+            packed: None,
+        };
+        let mut slots = Vec::new();
+        sink(storage, SIZE).reserve(&[demand], &mut slots).unwrap();
+        let hosts: Vec<_> = slots.iter().map(|slot| slot.host).collect();
+        let steps: Vec<_> = hosts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(
+            !steps.is_empty() && steps.iter().all(|step| *step == apart),
+            "{hosts:?}"
+        );
     }
 }
