@@ -127,7 +127,8 @@ impl<'a> Commit<'a> {
             // What is behind the shorter end would be lost, or show.
             return Err(Error::usage(format!(
                 "its disk has {alone} bytes by itself, and {behind} as a backing file; state which one counts \
-                 (--image-opts backing.force_size_calc=current_size), or give it one size (resize)"
+                 (--image-opts backing.force_size_calc=current_size), or give it one size (resize); where both are \
+                 refused, convert the image above it"
             ))
             .in_file(base.path.to_string_lossy()));
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use goldsmith_block::{Error, ErrorKind, HostRange, Result, Storage, StorageMut, Zeroing, pass_on};
 use goldsmith_engine::{Cancel, Phase, Progress};
+use goldsmith_storage::VoidStorage;
 
 /// How often who looks on is told.
 const EVERY: Duration = Duration::from_millis(100);
@@ -87,13 +88,34 @@ impl Tap {
     /// `storage`, which is only read, with this tap on it.
     pub(crate) fn reading(self: &Arc<Self>, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
         let tap = Arc::clone(self);
-        Arc::new(Tapped { storage, tap })
+        let zeros = ZEROS;
+        Arc::new(Tapped {
+            storage,
+            tap,
+            zeros,
+        })
     }
 
     /// `storage` with this tap on it.
     pub(crate) fn on(self: &Arc<Self>, storage: Arc<dyn StorageMut>) -> Arc<dyn StorageMut> {
         let tap = Arc::clone(self);
-        Arc::new(Tapped { storage, tap })
+        let zeros = ZEROS;
+        Arc::new(Tapped {
+            storage,
+            tap,
+            zeros,
+        })
+    }
+
+    /// `void`, which keeps nothing and zeros any length at once, with this tap on it.
+    pub(crate) fn on_void(self: &Arc<Self>, void: VoidStorage) -> Arc<dyn StorageMut> {
+        let (storage, tap): (Arc<dyn StorageMut>, _) = (Arc::new(void), Arc::clone(self));
+        let zeros = u64::MAX;
+        Arc::new(Tapped {
+            storage,
+            tap,
+            zeros,
+        })
     }
 
     fn check(&self) -> Result<()> {
@@ -116,6 +138,8 @@ const ZEROS: u64 = 256 << 20;
 struct Tapped<S: ?Sized> {
     storage: Arc<S>,
     tap: Arc<Tap>,
+    /// Most bytes that are zeroed without a look at whether to stop.
+    zeros: u64,
 }
 
 impl<S: Storage + ?Sized> Storage for Tapped<S> {
@@ -148,7 +172,9 @@ impl StorageMut for Tapped<dyn StorageMut> {
                 self.tap.check()?;
             }
             // Where it takes writing, all of a disk takes hours.
-            let end = range.end().min((at / ZEROS + 1).saturating_mul(ZEROS));
+            let end = range
+                .end()
+                .min((at / self.zeros + 1).saturating_mul(self.zeros));
             let piece = HostRange::new(at, end - at);
             self.storage.zero(piece, zeroing)?;
             self.tap.written.fetch_add(piece.len, Ordering::Relaxed);

@@ -1,7 +1,5 @@
 //! A conversion that writes nothing.
 
-use std::sync::Arc;
-
 use goldsmith_block::{Chain, CreateSpec, Result, Storage};
 use goldsmith_engine::{Behind, Outcome};
 use goldsmith_storage::{FileStorage, VoidStorage};
@@ -40,12 +38,7 @@ impl Convert<'_> {
     /// The way to write a target that keeps nothing.
     pub(crate) fn void(&self, spec: &mut CreateSpec) -> Result<Way> {
         let tap = Tap::new(self.job.cancel);
-        let void = || {
-            tap.on(Arc::new(VoidStorage::new(
-                &*self.target.to_string_lossy(),
-                0,
-            )))
-        };
+        let void = || tap.on_void(VoidStorage::new(&*self.target.to_string_lossy(), 0));
         if spec.options.text("data_file").is_some() {
             spec.data = Some(void());
         }
