@@ -217,7 +217,10 @@ pub(crate) fn hint(error: &Error) -> &'static str {
         .zip(error.path())
         .is_some_and(|(written, path)| {
             let path = Path::new(path);
-            is_open_outside(path, written.iter().any(|it| it == path))
+            let is_written = written.iter().any(|it| it == path);
+            // What replaces a file is made beside it.
+            is_open_outside(path, is_written)
+                && (!is_written || is_open_outside(&directory_of(path), true))
         });
     // Before that no file is refused.
     let locked = is_narrowed || LOCKED.load(Ordering::Relaxed);

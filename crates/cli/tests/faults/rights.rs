@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use goldsmith_testkit::{mount, pattern};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
-use crate::{Place, output};
+use crate::{Place, output, said};
 
 /// Where the kernel keeps access control lists.
 const ACCESS: &str = "system.posix_acl_access";
@@ -116,4 +116,19 @@ fn nobody_may_read_what_is_replaced_who_could_not_before() {
     }
     let found = replaced(["100", "101"], 0o600, Some(&list));
     assert_eq!(found, (100, 0o600));
+}
+
+/// Who may write the file and not make one beside it is told that, and not to blame the sandbox.
+#[test]
+fn directory_in_which_nothing_can_be_made_is_told_as_such() {
+    let place = place();
+    open(&place, "disk", 0o666);
+    open(&place, "", 0o555);
+    let done = convert(&place, ["1000", "1000"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert_eq!(
+        said(&done),
+        "goldsmith: disk: cannot create a file in its directory: Permission denied (os error 13)"
+    );
+    open(&place, "", 0o777);
 }
