@@ -176,6 +176,36 @@ fn files_are_narrowed_down_before_the_first_image_is_opened() {
     }
 }
 
+/// Where the format is stated nothing is asked of the file before: whoever only asks what an image is looks at it
+/// from within the last wall alone.
+#[test]
+fn last_wall_stands_before_an_image_that_is_only_asked_is_read() {
+    let folder = prepared();
+    folder.goldsmith_ok("convert -f raw -O qcow2 golden.raw packed.qcow2");
+    folder.goldsmith_ok("convert -f raw -O vpc golden.raw disk.vhd");
+    for (line, image) in [
+        ("info -f qcow2 packed.qcow2", "packed.qcow2"),
+        ("info -f vpc disk.vhd", "disk.vhd"),
+        ("lint --for kvm -f qcow2 packed.qcow2", "packed.qcow2"),
+        ("snapshot -l -f qcow2 packed.qcow2", "packed.qcow2"),
+    ] {
+        let mut strace = Command::new("strace");
+        strace.env("GOLDSMITH_SANDBOX", "require");
+        strace.args(["-f", "-qq", "-y", "-o", "log", "-e"]);
+        strace.arg("trace=pread64,landlock_restrict_self");
+        strace.arg(env!("CARGO_BIN_EXE_goldsmith"));
+        let done = folder.run(strace.args(line.split(' ')));
+        assert_eq!((done.status, &*done.stderr), (0, ""), "{line}");
+        let log = std::fs::read_to_string(folder.path("log")).unwrap();
+        let calls: Vec<_> = log.lines().collect();
+        let wall = calls.iter().rposition(|it| it.contains("restrict_self("));
+        let name = format!("/{image}>");
+        let read = calls.iter().position(|it| it.contains(&name));
+        let (wall, read) = wall.zip(read).unwrap_or_else(|| panic!("{line}: {log}"));
+        assert!(wall < read, "{line}: {log}");
+    }
+}
+
 /// As it comes, without a word of the user's about the sandbox; and not where he wants none.
 #[test]
 fn sandbox_is_on_by_default() {
