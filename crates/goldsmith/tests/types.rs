@@ -17,7 +17,7 @@ macro_rules! checked {
 #[test]
 fn every_public_type_is_send_and_sync() {
     let mut known = checked!(both:
-        Ailment, Algorithm, Amend, BackingReference, Bench<'static>, BitmapInfo, Bitmaps, Budget,
+        Ailment, Algorithm, Amend, BackingReference, Bench<'static>, Benched, BitmapInfo, Bitmaps, Budget,
         Cache, Cancel, Chain, ChainExtent, Change, Check, Checked, Checksum<'static>, Cloud, Codec,
         Commit<'static>, Compare<'static>, CompareError, Comparison, Convert<'static>, Converted,
         Crc32, Create, Created, Detail, Digest, EditBitmap, Edited, Error, ErrorKind, Extent,
