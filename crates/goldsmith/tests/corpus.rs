@@ -214,6 +214,18 @@ fn inputs_reach_what_an_image_can_have() {
     }
 }
 
+/// Has QEMU overlook the bitmaps of a qcow2: it refuses images for what is wrong with them, and they are no part
+/// of the disk.
+fn forget_bitmaps(image: &mut [u8]) {
+    const AUTOCLEAR: usize = 95;
+    let is_new = image
+        .get(4..8)
+        .is_some_and(|version| version != [0, 0, 0, 2]);
+    if is_new && let Some(flags) = image.get_mut(AUTOCLEAR) {
+        *flags &= !1;
+    }
+}
+
 /// Damaged as the inputs are: what goldsmith reads without an error, QEMU reads too, and the same.
 /// The other way round does not hold, because QEMU reads past the end of a file as zeros.
 #[test]
@@ -236,6 +248,7 @@ fn what_is_read_from_a_qcow2_is_what_qemu_reads() {
             {
                 // QEMU leaves off what is less than a sector.
                 bytes.truncate(bytes.len() / 512 * 512);
+                forget_bitmaps(&mut image);
                 assert!(qemu::read("qcow2", &image) == bytes, "{path:?}");
                 read += 1;
             }
