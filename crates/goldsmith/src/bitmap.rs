@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BitmapChange, BitmapInfo, Budget, Detail, Edit, Editor, Error, GuestRange, Layer, Result,
+    BitmapChange, BitmapInfo, Budget, Chain, Detail, Edit, Editor, Error, GuestRange, Layer, Result,
 };
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
@@ -285,16 +285,11 @@ impl Bitmaps {
         Ok(())
     }
 
-    /// Gives the image that `target` edits those of `source` that are meant, for a disk of `size` bytes.
-    pub(crate) fn copy(
-        self,
-        source: &dyn Layer,
-        size: u64,
-        target: &mut dyn Editor,
-        budget: &Budget,
-    ) -> Result<()> {
+    /// Gives the image that `target` edits those of the top of `disk` that are meant.
+    pub(crate) fn copy(self, disk: &Chain, target: &mut dyn Editor, budget: &Budget) -> Result<()> {
         // A snapshot's disk may be shorter than the one that the bitmaps are about.
-        let end = size.min(target.layer().info().virtual_size);
+        let end = disk.virtual_size().min(target.layer().info().virtual_size);
+        let source = disk.top();
         for (index, info) in self.of(source) {
             let (name, mut dirty) = (&info.name, to_copy(source, index, budget)?);
             dirty.retain_mut(|range| {

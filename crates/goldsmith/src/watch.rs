@@ -87,30 +87,22 @@ impl Tap {
 
     /// `storage`, which is only read, with this tap on it.
     pub(crate) fn reading(self: &Arc<Self>, storage: Arc<dyn Storage>) -> Arc<dyn Storage> {
-        let tap = Arc::clone(self);
-        let zeros = ZEROS;
-        Arc::new(Tapped {
-            storage,
-            tap,
-            zeros,
-        })
+        self.tapping(storage, ZEROS)
     }
 
     /// `storage` with this tap on it.
     pub(crate) fn on(self: &Arc<Self>, storage: Arc<dyn StorageMut>) -> Arc<dyn StorageMut> {
-        let tap = Arc::clone(self);
-        let zeros = ZEROS;
-        Arc::new(Tapped {
-            storage,
-            tap,
-            zeros,
-        })
+        self.tapping(storage, ZEROS)
     }
 
     /// `void`, which keeps nothing and zeros any length at once, with this tap on it.
     pub(crate) fn on_void(self: &Arc<Self>, void: VoidStorage) -> Arc<dyn StorageMut> {
-        let (storage, tap): (Arc<dyn StorageMut>, _) = (Arc::new(void), Arc::clone(self));
-        let zeros = u64::MAX;
+        let storage: Arc<dyn StorageMut> = Arc::new(void);
+        self.tapping(storage, u64::MAX)
+    }
+
+    fn tapping<S: ?Sized>(self: &Arc<Self>, storage: Arc<S>, zeros: u64) -> Arc<Tapped<S>> {
+        let tap = Arc::clone(self);
         Arc::new(Tapped {
             storage,
             tap,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
-use goldsmith::{Bench as Benchmark, Writing};
+use goldsmith::{Bench as Benchmark, Benched, Writing};
 
 use crate::exit::{self, Failure};
 use crate::options::{Cache, Opening, Spelling, size};
@@ -167,7 +167,7 @@ impl Bench {
         };
         let watch = Showing::default().watch(true, 1);
         let bench = bench.on_start(&announce).cancel(watch.cancel());
-        let goldsmith::Benched { time, warnings, .. } = bench.run()?;
+        let Benched { time, warnings, .. } = bench.run()?;
         exit::warn(&warnings);
         announced
             .into_inner()

@@ -74,7 +74,7 @@ impl Info {
         let format = infos.first().map_or("", |top| top.layer.format);
         let name = names::told(&self.image, by_options, &source.path, format);
         let name = name.as_deref();
-        let mut out = BufWriter::new(stdout().lock());
+        let mut out = stdout().lock();
         match self.output {
             OutputFormat::Json if self.backing_chain => json::chain_info(&mut out, &infos, name)?,
             OutputFormat::Json => {
@@ -84,6 +84,7 @@ impl Info {
             }
             OutputFormat::Human => {
                 for (nth, info) in infos.iter().enumerate() {
+                    let mut out = BufWriter::new(&mut out);
                     if nth > 0 {
                         writeln!(out)?;
                     }
@@ -93,7 +94,6 @@ impl Info {
                 }
             }
         }
-        out.flush()?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use goldsmith_block::{Error, GuestRange, Result, Storage};
 use goldsmith_storage::{Cache, is_direct};
 
-use crate::edit::Subject;
+use crate::edit::{Open, Subject};
 use crate::work::shown_by;
 use crate::{Cancel, Opener};
 use crew::{Crew, Way};
@@ -203,36 +203,37 @@ impl<'a> Bench<'a> {
                 "{depth} requests of {len} bytes at once; there must be 1 to {most}, of a byte at least"
             )));
         }
-        match self.load.writing {
-            None => self.read(),
-            Some(_) => self.overwrite(),
+        if self.load.writing.is_none() {
+            let (time, warnings) = (self.read()?, Vec::new());
+            return Ok(Benched { time, warnings });
         }
+        let mut open = self.subject().open()?;
+        let warnings = std::mem::take(&mut open.warnings);
+        let time = self.overwrite(open)?;
+        Ok(Benched { time, warnings })
     }
 
-    fn read(&self) -> Result<Benched> {
+    fn read(&self) -> Result<Duration> {
         let opener = self.opener.stopped_by(self.cancel).cache(self.cache());
         let chain = opener.open(&self.path, self.format.as_deref())?;
         for layer in chain.layers() {
             self.must_pass_cache(&**layer.data_storage())?;
         }
-        let time = self.time(chain.virtual_size(), Way::Read(&chain))?;
-        Ok(Benched {
-            time,
-            warnings: Vec::new(),
-        })
+        self.time(chain.virtual_size(), Way::Read(&chain))
     }
 
-    fn overwrite(&self) -> Result<Benched> {
-        let subject = Subject {
+    fn subject(&self) -> Subject {
+        Subject {
             path: self.path.clone(),
             opener: self.opener.clone(),
             format: self.format.clone(),
             cache: self.cache(),
             dry_run: false,
             cancel: None,
-        };
-        let mut open = subject.open()?;
-        let warnings = std::mem::take(&mut open.warnings);
+        }
+    }
+
+    fn overwrite(&self, mut open: Open) -> Result<Duration> {
         let editor = open.editor()?;
         let layer = editor.layer();
         let size = layer.info().virtual_size;
@@ -247,11 +248,10 @@ impl<'a> Bench<'a> {
                 sink: &*sink,
                 storages,
             };
-            let mut time = self.time(size, way)?;
+            let time = self.time(size, way)?;
             let start = Instant::now();
             sink.commit()?;
-            time += start.elapsed();
-            return Ok(Benched { time, warnings });
+            return Ok(time + start.elapsed());
         }
         drop(editor);
         if layer.info().encrypted {
@@ -261,8 +261,7 @@ impl<'a> Bench<'a> {
             places: Box::new(Mutex::new(Places::new(open)?)),
             storages,
         };
-        let time = self.time(size, way)?;
-        Ok(Benched { time, warnings })
+        self.time(size, way)
     }
 
     fn cache(&self) -> Cache {

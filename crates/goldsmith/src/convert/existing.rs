@@ -196,8 +196,7 @@ impl Convert<'_> {
             return Ok(());
         }
         let budget = open.budget.afresh();
-        let size = disks[0].virtual_size();
-        self.bitmaps.copy(top, size, &mut *open.editor()?, &budget)
+        self.bitmaps.copy(&disks[0], &mut *open.editor()?, &budget)
     }
 }
 

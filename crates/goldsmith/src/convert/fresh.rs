@@ -139,10 +139,7 @@ impl Convert<'_> {
             let options = opening(format, &spec.options)?;
             format
                 .edit(target.storage(), &budget, &options)
-                .and_then(|mut editor| {
-                    let size = disks[0].virtual_size();
-                    self.bitmaps.copy(top, size, &mut *editor, &budget)
-                })
+                .and_then(|mut editor| self.bitmaps.copy(&disks[0], &mut *editor, &budget))
                 .map_err(|error| error.in_file(name.clone()))?;
             file_len = target.storage().len();
         }

@@ -15,7 +15,7 @@ use crate::error::VhdError;
 use crate::footer::{Found, SizeRule};
 use crate::layer::{DynamicLayer, Opened};
 use crate::ondisk::{FOOTER_LEN, RawFooter, RawHeader, UNUSED};
-use crate::sink::{GRAIN, alignment};
+use crate::sink::alignment;
 
 /// See the module.
 pub(super) struct Image {
@@ -174,7 +174,7 @@ impl Image {
         let geometry = &self.layer.geometry;
         let (bitmap_len, blocks) = (geometry.bitmap_len(), geometry.blocks);
         // More than any tables take that are not much too long.
-        let tables = align_up(4 * blocks, GRAIN).unwrap_or(u64::MAX) + (1 << 20);
+        let tables = 4 * blocks + (1 << 20);
         let alignment = alignment(tables, blocks, geometry.block_size());
         // Offsets that a table can hold are far from the end of the number line.
         let data = align_up(end + bitmap_len, alignment).unwrap_or(u64::MAX);

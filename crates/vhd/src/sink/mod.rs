@@ -60,7 +60,7 @@ pub(crate) static OPTIONS: [OptionSpec; 6] = [
 
 /// Where the data of a block may begin, and what a demand for a fixed image consists of, in bytes.
 /// Guests and hosts think in pages of this size; [blktap] aligns blocks like this, too.
-pub(crate) const GRAIN: u64 = 4096;
+const GRAIN: u64 = 4096;
 
 /// Begins an image; see [`Format::create`](goldsmith_block::Format::create).
 pub(crate) fn create(storage: Arc<dyn StorageMut>, spec: &CreateSpec) -> Result<Box<dyn Sink>> {
