@@ -1,12 +1,15 @@
 """Images out of one cloud's Glance and into another's, over its v2 API."""
 
+import contextlib
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 import time
 
 from goldsmith_glance import conversion, formats
-from goldsmith_glance.command import Goldsmith, Refused
+from goldsmith_glance.command import LOOK, Goldsmith, Refused
 
 # How often to ask how far an import has come, in seconds.
 POLL = 1
@@ -41,7 +44,11 @@ def export(
 
     What arrives must be what Glance has: its digest is checked before anybody looks into it. Where
     Glance keeps none, as of an image that it only knows by its address, it is fetched if `unchecked`.
+    A file that stands at `target` is replaced, unless another process writes to it.
     """
+    # The file that a link leads to, and not the link, becomes the image.
+    target = os.path.realpath(target)
+    _must_be_replaceable(target)
     image = connection.image.get_image(image_id)
     if image.status != "active":
         raise Refused(f"The image {image_id} is {image.status}, so there is nothing to fetch.")
@@ -56,7 +63,7 @@ def export(
             f"Glance keeps no digest of the image {image_id} by which one could tell whether it "
             "arrives whole; to take it as it arrives, say --unchecked."
         )
-    folder = os.path.dirname(os.path.abspath(target))
+    folder = os.path.dirname(target)
     # Beside the target, because it is large; what stands there stays until all is well.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".goldsmith-glance-") as scratch:
         fetched, made = os.path.join(scratch, "fetched"), os.path.join(scratch, "made")
@@ -65,7 +72,7 @@ def export(
         _must_be_whole(answer, image, fetched)
         outcome = conversion.convert(goldsmith, fetched, made, claimed, wish)
         digest = conversion.sha256(made)
-        os.replace(made, target)
+        _replace(goldsmith, made, target)
         _sync(folder)
     return digest, outcome.warnings
 
@@ -81,6 +88,30 @@ def _must_be_whole(answer, image, fetched: str) -> None:
         raise Refused(
             f"The image {image.id} did not arrive whole: it has {image.size} bytes, and {size} came."
         )
+
+
+def _must_be_replaceable(target: str) -> None:
+    """Refuses what no file can take the place of."""
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise Refused(
+            f"{target} is no regular file; export to a file, and write that to a device with "
+            "goldsmith convert."
+        )
+
+
+def _replace(goldsmith: Goldsmith, made: str, target: str) -> None:
+    """Puts `made` in the place of what is at `target`, whose readers are going to be its."""
+    _must_be_replaceable(target)
+    if os.path.exists(target):
+        # It refuses a file that somebody writes to, such as the disk of a running machine.
+        goldsmith.run(["info", "-f", "raw", target], LOOK)
+        shutil.copymode(target, made)
+        old = os.stat(target)
+        with contextlib.suppress(PermissionError):
+            os.chown(made, old.st_uid, old.st_gid)
+            # Ownership that changes takes some of it away.
+            os.chmod(made, stat.S_IMODE(old.st_mode))
+    os.replace(made, target)
 
 
 def _sync(folder: str) -> None:
@@ -111,7 +142,8 @@ def bring(
 ) -> str:
     """Imports the file at `path` by glance-direct and gives the image's id once it is active.
 
-    Nothing is left in the cloud if that fails; the reason is the one that the cloud tells.
+    Nothing is left in the cloud if that fails, as far as it can still be told to forget the image; the
+    reason is the one that the cloud tells.
     """
     if disk_format is None:
         found = goldsmith.info_of_own(path)["format"]
@@ -121,34 +153,58 @@ def bring(
     facts = {"disk_format": disk_format, "container_format": container_format, "name": name}
     answer = connection.image.post("/images", json={**(properties or {}), **facts})
     _sdk().exceptions.raise_from_response(answer)
-    image = connection.image.get_image(answer.json()["id"])
+    image_id = answer.json()["id"]
     try:
+        image = connection.image.get_image(image_id)
         with open(path, "rb") as file:
             connection.image.stage_image(image, data=file, size=os.path.getsize(path))
         more = {"stores": stores} if stores else {}
         answer = connection.image.import_image(image, method="glance-direct", **more)
         _sdk().exceptions.raise_from_response(answer)
-        _wait(connection, image.id, timeout)
+        _wait(connection, image_id, timeout)
     except BaseException:
-        connection.image.delete_image(image.id, ignore_missing=True)
+        # Why it failed is what counts.
+        with contextlib.suppress(Exception):
+            connection.image.delete_image(image_id, ignore_missing=True)
         raise
-    return image.id
+    return image_id
 
 
 def _wait(connection, image_id: str, timeout: float) -> None:
     """Returns when the image is active; raises what its import task says if it fails."""
     end = time.monotonic() + timeout
+    unanswered = ""
     while time.monotonic() < end:
-        image = connection.image.get_image(image_id)
-        if image.status == "active":
-            return
-        # Asked only when the import has let the image go: some databases lock meanwhile.
-        if "os_glance_import_task" not in (image.properties or {}) and image.status == "queued":
-            for task in _tasks(connection, image_id):
-                if task["status"] == "failure":
-                    raise Refused(f"The cloud refused the image: {task['message']}")
+        try:
+            if _is_active(connection, image_id):
+                return
+            unanswered = ""
+        except Exception as error:
+            # The import goes on in the cloud, whoever between there and here has a bad moment.
+            if not _may_pass(error):
+                raise
+            unanswered = f" The last answer was: {error}"
         time.sleep(POLL)
-    raise Refused(f"The import did not end within {timeout:g} seconds.")
+    raise Refused(f"The import did not end within {timeout:g} seconds.{unanswered}")
+
+
+def _is_active(connection, image_id: str) -> bool:
+    image = connection.image.get_image(image_id)
+    # Asked only when the import has let the image go: some databases lock meanwhile.
+    if "os_glance_import_task" not in (image.properties or {}) and image.status == "queued":
+        for task in _tasks(connection, image_id):
+            if task["status"] == "failure":
+                raise Refused(f"The cloud refused the image: {task['message']}")
+    return image.status == "active"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may fare better: nobody answered, or a server that has a trouble of its own."""
+    status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
+    if status is not None:
+        return status >= 500
+    # Those of keystoneauth, which openstacksdk stands on and raises as they are.
+    return any(it.__name__ == "ConnectFailure" for it in type(error).__mro__)
 
 
 def _tasks(connection, image_id: str) -> list:
