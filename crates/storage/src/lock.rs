@@ -10,6 +10,7 @@
 //! held by somebody else. [qemu] block/file-posix.c
 
 use std::fs::File;
+use std::io;
 use std::ops::Deref;
 
 use goldsmith_block::{Error, ErrorKind, Result, Storage};
@@ -37,10 +38,11 @@ pub enum Use {
 /// Tells other processes what is done with `storage`, for as long as it is open.
 ///
 /// They are those that heed such locks: QEMU, its tools, and goldsmith. A storage that is neither file
-/// nor device and a file system without locks are not locked, and that is no error.
+/// nor device is not locked, nor is a file system that cannot even be asked for locks, and that is no
+/// error. [qemu qemu_has_file_lock]
 ///
 /// # Errors
-/// `Io` if what another process does with the file does not go with it.
+/// `Io` if what another process does with the file does not go with it, or if it cannot be locked.
 pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
     let Some(file) = storage.lockable() else {
         return Ok(());
@@ -60,17 +62,21 @@ pub fn lock(storage: &dyn Storage, what: Use) -> Result<()> {
             Err(error) if sys::is_taken(&error) => {
                 return Err(in_use(storage, &format!("Failed to lock byte {byte}")));
             }
-            Err(_) => return Ok(()),
+            Err(_) if sys::is_locked(file, byte).is_err() => return Ok(()),
+            Err(error) => return Err(unlockable(storage, byte, &error)),
         }
     }
-    let taken = |byte| sys::is_locked(file, byte).unwrap_or(false);
+    let taken = |byte| {
+        let found = sys::is_locked(file, byte);
+        found.map_err(|error| unlockable(storage, byte, &error))
+    };
     for (n, name) in NAMES {
-        if uses(n) && taken(UNSHARED + n) {
+        if uses(n) && taken(UNSHARED + n)? {
             return Err(in_use(storage, &format!("Failed to get \"{name}\" lock")));
         }
     }
     for (n, name) in NAMES {
-        if WRITES.contains(&n) && taken(USED + n) {
+        if WRITES.contains(&n) && taken(USED + n)? {
             let text = format!("Failed to get shared \"{name}\" lock");
             return Err(in_use(storage, &text));
         }
@@ -100,6 +106,12 @@ impl Drop for Lockable {
 
 fn in_use(storage: &dyn Storage, text: &str) -> Error {
     let text = format!("{text}: is another process using the image?");
+    Error::new(ErrorKind::Io, text).in_file(storage.name())
+}
+
+/// Nobody knows then who else is at work on the file.
+fn unlockable(storage: &dyn Storage, byte: u64, error: &io::Error) -> Error {
+    let text = format!("Failed to lock byte {byte}: {error}");
     Error::new(ErrorKind::Io, text).in_file(storage.name())
 }
 

@@ -380,3 +380,50 @@ fn step(line: &str, directory: &str) -> Option<Step> {
         _ => None,
     }
 }
+
+/// [qemu] A file system that can be asked for locks has them: where one cannot be had, nobody knows who
+/// else is at work.
+#[test]
+fn lock_that_fails_is_no_lock_that_is_not_needed() {
+    let (place, _) = source();
+    let (mut refused, mut nth) = (0, 1);
+    loop {
+        place.ok("convert -f raw -O qcow2 source disk");
+        let (output, injected) = injected(
+            &place,
+            "resize -f qcow2 disk 8M",
+            "fcntl",
+            "error=ENOLCK",
+            nth,
+        );
+        if !injected {
+            break;
+        }
+        nth += 1;
+        if !output.status.success() {
+            let said = said(&output);
+            assert!(said.contains("disk: Failed to lock byte "), "{said}");
+            refused += 1;
+        }
+    }
+    // Those of each permission, and those that others may have.
+    assert_eq!(refused, 10, "of {nth} calls");
+}
+
+/// [fsync(2)] Some file systems have nothing to flush of a directory, and say so.
+#[test]
+fn directory_that_cannot_be_flushed_is_no_failure() {
+    let (place, disk) = source();
+    // Each file is flushed before its directory: that of the journal, and that of the target.
+    let resumed = "convert --resume journal -f raw -O qcow2 source target";
+    for (line, nth) in [
+        ("convert -f raw -O qcow2 source target", 2),
+        (resumed, 2),
+        (resumed, 4),
+    ] {
+        let (output, injected) = injected(&place, line, "fsync", "error=EINVAL", nth);
+        assert!(injected && output.status.success(), "{}", said(&output));
+        assert!(place.guest("target", "qcow2") == disk);
+        std::fs::remove_file(place.path("target")).unwrap();
+    }
+}

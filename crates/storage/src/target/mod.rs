@@ -17,7 +17,7 @@ use tempfile::TempPath;
 use self::draft::{beside, partial, remove_empty};
 use self::inherit::{inherit, may_replace};
 pub use self::name::follow;
-use self::name::{directory_of, rename, stands};
+use self::name::{directory_of, flush_directory, rename, stands};
 use crate::FileStorage;
 use crate::cache::Cache;
 use crate::device::{Nature, share_bytes};
@@ -333,10 +333,7 @@ impl Target {
         old.iter()
             .try_for_each(|old| old.handle().sync_all())
             .map_err(|source| E::Flush { source })
-            .and_then(|()| {
-                let failed = |source| E::FlushDirectory { source };
-                directory.sync_all().map_err(failed)
-            })
+            .and_then(|()| flush_directory(directory))
             .map_err(|error| Error::from(error).in_file(&*self.name))
     }
 

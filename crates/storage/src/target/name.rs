@@ -87,9 +87,18 @@ pub(super) fn rename(
     if !storage.is_lasting() {
         return Ok(());
     }
-    directory
-        .sync_all()
-        .map_err(|source| E::FlushDirectory { source })
+    flush_directory(directory)
+}
+
+/// Stores the names in `directory`, as far as the file system does that when it is asked: that of shared
+/// folders says that directories are nothing to flush.
+pub(super) fn flush_directory(directory: &File) -> Result<(), E> {
+    use io::ErrorKind::{InvalidInput, Unsupported};
+    match directory.sync_all() {
+        // [fsync(2)] EINVAL, and ENOSYS or EOPNOTSUPP; what fails is another matter.
+        Err(source) if matches!(source.kind(), InvalidInput | Unsupported) => Ok(()),
+        done => done.map_err(|source| E::FlushDirectory { source }),
+    }
 }
 
 /// Whether the `old` file stands under the name `path` yet. It may be gone; but what another process has
