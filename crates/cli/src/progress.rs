@@ -74,25 +74,42 @@ pub(crate) fn bear_signals() {
 }
 
 /// Calls `heed` from a thread of its own, with whether it was to stop or to tell, whenever a signal
-/// comes.
+/// comes that is not ignored.
 fn listen(heed: impl Fn(bool) + Send + 'static) -> std::io::Result<()> {
     let Some((mut reader, writer)) = lock(&WAKE).take() else {
         return Ok(());
     };
     let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    // First: what nobody listens to must go on ending the process.
+    std::thread::Builder::new().spawn(move || {
+        // Goes on when it is interrupted.
+        while reader.read_exact(&mut [0]).is_ok() {
+            heed(stopped.load(Ordering::SeqCst));
+        }
+    })?;
     pipe::register(SIGUSR1, writer.try_clone()?)?;
+    let ignored = ignored();
     for signal in [SIGHUP, SIGINT, SIGTERM] {
+        // By nohup, or by a shell that runs this in the background: whoever did that means it.
+        if ignored & 1 << (signal - 1) != 0 {
+            continue;
+        }
         // In this order: whoever reads the byte finds the flag.
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
         pipe::register(signal, writer.try_clone()?)?;
     }
-    std::thread::Builder::new().spawn(move || {
-        // Goes on when it is interrupted.
-        while reader.read_exact(&mut [0]).is_ok() {
-            heed(stop.load(Ordering::SeqCst));
-        }
-    })?;
     Ok(())
+}
+
+/// Which signals this process was begun to ignore, the lowest bit for signal 1; none where nobody knows.
+fn ignored() -> u64 {
+    // [proc_pid_status(5)] No crate that is here asks without `unsafe`.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let set = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 /// Who watches a long command: somebody who looks on, perhaps, and somebody who may interrupt it or

@@ -1,6 +1,7 @@
 //! Progress: for programs, and for whoever asks by a signal; and what is left when one says stop
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 use goldsmith_testkit::pattern::disk;
@@ -159,21 +160,32 @@ fn signal(name: &str, child: &Child) {
 /// Starts a command with nothing to be shown, on a disk of this size; returns when it heeds this
 /// signal.
 fn begun(folder: &Folder, program: &str, signal: u32, size: u64) -> Child {
-    let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
-    source.set_len(size).unwrap();
+    make_source(folder, size);
     let line = "convert -c -S 0 -f raw -O qcow2 disk.raw target";
     started(folder, program, signal, line)
 }
 
-/// Starts `line`; returns when it heeds this signal.
-fn started(folder: &Folder, program: &str, signal: u32, line: &str) -> Child {
-    let child = Command::new(program)
+/// An empty disk.raw of this size.
+fn make_source(folder: &Folder, size: u64) {
+    let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
+    source.set_len(size).unwrap();
+}
+
+/// Starts `line`, with no signal ignored, as it may be where the tests run.
+fn spawned(folder: &Folder, program: &str, line: &str) -> Child {
+    Command::new("env")
+        .args(["--default-signal", program])
         .args(line.split(' '))
         .current_dir(folder.path(""))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Starts `line`; returns when it heeds this signal.
+fn started(folder: &Folder, program: &str, signal: u32, line: &str) -> Child {
+    let child = spawned(folder, program, line);
     let status = format!("/proc/{}/status", child.id());
     let heeds = || {
         let status = std::fs::read_to_string(&status).unwrap();
@@ -247,6 +259,46 @@ fn stopped_conversion_tells_what_stands_there() {
             assert_eq!(names, 1 + usize::from(old.is_some()));
         }
     }
+}
+
+#[test]
+fn signal_that_was_ignored_from_the_start_stops_nothing() {
+    let folder = Folder::new();
+    make_source(&folder, ENDLESS);
+    let goldsmith = env!("CARGO_BIN_EXE_goldsmith");
+    let line = format!("{goldsmith} convert -c -S 0 -f raw -O qcow2 disk.raw target");
+    let mut child = started(&folder, "nohup", TERM, &line);
+    signal("-HUP", &child);
+    signal("-USR1", &child);
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.ends_with("/100%)\n") {
+        assert!(line.is_empty() || line.starts_with("nohup: "), "{line:?}");
+        line.clear();
+        told.read_line(&mut line).unwrap();
+    }
+    signal("-TERM", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// Where nobody can listen to them, signals end the command as they end any.
+#[test]
+fn signal_ends_a_command_that_could_not_start_to_listen() {
+    let folder = Folder::new();
+    make_source(&folder, ENDLESS);
+    let goldsmith = env!("CARGO_BIN_EXE_goldsmith");
+    // What traces it is not its parent, which this is.
+    let line = format!(
+        "-D -f -qq -o /dev/null -e trace=clone3 -e inject=clone3:error=EAGAIN:when=1 {goldsmith} \
+         convert --progress=json -m 1 -c -S 0 -f raw -O qcow2 disk.raw target"
+    );
+    let mut child = spawned(&folder, "strace", &line);
+    let mut told = BufReader::new(child.stdout.take().unwrap());
+    told.read_line(&mut String::new()).unwrap();
+    signal("-TERM", &child);
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.signal(), Some(15), "{done:?}");
+    assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 1);
 }
 
 /// At a byte in a second none of these ends by itself.
