@@ -135,14 +135,9 @@ pub enum CryptError {
         /// Its stripes.
         found: u32,
     },
-    /// A number of rounds that is none or would take minutes.
-    #[error("the LUKS header asks for {found} rounds of its hash; from 1 to {limit} are done")]
-    Rounds {
-        /// How many.
-        found: u32,
-        /// The most that are done.
-        limit: u32,
-    },
+    /// A number of rounds that is none.
+    #[error("the LUKS header asks for 0 rounds of its hash; there is at least 1")]
+    Rounds,
     /// No slot opens.
     #[error("the passphrase opens none of the key slots")]
     Passphrase,

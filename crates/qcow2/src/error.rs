@@ -614,7 +614,6 @@ impl From<Qcow2Error> for Error {
                 | CryptError::NoMode { .. }
                 | CryptError::Essiv { .. }
                 | CryptError::Stripes { .. } => ErrorKind::Unsupported,
-                CryptError::Rounds { .. } => ErrorKind::Limit,
                 CryptError::Passphrase => ErrorKind::Denied,
                 CryptError::NoSlot { .. }
                 | CryptError::SlotTaken { .. }

@@ -48,8 +48,8 @@ pub(super) const ACTIVE: u32 = 0x00ac_71f3;
 pub(super) const FREE: u32 = 0x0000_dead;
 /// Copies of the key that key material is as long as. [qemu] There are no others.
 pub(super) const STRIPES: u32 = 4000;
-/// Most rounds of one derivation. [ours] A minute on a slow machine; QEMU's own choice takes two
-/// seconds.
+/// Most rounds of one derivation that are written. [ours] A minute on a slow machine; QEMU's own choice
+/// takes two seconds.
 pub(super) const ROUNDS: u32 = 1 << 26;
 /// Fewest rounds that are written. [LUKS]
 pub(super) const LEAST_ROUNDS: u32 = 1000;

@@ -84,6 +84,18 @@ fn rounds_are_those_that_are_done() {
     }
 }
 
+/// Whoever tries a passphrase pays for them; nobody else does.
+#[test]
+fn any_number_of_rounds_can_be_looked_at() {
+    let (_, header) = new();
+    let mut head = head(&header);
+    head[212..216].copy_from_slice(&u32::MAX.to_be_bytes());
+    let luks = Luks::parse(&head, header.len() as u64).unwrap();
+    let slot = luks.slots().next().unwrap();
+    assert_eq!(slot.rounds, u32::MAX);
+    assert!(luks.rounds_of(&slot) > u64::from(u32::MAX));
+}
+
 #[test]
 fn passphrase_opens_what_it_locked_and_no_other_does() {
     let (cipher, header) = new();
@@ -150,18 +162,12 @@ fn headers_that_break_a_rule_are_refused() {
         refused(108, &be(u32::MAX)),
         CryptError::KeyLength { .. }
     ));
-    assert!(matches!(
-        refused(164, &be(0)),
-        CryptError::Rounds { found: 0, .. }
-    ));
+    assert!(matches!(refused(164, &be(0)), CryptError::Rounds));
     assert!(matches!(
         refused(208, &be(7)),
         CryptError::SlotState { slot: 0, found: 7 }
     ));
-    assert!(matches!(
-        refused(212, &be(u32::MAX)),
-        CryptError::Rounds { .. }
-    ));
+    assert!(matches!(refused(212, &be(0)), CryptError::Rounds));
     assert!(matches!(
         refused(248, &be(u32::MAX)),
         CryptError::SlotOutside { .. }
