@@ -201,8 +201,9 @@ impl Bitmap {
     pub(crate) fn check_rules(&self, cluster_size: u64) -> Result<(), Qcow2Error> {
         let entries = self.table.1;
         let need = table_entries(self.disk, self.granularity, cluster_size);
-        // One that is in use may be of another size.
-        if u64::from(entries) != need && self.flags & ondisk::BITMAP_IN_USE == 0 {
+        // One that is in use may be of another size, but not of none. [qemu]
+        let other = u64::from(entries) != need && self.flags & ondisk::BITMAP_IN_USE == 0;
+        if entries == 0 || other {
             return Err(Qcow2Error::BitmapTable { entries, need });
         }
         let unknown = self.flags & !ondisk::BITMAP_FLAGS;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Checked, ErrorKind, Format, Result};
+use goldsmith_block::{Checked, ErrorKind, Flaw, Format, Result};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::build::qcow2::{Cluster, Qcow2};
@@ -11,6 +11,7 @@ use goldsmith_testkit::{hostile, image, pattern, qemu};
 use serde_json::Value;
 
 use crate::bench::{Bench, budget};
+use crate::damage::Places;
 
 pub(crate) fn check(image: &[u8]) -> Result<Checked> {
     let storage = MemoryStorage::holding("image", image.to_vec());
@@ -198,6 +199,23 @@ fn bitmaps_are_sound_until_they_are_out_of_date() {
     patch(&path, 95, &[0]);
     let checked = assert_same(&path);
     assert!(checked.leaks > 3 && checked.corruptions == 0);
+}
+
+/// [qemu] Nor does QEMU open an image of which a bitmap has no table at all, be it in use.
+#[test]
+fn bitmap_in_use_needs_a_table_of_some_length() {
+    let bench = Bench::new();
+    let path = with_bitmaps(&bench);
+    let (at, name) = (Places::of(&path).bitmaps(), path.to_str().unwrap());
+    for (entries, sound) in [([0, 0, 0, 7], true), ([0; 4], false)] {
+        patch(&path, at + 8, &entries);
+        patch(&path, at + 12, &[0, 0, 0, 1]);
+        assert_eq!(qemu::img(&["info", name]).status.success(), sound);
+        let checked = check(&std::fs::read(&path).unwrap()).unwrap();
+        let told =
+            |flaw: &Flaw| matches!(flaw, Flaw::Corruption(text) if text.contains("has 0 entries"));
+        assert_eq!(checked.flaws.iter().any(told), !sound, "{checked:?}");
+    }
 }
 
 #[test]
