@@ -61,7 +61,7 @@ pub(crate) fn open(
 
 /// As [`open`], but a dynamic header that does not hold is worked out from the rest of the file, a block
 /// that the file does not hold to its end is read as far as it goes, and so is a block table that cannot be
-/// read to its end.
+/// read to its end; and an image that is marked `v_poison` is read.
 pub(crate) fn salvage(
     storage: Arc<dyn Storage>,
     budget: &Budget,
@@ -70,12 +70,23 @@ pub(crate) fn salvage(
     let found = Found::salvage(&*storage, size_rule(options))?;
     let gaps = Gaps::filled_with(0);
     let (opened, broken) = Opened::open_mended(storage, budget, &found, gaps)?;
+    let poison = found
+        .footer
+        .poisoned
+        .then(|| VhdError::Poisoned.to_string());
+    // Nobody else has the layer yet.
     Ok(match opened {
-        Opened::Fixed(layer) => layer,
-        Opened::Dynamic(mut layer, _) => {
-            // Nobody else has it yet.
+        Opened::Fixed(mut layer) => {
             if let Some(layer) = Arc::get_mut(&mut layer) {
-                layer.info.warnings.extend(broken);
+                layer.info.warnings.extend(poison);
+                layer.poisoned = false;
+            }
+            layer
+        }
+        Opened::Dynamic(mut layer, _) => {
+            if let Some(layer) = Arc::get_mut(&mut layer) {
+                layer.info.warnings.extend(poison.into_iter().chain(broken));
+                layer.poisoned = false;
                 layer.salvages = true;
             }
             layer

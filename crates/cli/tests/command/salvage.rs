@@ -307,6 +307,36 @@ fn marks_of_damage_keep_nobody_from_reading() {
     }
 }
 
+/// All that a `v_poison` says is that somebody was changing the image.
+#[test]
+fn vhd_that_was_being_changed_is_read_if_that_is_asked_for() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("3M:A"));
+    for kind in ["dynamic", "fixed"] {
+        let line = format!("convert -O vpc -o force_size=on,subformat={kind} disk.raw disk.vhd");
+        folder.qemu_img_ok(&line);
+        let mut bytes = std::fs::read(folder.path("disk.vhd")).unwrap();
+        let end = bytes.len();
+        for at in [0, end - 512] {
+            let footer = &mut bytes[at..at + 512];
+            if !footer.starts_with(b"conectix") {
+                continue;
+            }
+            footer[..8].copy_from_slice(b"v_poison");
+            footer[64..68].fill(0);
+            let sum = footer.iter().map(|it| u32::from(*it)).sum::<u32>();
+            footer[64..68].copy_from_slice(&(!sum).to_be_bytes());
+        }
+        std::fs::write(folder.path("disk.vhd"), &bytes).unwrap();
+        let refused = folder.goldsmith("convert -f vpc disk.vhd out.raw");
+        assert_eq!(refused.status, 1, "{kind}: {refused:?}");
+        let said = folder.goldsmith_ok("convert --salvage -f vpc disk.vhd out.raw");
+        assert!(said.contains("is marked v_poison"), "{kind}: {said}");
+        assert_eq!(said.lines().count(), 1, "{kind}: {said}");
+        assert!(std::fs::read(folder.path("out.raw")).unwrap() == disk("3M:A").bytes());
+    }
+}
+
 /// The entries before the cut are as good as ever.
 #[test]
 fn table_in_which_the_file_ends_is_used_as_far_as_it_goes() {
