@@ -2,6 +2,7 @@
 
 use goldsmith_testkit::pattern::disk;
 
+use crate::Folder;
 use crate::twins::Twins;
 
 /// A chain of three, and other images to be based on: of other content, shorter and longer.
@@ -199,4 +200,19 @@ fn what_is_copied_is_compressed_if_wanted() {
         said.ends_with(" bytes of guest data to be written\n"),
         "{said}"
     );
+}
+
+/// The head of the image becomes longer, for which its first block has to make room, and shorter again.
+#[test]
+fn vhd_that_gets_a_parent_and_loses_it_has_nothing_to_mend() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("6M:A"));
+    folder.write("base.raw", &disk("6M:b"));
+    folder.qemu_img_ok("convert -f raw -O vpc -o force_size=on disk.raw disk.vhd");
+    for base in ["base.raw -F raw", ""] {
+        // An empty word is no parent.
+        folder.goldsmith_ok(&format!("rebase -q -f vpc -b {base} disk.vhd"));
+        folder.goldsmith_ok("check -q -f vpc disk.vhd");
+    }
+    folder.qemu_img_ok("compare -f vpc -F raw disk.vhd disk.raw");
 }

@@ -34,6 +34,7 @@ impl Image {
             footer = resized(&footer, virtual_size);
         }
         let mut head = Head::of(self)?;
+        let before = head.len();
         head.header.parent_locators = [RawLocator::NONE; 8];
         head.header.parent_uuid = Uuid::nil().into_bytes();
         head.header.parent_timestamp = U32::ZERO;
@@ -54,12 +55,13 @@ impl Image {
             self.scribe.barrier()?;
             self.set_all_bits()?;
         }
+        let shrinks = head.len() < before;
         let moved = self.switch(head, footer)?;
         if parent.is_none() {
             self.set_all_bits()?;
             self.scribe.barrier()?;
         }
-        match moved {
+        match moved || shrinks {
             true => self.reclaim(),
             false => Ok(()),
         }
