@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use goldsmith_block::{
-    BackingReference, Chain, Edit, Error, Layer, Preallocation, Result, Storage,
+    BackingReference, Chain, Edit, Error, ErrorKind, Layer, Preallocation, Result, Storage,
 };
 use goldsmith_storage::FileStorage;
 
@@ -14,6 +14,7 @@ use crate::found::may_write;
 use crate::open::{must_be_unchanged, must_be_unlocked, must_know_backing};
 use crate::reference::{beside, directory_of, reference};
 use crate::resize::{keep_unit, resize};
+use crate::told::told;
 use crate::work::shown_by;
 
 /// A commit, to be described and then [`run`](Self::run).
@@ -164,7 +165,8 @@ impl<'a> Commit<'a> {
         };
         let source = Chain::new(top, whole);
         let carry = self.subject.carrying(self.carry);
-        edited.copied += carry.run(&source, editor.into_sink(size)?, &behind)?;
+        let copied = carry.run(&source, editor.into_sink(size)?, &behind);
+        edited.copied += copied.map_err(|error| self.in_part(&base.path, error))?;
 
         let snapshots = snapshots_lose_sight(path, &*layers[0]);
         edited.warnings.extend(snapshots);
@@ -194,10 +196,13 @@ impl<'a> Commit<'a> {
             return Ok(1);
         };
         let path = &self.subject.path;
+        // [qemu] The directory of the image comes first; two images of one chain may have that name.
         let places = [beside(path, name), PathBuf::from(name)];
-        let ids = places.map(|place| FileStorage::open(place).ok().map(|file| file.id()));
-        let mut found = layers.iter().skip(1);
-        let found = found.position(|layer| ids.contains(&Some(layer.storage().id())));
+        let found = places.into_iter().find_map(|place| {
+            let id = FileStorage::open(place).ok()?.id();
+            let mut behind = layers.iter().skip(1);
+            behind.position(|layer| layer.storage().id() == id)
+        });
         found.map(|at| at + 1).ok_or_else(|| {
             let path = path.display();
             self.refuse(format!(
@@ -273,6 +278,19 @@ impl<'a> Commit<'a> {
         edited.add(&image.path, &*editor);
         edited.warnings.append(&mut image.warnings);
         Ok(())
+    }
+
+    /// `error`, which came while the guest's data went to the image at `base`.
+    fn in_part(&self, base: &Path, error: Error) -> Error {
+        if self.subject.dry_run || error.kind() == ErrorKind::Cancelled {
+            return error;
+        }
+        let base = base.display();
+        told(&error, |why| {
+            format!(
+                "{why}; '{base}' may have a part of it by now, and is whole once this is committed again"
+            )
+        })
     }
 
     fn refuse(&self, why: impl Into<String>) -> Error {

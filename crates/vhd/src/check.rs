@@ -228,12 +228,13 @@ fn check_tail(
         return Ok(());
     };
     let blocks = tail.len / layer.geometry.block_len();
-    if blocks > 0 {
-        lost_blocks(tail, blocks, checked);
-        return Ok(());
-    }
     let nothing = format!("nothing points to {tail} of the file");
     let shows = "shows in the next block that QEMU allocates";
+    if blocks > 0 {
+        let text = format_args!("{nothing}, room for {blocks} blocks: what stands there {shows}");
+        checked.leak(blocks, text);
+        return Ok(());
+    }
     match is_alignment(layer, tail)? {
         true => checked.note(format_args!("{nothing}: the footer behind it {shows}")),
         false => checked.leak(1, format_args!("{nothing}: what stands there {shows}")),

@@ -144,3 +144,69 @@ fn progress_ends_with_all_of_it() {
         "{said:?}"
     );
 }
+
+/// [qemu] The directory of the image counts first.
+#[test]
+fn name_of_two_images_of_the_chain_means_the_one_beside_the_image() {
+    let made = || {
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path("sub")).unwrap();
+        for line in [
+            "create -q -f qcow2 sub/b.qcow2 1M",
+            "create -q -f qcow2 -b b.qcow2 -F qcow2 sub/m.qcow2",
+            "create -q -f qcow2 -b sub/m.qcow2 -F qcow2 b.qcow2",
+            "create -q -f qcow2 -b ../b.qcow2 -F qcow2 sub/t.qcow2",
+        ] {
+            folder.qemu_img_ok(line);
+        }
+        folder.qemu_io("sub/t.qcow2", &["write -P 7 0 64k"]);
+        folder
+    };
+    let (ours, theirs) = (made(), made());
+    ours.goldsmith_ok("commit -q --references allow -b b.qcow2 sub/t.qcow2");
+    theirs.qemu_img_ok("commit -q -b b.qcow2 sub/t.qcow2");
+    for folder in [ours, theirs] {
+        for (name, has) in [("sub/b.qcow2", true), ("b.qcow2", false)] {
+            let map = folder.qemu_img_ok(&format!("map --output=json -f qcow2 {name}"));
+            let depth = if has { 0 } else { 2 };
+            let told = format!("\"length\": 65536, \"depth\": {depth}, \"present\": true");
+            assert!(map.contains(&told), "{name}: {map}");
+        }
+    }
+}
+
+/// What went to the backing file before it failed shows in no image but through the overlay.
+#[test]
+fn commit_that_fails_names_the_backing_file_and_leaves_nothing_in_its_end() {
+    let folder = Folder::new();
+    folder.qemu_img_ok("create -q -f vpc -o force_size=on base.vhd 16M");
+    folder.qemu_img_ok("create -q -f qcow2 -b base.vhd -F vpc top.qcow2");
+    folder.qemu_io(
+        "top.qcow2",
+        &[
+            "write -c -P 0x44 9M 64k",
+            "write -P 0x41 64k 64k",
+            "write -P 0x42 2112k 64k",
+        ],
+    );
+    let sound = std::fs::read(folder.path("top.qcow2")).unwrap();
+    folder.qemu_img_ok("convert -O raw top.qcow2 whole.raw");
+    let before = std::fs::read(folder.path("base.vhd")).unwrap();
+    let packed = sound
+        .windows(2)
+        .enumerate()
+        .skip(0x50000)
+        .find(|(_, it)| **it != [0; 2]);
+    let at = packed.unwrap().0;
+    let mut broken = sound.clone();
+    broken[at..at + 8].fill(0xff);
+    std::fs::write(folder.path("top.qcow2"), &broken).unwrap();
+    let failed = folder.goldsmith("commit top.qcow2");
+    assert_eq!(failed.status, 1, "{failed:?}");
+    let told = "'base.vhd' may have a part of it by now";
+    assert!(failed.stderr.contains(told), "{failed:?}");
+    assert!(std::fs::read(folder.path("base.vhd")).unwrap() == before);
+    std::fs::write(folder.path("top.qcow2"), &sound).unwrap();
+    folder.qemu_img_ok("commit -q top.qcow2");
+    folder.qemu_img_ok("compare -f vpc -F raw base.vhd whole.raw");
+}

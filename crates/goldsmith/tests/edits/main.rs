@@ -100,7 +100,7 @@ fn overlay(top: &ModelDisk, base: &ModelDisk, format: &str) -> Folder {
 /// Half of it may stand in the base then; the image shows what it did, and can be committed again.
 #[test]
 fn commit_that_is_stopped_changes_nothing_that_the_guest_sees() {
-    let (top, base) = (disk("16M:T 1M:- 16M:t"), disk("8M:A 25M:B"));
+    let (top, base) = (disk("16M:T 1M:- 16M:t"), disk("8M:A 17M:- 8M:B"));
     for format in ["raw", "qcow2", "vpc"] {
         let folder = overlay(&top, &base, format);
         let (cancel, seen) = (Cancel::new(), AtomicU64::new(0));
@@ -120,7 +120,10 @@ fn commit_that_is_stopped_changes_nothing_that_the_guest_sees() {
             "{format}"
         );
         let checked = goldsmith::check(&Opener::new(), folder.path("base"), Some(format)).unwrap();
-        assert!(checked.is_none_or(|(_, checked)| checked.corruptions == 0));
+        assert!(checked.is_none_or(|(_, checked)| {
+            // What QEMU shows in its next block is no leak of the harmless kind.
+            checked.corruptions == 0 && (format != "vpc" || checked.leaks == 0)
+        }));
         commit(&folder).run().unwrap();
         assert!(
             guest(&folder.path("base"), format) == top.bytes(),

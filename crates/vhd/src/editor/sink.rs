@@ -18,7 +18,8 @@ const GROWTH: u64 = 1 << 30;
 ///
 /// What stands in a block that has a place is overwritten there. A new block, and a sector that held
 /// no data so far, are written where nobody looks; table and bitmaps come to tell of them when all is
-/// stored.
+/// stored. A sink that goes before that cuts the new blocks off again: [qemu] what stands behind all blocks
+/// shows in the next one that QEMU adds.
 pub(super) struct BlockSink {
     storage: Arc<dyn StorageMut>,
     profile: SinkProfile,
@@ -32,6 +33,8 @@ struct State {
     /// Where the file ended, and where the next block goes.
     before: u64,
     next: u64,
+    /// Whether the table may tell of new blocks.
+    told: bool,
     /// New blocks, ascending.
     blocks: Vec<usize>,
     /// Bitmaps of old blocks that have more bits now: byte offset and bytes.
@@ -65,6 +68,7 @@ impl BlockSink {
                 before: image.end,
                 next: image.end,
                 image,
+                told: false,
                 blocks: Vec::new(),
                 bitmaps: Vec::new(),
                 current: None,
@@ -229,6 +233,7 @@ impl Sink for BlockSink {
     fn commit(self: Box<Self>) -> Result<Committed> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.finish_block(&mut state)?;
+        state.told = true;
         let State {
             image,
             before,
@@ -247,5 +252,16 @@ impl Sink for BlockSink {
         Ok(Committed {
             file_len: self.storage.len(),
         })
+    }
+}
+
+impl Drop for BlockSink {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        if !state.told {
+            // What kept it from committing may keep it from this as well; then a check tells of it.
+            let _ = state.image.cut_to(state.before);
+        }
     }
 }

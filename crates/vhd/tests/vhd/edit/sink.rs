@@ -13,8 +13,8 @@ use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
 
 use super::{
-    BLOCK, JUDGED, KIB, assert_durable, assert_flawless_but_for_footers, assert_sound, child,
-    content, edit, edited, forge, nothing, parent, takes_a_block_of_qemu,
+    BLOCK, JUDGED, KIB, assert_durable, assert_flawless_but_for_footers, assert_sound, check,
+    child, content, edit, edited, forge, nothing, parent, takes_a_block_of_qemu,
 };
 use crate::forge::Forge;
 use crate::judges::extract;
@@ -123,6 +123,31 @@ fn disk_is_the_new_one_to_the_sector() {
                 assert!(was[range.clone()] == is[range], "{name}: sector {at}");
             }
         }
+    }
+}
+
+/// [qemu] What stands behind all blocks shows in the next one that is added.
+#[test]
+fn sink_that_never_commits_leaves_nothing_behind_the_blocks() {
+    for (name, image, parent) in images() {
+        let storage = Arc::new(MemoryStorage::holding("image", image.clone()));
+        let old = content(&image, &parent);
+        let sink = sink(storage.clone(), old.len() as u64);
+        let before = storage.to_vec();
+        let range = GuestRange::new(0, old.len() as u64);
+        let (mut slots, packed) = (Vec::new(), None);
+        sink.reserve(&[Demand { range, packed }], &mut slots)
+            .unwrap();
+        for slot in slots {
+            let part = slot.range.start as usize..slot.range.end as usize;
+            sink.write(slot, &old[part]).unwrap();
+        }
+        drop(sink);
+        let after = storage.to_vec();
+        // A footer of 511 bytes has become a whole one.
+        assert_eq!(after.len(), before.len().next_multiple_of(512), "{name}");
+        assert_eq!(check(&after).flaws, check(&before).flaws, "{name}");
+        assert!(content(&after, &parent) == old, "{name}");
     }
 }
 
