@@ -117,8 +117,23 @@ pub enum Edit {
         /// The change.
         change: BitmapChange,
     },
+    /// Adds bitmaps, all in one change.
+    AddBitmaps(Vec<NewBitmap>),
     /// Mends what is broken in the tables.
     Repair(Repair),
+}
+
+/// A bitmap that is added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewBitmap {
+    /// What people call it.
+    pub name: String,
+    /// Bytes per bit; a power of two. By default the format's choice.
+    pub granularity: Option<u64>,
+    /// Whether it records writes.
+    pub enabled: bool,
+    /// The parts of the disk whose bits are dirty; they ascend.
+    pub dirty: Vec<GuestRange>,
 }
 
 /// A change of a bitmap: of the parts of the disk that were written since some time.

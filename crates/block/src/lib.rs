@@ -39,7 +39,9 @@ mod zero;
 pub use buffer::Buffer;
 pub use chain::{Chain, ChainExtent};
 pub use check::{Checked, Flaw};
-pub use editor::{BitmapChange, Change, Edit, Editor, Preallocation, Repair, Scribe, Step};
+pub use editor::{
+    BitmapChange, Change, Edit, Editor, NewBitmap, Preallocation, Repair, Scribe, Step,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Codec, Extent, ExtentKind};
 pub use flat::Flat;

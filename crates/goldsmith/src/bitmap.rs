@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BitmapChange, BitmapInfo, Budget, Chain, Detail, Edit, Editor, Error, GuestRange, Layer, Result,
+    BitmapChange, BitmapInfo, Budget, Chain, Detail, Edit, Editor, Error, GuestRange, Layer,
+    NewBitmap, Result,
 };
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
@@ -290,23 +291,25 @@ impl Bitmaps {
         // A snapshot's disk may be shorter than the one that the bitmaps are about.
         let end = disk.virtual_size().min(target.layer().info().virtual_size);
         let source = disk.top();
+        let mut copies = Vec::new();
         for (index, info) in self.of(source) {
-            let (name, mut dirty) = (&info.name, to_copy(source, index, budget)?);
+            let mut dirty = to_copy(source, index, budget)?;
             dirty.retain_mut(|range| {
                 range.end = range.end.min(end);
                 range.start < range.end
             });
-            let mut change = |change| {
-                let name = name.clone();
-                target.edit(&Edit::Bitmap { name, change })
-            };
-            change(BitmapChange::Add {
+            copies.push(NewBitmap {
+                name: info.name.clone(),
                 granularity: Some(info.granularity),
                 enabled: info.enabled,
-            })?;
-            change(BitmapChange::Mark(dirty))?;
+                dirty,
+            });
         }
-        Ok(())
+        // Each change writes the whole directory, and a stranger says how many there are.
+        match copies.is_empty() {
+            true => Ok(()),
+            false => target.edit(&Edit::AddBitmaps(copies)),
+        }
     }
 }
 

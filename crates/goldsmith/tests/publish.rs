@@ -129,6 +129,37 @@ fn conversion_is_stopped_after_the_disk_was_copied() {
     }
 }
 
+/// A stranger says how many there are.
+#[test]
+fn conversion_is_stopped_while_it_copies_bitmaps() {
+    let folder = Folder::new();
+    let (disk, target) = (folder.path("disk"), folder.path("target"));
+    for path in [&disk, &target] {
+        qemu::img_ok(&["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "1M"]);
+    }
+    qemu::img_ok(&["bitmap", "--add", disk.to_str().unwrap(), "days"]);
+    let before = std::fs::read(&target).unwrap();
+    for opener in [None, Some(goldsmith::Opener::new())] {
+        let cancel = Cancel::new();
+        let at_the_end = |progress: Progress| {
+            if progress.done == progress.total {
+                cancel.cancel();
+            }
+        };
+        let mut convert = convert((&disk, "qcow2"), (&target, "qcow2"))
+            .bitmaps(goldsmith::Bitmaps::All)
+            .progress(&at_the_end)
+            .cancel(&cancel);
+        if let Some(opener) = opener {
+            convert = convert.into_existing(opener);
+        }
+        let error = convert.run().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
+        assert_eq!(folder.names(), ["disk", "target"]);
+        assert!(std::fs::read(&target).unwrap() == before);
+    }
+}
+
 #[test]
 fn finished_conversion_replaces_what_stood_there() {
     let folder = Folder::new();

@@ -95,7 +95,7 @@ fn nowhere(edit: &Edit) -> Error {
         Edit::TakeSnapshot { .. } | Edit::ApplySnapshot(_) | Edit::DeleteSnapshot(_) => "snapshots",
         Edit::Empty => "backing file that could show through",
         Edit::Amend(_) => "options to amend",
-        Edit::Bitmap { .. } => "bitmaps",
+        Edit::Bitmap { .. } | Edit::AddBitmaps(_) => "bitmaps",
         Edit::Repair(_) | Edit::Resize { .. } => "tables to repair",
     };
     RawError::Nowhere { what }.into()

@@ -284,3 +284,33 @@ fn rehearsal_says_what_would_be_done_and_does_nothing() {
     let said = twins.rehearsed("bitmap --add --merge seen disk.qcow2 new");
     assert!(said.contains("disk.qcow2: write the header"), "{said}");
 }
+
+/// A stranger says how many there are, and each change writes the whole directory.
+#[test]
+fn any_number_of_bitmaps_is_copied_in_one_change() {
+    let twins = image();
+    let folder = &twins.ours;
+    let flushes = |line: &str| folder.calls("fdatasync", line).len();
+    folder.qemu_img_ok("create -q -f qcow2 there.qcow2 10M");
+    let line = |target: &str| format!("convert -q --bitmaps -f qcow2 -O qcow2 disk.qcow2 {target}");
+    let few = flushes(&line("few.qcow2"));
+    let few_there = flushes(&line("-n there.qcow2"));
+    for nth in 0..20 {
+        folder.qemu_img_ok(&format!("bitmap --add disk.qcow2 b{nth}"));
+    }
+    folder.qemu_img_ok("create -q -f qcow2 there.qcow2 10M");
+    assert_eq!(flushes(&line("many.qcow2")), few);
+    assert_eq!(flushes(&line("-n there.qcow2")), few_there);
+    for name in ["many.qcow2", "there.qcow2"] {
+        let said: Value =
+            serde_json::from_str(&folder.qemu_img_ok(&format!("info --output=json {name}")))
+                .unwrap();
+        let bitmaps = &said["format-specific"]["data"]["bitmaps"];
+        assert_eq!(bitmaps.as_array().unwrap().len(), 22, "{name}");
+        folder.qemu_img_ok(&format!("check -q {name}"));
+        for bitmap in ["seen", "fine", "b7"] {
+            let [it, from] = [name, "disk.qcow2"].map(|file| dirty(&twins, true, file, bitmap));
+            assert_eq!(it, from, "{bitmap} of {name}");
+        }
+    }
+}

@@ -36,6 +36,7 @@ impl Convert<'_> {
             format: Some(self.format()?.name().to_owned()),
             cache: self.cache,
             dry_run: self.dry_run,
+            // The engine is stopped, and its sink must be able to take back what it began.
             cancel: None,
         }
         .open()?;
@@ -196,6 +197,7 @@ impl Convert<'_> {
             return Ok(());
         }
         let budget = open.budget.afresh();
+        open.stopped_by(self.job.cancel);
         self.bitmaps.copy(&disks[0], &mut *open.editor()?, &budget)
     }
 }

@@ -161,6 +161,11 @@ impl Subject {
 }
 
 impl Open {
+    /// Lets `cancel` stop what is done to the image from now on.
+    pub(crate) fn stopped_by(&mut self, cancel: Option<&Cancel>) {
+        self.storage = Tap::new(cancel).on(Arc::clone(&self.storage));
+    }
+
     /// Opens the image, with the file that holds its data. Its errors say which file is meant.
     pub(crate) fn editor(&mut self) -> Result<Box<dyn Editor>> {
         let in_file = |error: Error| error.in_file(self.path.to_string_lossy());

@@ -1,6 +1,8 @@
 //! Bitmaps: which parts of the disk were written since when.
 
-use goldsmith_block::{BitmapChange, Error, GuestRange, HostRange, Result, is_zero};
+use std::collections::HashSet;
+
+use goldsmith_block::{BitmapChange, Error, GuestRange, HostRange, NewBitmap, Result, is_zero};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::draft::{Draft, offset_of};
@@ -54,28 +56,22 @@ impl Draft {
     /// # Errors
     /// `Usage` if there is no such bitmap, or already one; `Corrupt` if one cannot be trusted.
     pub(super) fn change_bitmap(&mut self, name: &str, change: &BitmapChange) -> Result<()> {
-        let mut entries = self.bitmap_entries()?;
-        let known = entries
-            .iter()
-            .position(|entry| entry.name == name.as_bytes());
         if let BitmapChange::Add {
             granularity,
             enabled,
         } = change
         {
-            if known.is_some() {
-                return Err(Error::usage(format!(
-                    "the image has a bitmap '{name}' already"
-                )));
-            }
-            if entries.len() as u64 >= u64::from(ondisk::BITMAPS) {
-                let limit = ondisk::BITMAPS;
-                let text = format!("the image has {limit} bitmaps, it cannot have more");
-                return Err(Error::usage(text));
-            }
-            entries.push(self.new_bitmap(name, *granularity, *enabled)?);
-            return self.put_bitmaps(&entries);
+            return self.add_bitmaps(&[NewBitmap {
+                name: name.into(),
+                granularity: *granularity,
+                enabled: *enabled,
+                dirty: Vec::new(),
+            }]);
         }
+        let mut entries = self.bitmap_entries()?;
+        let known = entries
+            .iter()
+            .position(|entry| entry.name == name.as_bytes());
         let Some(at) = known else {
             return Err(Error::usage(format!("the image has no bitmap '{name}'")));
         };
@@ -105,6 +101,31 @@ impl Draft {
             }
             BitmapChange::Mark(ranges) => self.mark(entry, ranges)?,
             BitmapChange::Add { .. } | BitmapChange::Remove => {}
+        }
+        self.put_bitmaps(&entries)
+    }
+
+    /// Adds `bitmaps`.
+    ///
+    /// # Errors
+    /// `Usage` if there is one of such a name, or if the image cannot have one.
+    pub(super) fn add_bitmaps(&mut self, bitmaps: &[NewBitmap]) -> Result<()> {
+        let mut entries = self.bitmap_entries()?;
+        let names = entries.iter().map(|entry| entry.name.clone());
+        let mut names: HashSet<_> = names.collect();
+        for bitmap in bitmaps {
+            let name = &bitmap.name;
+            if !names.insert(name.clone().into_bytes()) {
+                return Err(Error::usage(format!(
+                    "the image has a bitmap '{name}' already"
+                )));
+            }
+            if entries.len() as u64 >= u64::from(ondisk::BITMAPS) {
+                let limit = ondisk::BITMAPS;
+                let text = format!("the image has {limit} bitmaps, it cannot have more");
+                return Err(Error::usage(text));
+            }
+            entries.push(self.new_bitmap(bitmap)?);
         }
         self.put_bitmaps(&entries)
     }
@@ -257,10 +278,11 @@ impl Draft {
         Ok(())
     }
 
-    fn new_bitmap(&mut self, name: &str, granularity: Option<u64>, enabled: bool) -> Result<Entry> {
+    fn new_bitmap(&mut self, bitmap: &NewBitmap) -> Result<Entry> {
         if self.geometry.version < 3 {
             return Err(Error::usage("an image of version 2 cannot have bitmaps"));
         }
+        let name = &bitmap.name;
         let len = name.len() as u64;
         if len == 0 || len > ondisk::NAME_LEN {
             let limit = ondisk::NAME_LEN;
@@ -269,7 +291,7 @@ impl Draft {
         }
         let (least, most) = DEFAULT_BITS;
         let default = 1 << self.geometry.cluster_bits.clamp(least, most);
-        let granularity = granularity.unwrap_or(default);
+        let granularity = bitmap.granularity.unwrap_or(default);
         let bits = granularity.trailing_zeros() as u8;
         let known = ondisk::GRANULARITY_BITS;
         if !granularity.is_power_of_two() || !known.contains(&bits) {
@@ -283,7 +305,7 @@ impl Draft {
             raw: RawBitmap {
                 table_offset: 0.into(),
                 table_len: 0.into(),
-                flags: if enabled { BITMAP_AUTO } else { 0 }.into(),
+                flags: if bitmap.enabled { BITMAP_AUTO } else { 0 }.into(),
                 kind: ondisk::BITMAP_DIRTY_TRACKING,
                 granularity_bits: bits,
                 // At most 1023.
@@ -291,10 +313,11 @@ impl Draft {
                 extra_len: 0.into(),
             },
             extra: Vec::new(),
-            name: name.into(),
+            name: name.clone().into_bytes(),
         };
         let need = entry.table_need(&self.geometry, self.geometry.virtual_size)?;
-        let table = self.budget.zeroed(need, "bitmap table")?;
+        let mut table = self.budget.zeroed(need, "bitmap table")?;
+        self.mark_in(&mut table, &entry, &bitmap.dirty)?;
         self.put_new_table(&mut entry, &table)?;
         Ok(entry)
     }
@@ -302,10 +325,16 @@ impl Draft {
     /// Makes the bits of `ranges`, which ascend, dirty.
     fn mark(&mut self, entry: &mut Entry, ranges: &[GuestRange]) -> Result<()> {
         let mut table = self.bitmap_table(entry)?;
+        self.mark_in(&mut table, entry, ranges)?;
+        self.put_bitmap_table(entry, &table)
+    }
+
+    /// The same in the `table` of a bitmap, which is put into the image by the caller.
+    fn mark_in(&mut self, table: &mut [u64], entry: &Entry, ranges: &[GuestRange]) -> Result<()> {
         let bits = entry.raw.granularity_bits;
         let mapped = entry.mapped(&self.geometry);
         let mut ranges = ranges.iter().copied().peekable();
-        for (index, place) in (0u64..).zip(&mut table) {
+        for (index, place) in (0u64..).zip(table) {
             let (start, end) = (index * mapped, (index + 1).saturating_mul(mapped));
             while ranges.next_if(|range| range.end <= start).is_some() {}
             let mut buf = None;
@@ -326,7 +355,7 @@ impl Draft {
                 *place = self.put_bits(*place, &buf)?;
             }
         }
-        self.put_bitmap_table(entry, &table)
+        Ok(())
     }
 
     /// The table of a bitmap, which is as long as the disk needs.

@@ -100,11 +100,12 @@ impl Qcow2Editor {
     }
 
     /// Makes bitmaps that record writes say that they do not know of all, for now; gives their places
-    /// in the directory.
+    /// in the directory. What nobody here knows, and who wrote it may have to hear of writes, is taken back
+    /// as well. [spec autoclear_features]
     fn suspend_bitmaps(&mut self) -> Result<Vec<usize>> {
         let mut draft = self.draft()?;
         let suspended = draft.suspend_bitmaps()?;
-        if !suspended.is_empty() {
+        if draft.is_changed() {
             draft.publish()?;
             let mut layer = self.read_again()?;
             // The disk is where it was.
@@ -199,6 +200,7 @@ impl Editor for Qcow2Editor {
             Edit::DeleteSnapshot(index) => draft.delete_snapshot(snapshots, *index)?,
             Edit::Empty => draft.empty()?,
             Edit::Bitmap { name, change } => draft.change_bitmap(name, change)?,
+            Edit::AddBitmaps(bitmaps) => draft.add_bitmaps(bitmaps)?,
             Edit::Amend(options) => draft.amend(snapshots, options, self.passphrase.as_deref())?,
             // Not a change of what the image says.
             Edit::Repair(_) => {}

@@ -39,10 +39,35 @@ struct State {
     /// Byte offset behind the last packed cluster; a multiple of the cluster size if no cluster of the
     /// file is partly used.
     packed_at: u64,
+    suspended: Suspended,
+}
+
+/// The bitmaps that have to know what is written over, and say meanwhile that they do not. A sink that goes
+/// without having committed tells them of what it may have overwritten.
+struct Suspended {
+    /// The image in which nothing but guest data is changed.
+    editor: Qcow2Editor,
+    /// Their places in the directory.
+    places: Vec<usize>,
     /// What was written over, ascending.
     touched: Vec<GuestRange>,
-    /// The bitmaps that have to know of it, by their places in the directory.
-    suspended: Vec<usize>,
+}
+
+impl Suspended {
+    fn tell(&self) -> Result<()> {
+        let mut draft = self.editor.draft()?;
+        draft.mark_bitmaps(&self.places, &self.touched)?;
+        draft.publish()
+    }
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        if !self.places.is_empty() {
+            // What kept the sink from committing may keep it from this as well; then they go on saying it.
+            let _ = self.tell();
+        }
+    }
 }
 
 struct Table {
@@ -53,12 +78,12 @@ struct Table {
 
 impl OverSink {
     pub(super) fn new(mut editor: Qcow2Editor, len: u64, packing: Option<Packing>) -> Result<Self> {
-        let layer = Arc::clone(&editor.layer);
-        let size = layer.info().virtual_size;
+        let size = editor.layer.info().virtual_size;
         if len > size {
             let text = format!("{len} bytes cannot be written over a disk of {size} bytes");
             return Err(Error::usage(text));
         }
+        let layer = &editor.layer;
         layer.crypt().must_be_open()?;
         let data = match (layer.geometry().has_data_file(), &editor.data) {
             (false, _) => Arc::clone(editor.scribe.storage()),
@@ -68,8 +93,8 @@ impl OverSink {
                 return Err(Qcow2Error::DataFileClosed { name }.into());
             }
         };
-        let suspended = editor.suspend_bitmaps()?;
-        let draft = editor.draft()?;
+        let places = editor.suspend_bitmaps()?;
+        let (draft, layer) = (editor.draft()?, Arc::clone(&editor.layer));
         Ok(Self {
             profile: SinkProfile {
                 virtual_size: len,
@@ -84,10 +109,13 @@ impl OverSink {
                 draft,
                 table: None,
                 packed_at: 0,
-                touched: Vec::new(),
-                suspended,
+                suspended: Suspended {
+                    editor,
+                    places,
+                    touched: Vec::new(),
+                },
             }),
-            layer: editor.layer,
+            layer,
         })
     }
 
@@ -174,9 +202,10 @@ impl State {
     }
 
     fn touch(&mut self, range: GuestRange) {
-        match self.touched.last_mut() {
+        let touched = &mut self.suspended.touched;
+        match touched.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.touched.push(range),
+            _ => touched.push(range),
         }
     }
 
@@ -355,15 +384,16 @@ impl Sink for OverSink {
             mut draft,
             mut l1,
             packed_at,
-            touched,
-            suspended,
+            mut suspended,
             ..
         } = state;
+        // From here on what stands may be the old image or the new one.
+        let places = std::mem::take(&mut suspended.places);
         // A file does not end inside a cluster that is used.
         clear_rest(&*self.data, packed_at, draft.geometry.cluster_bits)?;
         draft.settle_unshared(&mut l1)?;
         draft.put_l1(l1)?;
-        draft.mark_bitmaps(&suspended, &touched)?;
+        draft.mark_bitmaps(&places, &suspended.touched)?;
         if draft.data.is_some() {
             self.data.flush()?;
         }

@@ -165,7 +165,7 @@ fn unsupported(edit: &Edit) -> Error {
         Edit::TakeSnapshot { .. } | Edit::ApplySnapshot(_) | Edit::DeleteSnapshot(_) => {
             "snapshots inside the image; its children are its snapshots"
         }
-        Edit::Bitmap { .. } => "bitmaps of what was written",
+        Edit::Bitmap { .. } | Edit::AddBitmaps(_) => "bitmaps of what was written",
         Edit::SetBacking(_) => "a parent if they are fixed: a fixed one holds all of its disk",
         Edit::Empty => "blocks that could be given up if they are fixed",
         _ => "options that could be changed",

@@ -1,14 +1,17 @@
 //! Bitmaps that we change, as QEMU reads them.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use goldsmith_block::{BitmapChange, Edit, ErrorKind, GuestRange};
+use goldsmith_block::{BitmapChange, Demand, Edit, ErrorKind, GuestRange, NewBitmap};
+use goldsmith_storage::FileStorage;
 use goldsmith_testkit::qemu;
 use serde_json::{Value, json};
 
-use super::{edit, resize};
+use super::{edit, editor, resize};
 use crate::bench::Bench;
 
 fn change(name: &str, change: BitmapChange) -> Edit {
@@ -118,6 +121,79 @@ fn bitmaps_follow_the_size_of_the_disk() {
     edit(&path, &resize(40 << 20)).unwrap();
     qemu::check(&path);
     assert_eq!(dirty(&path, "b"), left);
+}
+
+/// What was overwritten until then is dirty; more is not lost.
+#[test]
+fn bitmaps_outlast_a_sink_that_never_commits() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "1M", &["write -P 1 0 1M"]);
+    edit(&path, &change("auto", add(None, true))).unwrap();
+    edit(&path, &change("off", add(None, false))).unwrap();
+    let storage = Arc::new(FileStorage::edit(&path).unwrap());
+    let sink = editor(storage).into_sink(1 << 20).unwrap();
+    assert_eq!(listed(&path)[0]["flags"], json!(["in-use", "auto"]));
+    let (range, packed) = (GuestRange::new(8192, 16384), None);
+    let mut slots = Vec::new();
+    sink.reserve(&[Demand { range, packed }], &mut slots)
+        .unwrap();
+    for slot in slots {
+        let data = vec![7; slot.range.len() as usize];
+        sink.write(slot, &data).unwrap();
+    }
+    drop(sink);
+    assert_eq!(listed(&path)[0]["flags"], json!(["auto"]));
+    assert_eq!(dirty(&path, "auto"), [(8192, 8192)]);
+    assert_eq!(dirty(&path, "off"), []);
+    qemu::check(&path);
+    qemu::io_ok(&path, "qcow2", &["read -P 1 0 8k", "read -P 7 8k 8k"]);
+}
+
+/// [spec autoclear_features] Before the first byte of the guest's: who set them may have to hear of writes.
+#[test]
+fn marks_that_nobody_here_knows_are_gone_before_a_disk_is_written_over() {
+    let bench = Bench::new();
+    let path = bench.image("image", "", "1M", &["write -P 1 0 1M"]);
+    let marks = || std::fs::read(&path).unwrap()[88..96].to_vec();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&(1_u64 << 63).to_be_bytes(), 88).unwrap();
+    let storage = Arc::new(FileStorage::edit(&path).unwrap());
+    let sink = editor(storage).into_sink(1 << 20).unwrap();
+    assert_eq!(marks(), [0; 8]);
+    drop(sink);
+    qemu::io_ok(&path, "qcow2", &["read -P 1 0 1M"]);
+}
+
+#[test]
+fn bitmaps_are_added_together_or_not_at_all() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "1M", &[]);
+    let new = |name: &str, dirty: Vec<GuestRange>| NewBitmap {
+        name: name.into(),
+        granularity: Some(4096),
+        enabled: name == "on",
+        dirty,
+    };
+    let bitmaps = vec![
+        new("on", vec![]),
+        new(
+            "off",
+            vec![GuestRange::new(0, 1), GuestRange::new(8192, 16384)],
+        ),
+    ];
+    edit(&path, &Edit::AddBitmaps(bitmaps)).unwrap();
+    qemu::check(&path);
+    assert_eq!(listed(&path)[0]["flags"], json!(["auto"]));
+    assert_eq!(listed(&path)[1]["flags"], json!([]));
+    assert_eq!(dirty(&path, "on"), []);
+    assert_eq!(dirty(&path, "off"), [(0, 4096), (8192, 8192)]);
+    let before = listed(&path);
+    for again in ["off", "third"] {
+        let twice = vec![new("third", vec![]), new(again, vec![])];
+        let error = edit(&path, &Edit::AddBitmaps(twice)).unwrap_err();
+        assert!(error.report().contains("already"), "{}", error.report());
+        assert_eq!(listed(&path), before);
+    }
 }
 
 #[test]
