@@ -14,8 +14,7 @@ use crate::registry;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageName {
-    /// The file. In an image a relative path counts from that image's directory. (QEMU looks for what
-    /// is spelled `file:` or `json:` in the directory where it happens to run.)
+    /// The file. In an image a relative path counts from that image's directory.
     pub path: PathBuf,
     /// The format that the image is said to have.
     pub format: Option<String>,
@@ -25,6 +24,9 @@ pub struct ImageName {
     pub options: Vec<(String, String)>,
     /// Whether it is said to be a device (`host_device`), and not just a file.
     pub is_device: bool,
+    /// Whether the name was this path and nothing else. In an image QEMU looks for what is spelled `file:`
+    /// or `json:` in the directory where it happens to run.
+    pub is_bare: bool,
 }
 
 /// A part of a file that is an image of its own, as in the options of QEMU's driver `raw`.
@@ -79,6 +81,7 @@ impl ImageName {
             None => Ok(Self::plain(name)),
             Some((kind, path)) if FILES.contains(&kind) => Ok(Self {
                 is_device: kind == DEVICE,
+                is_bare: false,
                 ..Self::plain(path)
             }),
             Some(("json", text)) => Self::from_json(text),
@@ -140,6 +143,7 @@ impl ImageName {
     fn plain(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_owned(),
+            is_bare: true,
             ..Self::default()
         }
     }
@@ -402,6 +406,9 @@ mod tests {
                 path: path.into(),
                 format: format.map(str::to_owned),
                 is_device: name.contains("host_device"),
+                is_bare: !name.contains("file:")
+                    && !name.contains("host_device")
+                    && !name.contains("json"),
                 ..ImageName::default()
             };
             assert_eq!(parsed, expected, "{name}");

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use goldsmith_block::{
     BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, Storage, StorageId,
 };
-use goldsmith_storage::FileStorage;
+use goldsmith_storage::{FileStorage, follow};
 
 use crate::Opener;
 use crate::filename::{ImageName, must_be_device};
@@ -46,6 +46,7 @@ pub(crate) fn open_beside(
         part: None,
         options,
         is_device,
+        is_bare,
     } = ImageName::parse(name)?
     else {
         let text = format!("the backing file '{name}' cannot be a part of a file");
@@ -64,6 +65,9 @@ pub(crate) fn open_beside(
     }
     if is_device {
         must_be_device(&beside(target, &path))?;
+    }
+    if !is_bare {
+        must_be_that_of_qemu("backing file", Path::new(&path), &beside(target, &path))?;
     }
     let opener = opener.for_another_image();
     // It need not be read, so it may be encrypted.
@@ -108,23 +112,31 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
         return Err(Error::usage(text));
     };
     let (name, path) = (&path, directory_of(target).join(&path));
-    if path == target {
+    if are_one(&path, target) {
         return Err(is_itself(&path));
     }
-    must_be_that_of_qemu(name, &path)?;
+    must_be_that_of_qemu("data file", name, &path)?;
     Ok(Some(path))
 }
 
-/// Fails if there is a file `name` in the working directory, where QEMU looks for data files [qemu
-/// bdrv_open_child], and it is not the one at `path`, beside the image. One of them is the wrong one.
+/// Whether `a` and `b` are one file, or are going to be.
+fn are_one(a: &Path, b: &Path) -> bool {
+    let place = |path| real_directory_of(&follow(path).ok()?).ok();
+    let (ids, places) = ([a, b].map(id_at), [a, b].map(place));
+    ids[0].is_some() && ids[0] == ids[1] || places[0].is_some() && places[0] == places[1]
+}
+
+/// Fails if there is a file `name` in the working directory, where QEMU looks for `what`, and it is not
+/// the one at `path`, beside the image. One of them is the wrong one. [qemu bdrv_open_child] So QEMU does
+/// for data files, and [qemu path_has_protocol] for backing files whose names are more than a path.
 ///
 /// # Errors
 /// `Usage` if so.
-pub(crate) fn must_be_that_of_qemu(name: &Path, path: &Path) -> Result<()> {
+pub(crate) fn must_be_that_of_qemu(what: &str, name: &Path, path: &Path) -> Result<()> {
     match id_at(name) {
         Some(theirs) if !is_at(path, theirs) => Err(Error::usage(format!(
-            "the data file '{}' is '{}' to goldsmith, and to QEMU the file of that name in the working \
-             directory: work in the directory of the image, or give the data file an absolute name",
+            "the {what} '{}' is '{}' to goldsmith, and to QEMU the file of that name in the working \
+             directory: work in the directory of the image, or give the {what} an absolute name",
             name.display(),
             path.display()
         ))),

@@ -317,6 +317,43 @@ fn data_file_that_is_another_one_for_qemu_is_refused() {
     assert!(std::fs::read(folder.path("out")).unwrap() == before);
 }
 
+/// [qemu] So are backing files whose names are more than a path.
+#[test]
+fn backing_file_that_is_another_one_for_qemu_is_refused() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("sub")).unwrap();
+    folder.write("sub/base.raw", &disk("1M:A"));
+    folder.write("base.raw", &disk("1M:b"));
+    let before = std::fs::read(folder.path("sub/base.raw")).unwrap();
+    folder.qemu_img_ok("convert -f raw -O qcow2 sub/base.raw sub/whole.qcow2");
+    for name in [
+        "file:base.raw",
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
+    ] {
+        let line = format!("create -q -f qcow2 -b {name} -F raw sub/disk.qcow2");
+        folder.qemu_img_ok(&line);
+        // Which one it is to QEMU.
+        folder.qemu_img_ok("compare -f qcow2 -F raw sub/disk.qcow2 base.raw");
+        for line in [
+            "convert -f qcow2 sub/disk.qcow2 out",
+            "commit -f qcow2 sub/disk.qcow2",
+            "rebase -f qcow2 -b NAME -F raw sub/whole.qcow2",
+            "convert -f raw -O qcow2 -B NAME -F raw sub/base.raw sub/new.qcow2",
+            "create -f qcow2 -b NAME -F raw sub/new.qcow2",
+        ] {
+            let refused = folder.goldsmith(&line.replace("NAME", name));
+            assert_eq!(refused.status, 1, "{line}: {refused:?}");
+            let why = "'sub/base.raw' to goldsmith, and to QEMU the file of that name in the working directory";
+            assert!(refused.stderr.contains(why), "{line}: {refused:?}");
+        }
+    }
+    assert!(std::fs::read(folder.path("sub/base.raw")).unwrap() == before);
+    // Where there is one, there is no doubt.
+    std::fs::remove_file(folder.path("base.raw")).unwrap();
+    folder.goldsmith_ok("convert -f qcow2 sub/disk.qcow2 out");
+    assert!(std::fs::read(folder.path("out")).unwrap() == before);
+}
+
 /// Inside the sandbox, too: the name would be replaced, and what is open would get nothing.
 #[test]
 fn what_is_open_is_no_target() {

@@ -9,6 +9,7 @@ use goldsmith_block::{BackingReference, Budget, Error, ErrorKind, Layer, Result,
 
 use crate::filename::{ImageName, must_be_device};
 use crate::found::{Found, denied};
+use crate::reference::must_be_that_of_qemu;
 use crate::told::{told, why};
 use crate::{Opener, References};
 
@@ -81,6 +82,7 @@ impl Opener {
             part,
             options,
             is_device,
+            is_bare,
         } = ImageName::parse(name)?;
         // Always text, because it was.
         let name = name.to_string_lossy();
@@ -113,6 +115,9 @@ impl Opener {
         let path = found.path();
         if is_device {
             must_be_device(path)?;
+        }
+        if !is_bare {
+            must_be_that_of_qemu("backing file", Path::new(&*name), path)?;
         }
         let file = self.open_file(&found, Some(format), depth)?;
         let layer = self

@@ -98,7 +98,7 @@ impl Opener {
         let name = name.to_string_lossy();
         let from = (path, &**layer.storage());
         let found = Found::by_image(self.references, from, &name, "data file")?;
-        must_be_that_of_qemu(Path::new(&*name), found.path())?;
+        must_be_that_of_qemu("data file", Path::new(&*name), found.path())?;
         Ok(Some(found))
     }
 }
