@@ -99,6 +99,8 @@ impl Default for Job<'_> {
 pub struct Outcome {
     /// The finished target.
     pub committed: Committed,
+    /// Size of its disk in bytes, as the sink had it.
+    pub virtual_size: u64,
     /// Bytes that had to be read from the source.
     pub data: u64,
     /// The digests that the job asked for, in that order.
@@ -205,6 +207,7 @@ pub fn convert(source: &Chain, sink: Box<dyn Sink>, job: &Job<'_>) -> Result<Out
     let digests = shared.digests.finish();
     Ok(Outcome {
         committed: sink.commit()?,
+        virtual_size: len,
         data,
         digests,
     })

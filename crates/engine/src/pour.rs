@@ -146,6 +146,7 @@ impl<'a> Pour<'a> {
     pub fn finish(mut self) -> Result<Outcome> {
         self.advance(1, 1)?;
         Ok(Outcome {
+            virtual_size: self.virtual_size(),
             data: self.meter.data(),
             committed: self.sink.commit()?,
             digests: Vec::new(),

@@ -175,6 +175,9 @@ impl<'a> Create<'a> {
         let data_file = data_file(&self.path, &spec.options)?;
         let read = [behind.as_ref()];
         let committed = if self.dry_run {
+            for path in std::iter::once(&self.path).chain(&data_file) {
+                target::must_spare(path, &behind)?;
+            }
             spec.data = data_file.map(|path| imagined(&path));
             let sink = format.create(imagined(&self.path), &spec);
             sink.and_then(|sink| sink.commit())

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Chain, Error, Result, StorageId};
-use goldsmith_storage::{Cache, Target, share_bytes};
+use goldsmith_block::{Chain, Error, Result, Storage, StorageId};
+use goldsmith_storage::{Cache, FileStorage, Target, share_bytes};
 
 use crate::Opener;
 use crate::reference::is_itself;
@@ -32,6 +32,12 @@ pub(crate) fn create_data<'a>(
         true => Err(is_itself(path)),
         false => Ok(target),
     }
+}
+
+/// Fails as [`create`] would if what stands at `path` now is a file of the disks that are `read`.
+pub(crate) fn must_spare<'a>(path: &Path, read: impl IntoIterator<Item = &'a Chain>) -> Result<()> {
+    let old = FileStorage::open(path).ok();
+    refuse_source(path, old.map(|old| old.id()), read)
 }
 
 /// Fails if the target at `path`, which is the file `id`, is one of the disks that are `read`.

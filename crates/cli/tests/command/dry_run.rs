@@ -72,8 +72,17 @@ fn what_would_be_refused_is_refused_and_nothing_is_touched() {
     folder.goldsmith_ok("convert -O qcow2 disk.raw whole.qcow2");
     let whole = std::fs::read(folder.path("whole.qcow2")).unwrap();
     std::fs::write(folder.path("cut.qcow2"), &whole[..whole.len() - 70_000]).unwrap();
+    std::os::unix::fs::symlink("out", folder.path("link")).unwrap();
     let before = files(&folder);
     for (line, why) in [
+        (
+            "-f raw -O qcow2 -o data_file=disk.raw disk.raw out",
+            "would be overwritten",
+        ),
+        (
+            "-f raw -O qcow2 -o data_file=link disk.raw out",
+            "cannot be the image itself",
+        ),
         ("-f raw -O vpc odd.raw out", "--round-up"),
         ("-f qcow2 -O raw cut.qcow2 out", "cut.qcow2"),
         ("-f raw -O raw disk.raw disk.raw", "would be overwritten"),
@@ -92,5 +101,29 @@ fn what_would_be_refused_is_refused_and_nothing_is_touched() {
         assert_eq!(done.status, 1, "{line}: {done:?}");
         assert!(done.stderr.contains(why), "{line}: {done:?}");
         assert_eq!(files(&folder), before, "{line}");
+    }
+}
+
+#[test]
+fn new_image_that_would_be_refused_is_refused_and_nothing_is_touched() {
+    let folder = Folder::new();
+    folder.write("base.raw", &disk("1M:A"));
+    std::os::unix::fs::symlink("out", folder.path("link")).unwrap();
+    let before = files(&folder);
+    for (line, why) in [
+        ("-o data_file=link out 1M", "cannot be the image itself"),
+        ("-o data_file=./out out 1M", "cannot be the image itself"),
+        ("-b base.raw -F raw base.raw", "would be overwritten"),
+        (
+            "-b base.raw -F raw -o data_file=base.raw out",
+            "would be overwritten",
+        ),
+    ] {
+        for rehearsal in ["--dry-run ", ""] {
+            let done = folder.goldsmith(&format!("create {rehearsal}-f qcow2 {line}"));
+            assert_eq!(done.status, 1, "{line}: {done:?}");
+            assert!(done.stderr.contains(why), "{line}: {done:?}");
+            assert_eq!(files(&folder), before, "{line}");
+        }
     }
 }

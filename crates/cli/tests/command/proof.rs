@@ -128,3 +128,24 @@ fn summary_for_programs_is_one_line() {
     assert!(done.stderr.contains("--progress=json"), "{done:?}");
     assert!(!folder.path("none").exists());
 }
+
+/// [VPC] Of a size that no geometry has, a disk becomes the next one that has.
+#[test]
+fn outcome_tells_the_size_and_the_digest_of_the_disk_that_was_made() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("6M:A"));
+    for more in ["", " --dry-run"] {
+        let line = "convert -f raw -O vpc -o force_size=off --digest sha256 --output json";
+        let said = folder.goldsmith_ok(&format!("{line}{more} disk.raw disk.vhd"));
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        if more.is_empty() {
+            folder.qemu_img_ok("convert -f vpc -O raw disk.vhd out.raw");
+        }
+        let len = std::fs::metadata(folder.path("out.raw")).unwrap().len();
+        assert!(len > 6 << 20, "{len}");
+        assert_eq!(said["virtual-size"], len, "{said}");
+        let sum = folder.run(std::process::Command::new("sha256sum").arg("out.raw"));
+        let sum = sum.stdout.split(' ').next().unwrap();
+        assert!(said.to_string().contains(sum), "{said}: {sum}");
+    }
+}

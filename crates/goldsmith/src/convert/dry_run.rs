@@ -1,20 +1,19 @@
 //! A conversion that writes nothing.
 
-use goldsmith_block::{Chain, CreateSpec, Result, Storage};
+use goldsmith_block::{Chain, CreateSpec, Result};
 use goldsmith_engine::{Behind, Outcome};
-use goldsmith_storage::{FileStorage, VoidStorage};
+use goldsmith_storage::VoidStorage;
 
 use crate::convert::fresh::Prepared;
 use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
-use crate::target::refuse_source;
+use crate::target::must_spare;
 use crate::watch::Tap;
 
 impl Convert<'_> {
     pub(super) fn rehearse_all(&self, mut prepared: Prepared) -> Result<Converted> {
-        if let Ok(old) = FileStorage::open(&self.target) {
-            let read = prepared.disks.iter().chain(&prepared.behind);
-            refuse_source(&self.target, Some(old.id()), read)?;
+        for path in std::iter::once(&self.target).chain(&prepared.data_file) {
+            must_spare(path, prepared.disks.iter().chain(&prepared.behind))?;
         }
         let void = self.void(&mut prepared.spec)?;
         self.opener_of_source().all_open(&[])?;
@@ -31,7 +30,7 @@ impl Convert<'_> {
         Ok(Converted {
             lost,
             losses,
-            ..self.converted(&disks, &source, spec.virtual_size, outcome)
+            ..self.converted(&disks, &source, outcome)
         })
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Prepared {
     /// The disk behind the target.
     pub(super) behind: Option<Chain>,
     /// Where the target keeps its data, if not in itself.
-    data_file: Option<PathBuf>,
+    pub(super) data_file: Option<PathBuf>,
     format: &'static dyn Format,
     pub(super) spec: CreateSpec,
 }
@@ -76,7 +76,7 @@ impl Convert<'_> {
             spec,
             ..
         } = prepared;
-        let (behind, virtual_size) = (behind.as_ref(), spec.virtual_size);
+        let behind = behind.as_ref();
         let (outcome, file_digests) = resume.run(Work {
             target: &self.target,
             format,
@@ -97,7 +97,7 @@ impl Convert<'_> {
         Ok(Converted {
             file_digests,
             verified: self.proof.verify,
-            ..self.converted(&disks, &source, virtual_size, outcome)
+            ..self.converted(&disks, &source, outcome)
         })
     }
 
@@ -138,7 +138,7 @@ impl Convert<'_> {
             let budget = Budget::new(&self.sources[0].opener.limits);
             let options = opening(format, &spec.options)?;
             format
-                .edit(target.storage(), &budget, &options)
+                .edit(tap.on(target.storage()), &budget, &options)
                 .and_then(|mut editor| self.bitmaps.copy(&disks[0], &mut *editor, &budget))
                 .map_err(|error| error.in_file(name.clone()))?;
             file_len = target.storage().len();
@@ -172,17 +172,12 @@ impl Convert<'_> {
             verified: self.proof.verify,
             lost,
             losses,
-            ..self.converted(&disks, &source, spec.virtual_size, outcome)
+            ..self.converted(&disks, &source, outcome)
         })
     }
 
-    pub(super) fn converted(
-        &self,
-        disks: &[Chain],
-        source: &Chain,
-        virtual_size: u64,
-        outcome: Outcome,
-    ) -> Converted {
+    pub(super) fn converted(&self, disks: &[Chain], source: &Chain, outcome: Outcome) -> Converted {
+        let virtual_size = outcome.virtual_size;
         Converted {
             virtual_size,
             file_len: outcome.committed.file_len,

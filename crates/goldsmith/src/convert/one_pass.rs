@@ -89,7 +89,7 @@ impl Convert<'_> {
         made.must_please().map_err(in_target)?;
         target.publish()?;
         let disks = [disk];
-        let converted = self.converted(&disks, &disks[0], spec.virtual_size, outcome);
+        let converted = self.converted(&disks, &disks[0], outcome);
         Ok(Some(converted))
     }
 

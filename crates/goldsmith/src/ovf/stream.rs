@@ -40,6 +40,7 @@ pub(crate) fn write(
     let file_len = gzip::pack(&tarball, spec.virtual_size, job, out)?;
     Ok(Outcome {
         committed: Committed { file_len },
+        virtual_size: spec.virtual_size,
         data: draft.data,
         digests: Vec::new(),
     })
@@ -117,6 +118,7 @@ pub(crate) fn write_chain(
     let file_len = gzip::pack(&tarball, source.virtual_size(), job, out)?;
     Ok(Outcome {
         committed: Committed { file_len },
+        virtual_size: source.virtual_size(),
         data: members.iter().map(|file| file.len()).sum(),
         digests: Vec::new(),
     })

@@ -112,7 +112,7 @@ impl Resume {
                     return Err(Error::usage(left(target.draft())).in_file(name));
                 }
                 // The file stays empty as long as no journal tells of it.
-                let trial = work.create(Arc::new(VoidStorage::new(&*name, 0)))?;
+                let trial = work.void()?;
                 must_be_plain(&*trial).map_err(|error| error.in_file(name))?;
                 let mut journal = self.begin(facts, &work.spec, (&target, &file))?;
                 target.keep();
@@ -129,7 +129,8 @@ impl Resume {
                         return Err(self.refuse(gone));
                     }
                     let storage = Arc::new(FileStorage::open(work.target)?);
-                    let done = published(&storage, &begun, &journal)?;
+                    let size = work.void()?.profile().virtual_size;
+                    let done = published(&storage, &begun, &journal, size)?;
                     let mut done = done.ok_or_else(|| self.refuse(gone))?;
                     work.opener.all_open(&directories)?;
                     let file_digests = work.prove(storage, &mut done)?;
@@ -327,6 +328,12 @@ impl Work<'_> {
         Ok(file_digests)
     }
 
+    /// The sink for a target that keeps nothing.
+    fn void(&self) -> Result<Box<dyn Sink>> {
+        let name = self.target.to_string_lossy();
+        self.create(Arc::new(VoidStorage::new(&*name, 0)))
+    }
+
     fn create(&self, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Sink>> {
         let sink = self.format.create(storage, &self.spec);
         sink.map_err(|error| error.in_file(self.target.to_string_lossy()))
@@ -366,14 +373,20 @@ fn file_fact(what: &str, storage: &dyn Storage) -> Result<String> {
 }
 
 /// What came of a work that was cut off between its last two steps: its file is complete and has its name
-/// already.
-fn published(target: &FileStorage, begun: &Begun, journal: &Journal) -> Result<Option<Outcome>> {
+/// already. The disk in it has `virtual_size` bytes.
+fn published(
+    target: &FileStorage,
+    begun: &Begun,
+    journal: &Journal,
+    virtual_size: u64,
+) -> Result<Option<Outcome>> {
     let file = target.file().map(identity).transpose()?;
     let is_done = file.as_ref() == Some(&begun.file) && journal.complete == Some(target.len());
     Ok(is_done.then(|| Outcome {
         committed: Committed {
             file_len: target.len(),
         },
+        virtual_size,
         data: 0,
         digests: Vec::new(),
     }))
