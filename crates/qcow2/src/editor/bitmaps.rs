@@ -316,7 +316,8 @@ impl Draft {
             name: name.clone().into_bytes(),
         };
         let need = entry.table_need(&self.geometry, self.geometry.virtual_size)?;
-        let mut table = self.budget.zeroed(need, "bitmap table")?;
+        // One after the other is in memory.
+        let mut table = self.budget.afresh().zeroed(need, "bitmap table")?;
         self.mark_in(&mut table, &entry, &bitmap.dirty)?;
         self.put_new_table(&mut entry, &table)?;
         Ok(entry)

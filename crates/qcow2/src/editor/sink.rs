@@ -94,7 +94,13 @@ impl OverSink {
             }
         };
         let places = editor.suspend_bitmaps()?;
-        let (draft, layer) = (editor.draft()?, Arc::clone(&editor.layer));
+        let suspended = Suspended {
+            editor,
+            places,
+            touched: Vec::new(),
+        };
+        let draft = suspended.editor.draft()?;
+        let layer = Arc::clone(&suspended.editor.layer);
         Ok(Self {
             profile: SinkProfile {
                 virtual_size: len,
@@ -109,11 +115,7 @@ impl OverSink {
                 draft,
                 table: None,
                 packed_at: 0,
-                suspended: Suspended {
-                    editor,
-                    places,
-                    touched: Vec::new(),
-                },
+                suspended,
             }),
             layer,
         })
