@@ -140,42 +140,6 @@ fn help_lists_what_the_target_takes() {
 }
 
 #[test]
-fn interrupted_conversion_leaves_nothing() {
-    let folder = Folder::new();
-    let source = std::fs::File::create(folder.path("disk.raw")).unwrap();
-    source.set_len(1 << 40).unwrap();
-    // `-S 0` makes a task of it that cannot end before the signal comes.
-    let mut child = Command::new(env!("CARGO_BIN_EXE_goldsmith"))
-        .args([
-            "convert", "-p", "-S", "0", "-c", "-O", "qcow2", "disk.raw", "target",
-        ])
-        .current_dir(folder.path(""))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first progress line comes when it is under way.
-    let mut first = [0; 1];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    assert_eq!(
-        output.stderr,
-        b"goldsmith: stopped on request: no target was made\n"
-    );
-    let names = std::fs::read_dir(folder.path("")).unwrap().count();
-    assert_eq!(names, 1, "only the source is left");
-}
-
-#[test]
 fn child_is_flattened_over_its_parent_and_a_lost_footer_is_a_warning() {
     use goldsmith_testkit::build::vhd::{Vhd, footer};
     let folder = Folder::new();
