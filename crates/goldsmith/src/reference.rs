@@ -5,9 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use goldsmith_block::{
-    BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, Storage, StorageId,
+    BackingReference, Chain, Error, ErrorKind, Layer, Options, Result, StorageId,
 };
-use goldsmith_storage::{FileStorage, follow};
+use goldsmith_storage::follow;
 
 use crate::Opener;
 use crate::filename::{ImageName, must_be_device};
@@ -81,10 +81,8 @@ pub(crate) fn open_beside(
 /// # Errors
 /// `Usage` if that is the image itself, or there is no such format.
 pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingReference> {
-    let names_itself = ImageName::parse(name).is_ok_and(|name| {
-        let path = directory_of(target).join(name.path);
-        path == target || is_one_file(&path, target)
-    });
+    let names_itself = ImageName::parse(name)
+        .is_ok_and(|name| are_one(&directory_of(target).join(name.path), target));
     if names_itself {
         let error = Error::usage("an image cannot be its own backing file");
         return Err(error.in_file(target.to_string_lossy()));
@@ -94,11 +92,6 @@ pub(crate) fn unseen(target: &Path, name: &str, format: &str) -> Result<BackingR
         format: Some(name_in_qemu(format)?.into()),
         ..BackingReference::default()
     })
-}
-
-fn is_one_file(a: &Path, b: &Path) -> bool {
-    let id = |path| FileStorage::open(path).ok().map(|file| file.id());
-    id(a).is_some_and(|a| id(b) == Some(a))
 }
 
 /// The file for the data of the new image at `target`, if the creation `options` ask for another
@@ -123,7 +116,7 @@ pub(crate) fn data_file(target: &Path, options: &Options) -> Result<Option<PathB
 fn are_one(a: &Path, b: &Path) -> bool {
     let place = |path| real_directory_of(&follow(path).ok()?).ok();
     let (ids, places) = ([a, b].map(id_at), [a, b].map(place));
-    ids[0].is_some() && ids[0] == ids[1] || places[0].is_some() && places[0] == places[1]
+    a == b || ids[0].is_some() && ids[0] == ids[1] || places[0].is_some() && places[0] == places[1]
 }
 
 /// Fails if there is a file `name` in the working directory, where QEMU looks for `what`, and it is not

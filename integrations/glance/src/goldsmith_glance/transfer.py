@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
 import tempfile
 import time
 
@@ -105,12 +104,11 @@ def _replace(goldsmith: Goldsmith, made: str, target: str) -> None:
     if os.path.exists(target):
         # It refuses a file that somebody writes to, such as the disk of a running machine.
         goldsmith.run(["info", "-f", "raw", target], LOOK)
-        shutil.copymode(target, made)
         old = os.stat(target)
         with contextlib.suppress(PermissionError):
             os.chown(made, old.st_uid, old.st_gid)
-            # Ownership that changes takes some of it away.
-            os.chmod(made, stat.S_IMODE(old.st_mode))
+        # Last: ownership that changes takes some of it away.
+        shutil.copymode(target, made)
     os.replace(made, target)
 
 
