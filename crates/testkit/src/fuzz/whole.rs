@@ -121,10 +121,14 @@ fn is_left(checked: &Checked, repair: Repair) -> bool {
     }
 }
 
+/// How a check begins to say that something stands on the header of a qcow2, whose refcount is too small for that.
+const ON_HEADER: &str = "cluster 0 at 0x0: ";
+
 /// Whether `checked` shows something that uses what it cannot share.
 fn is_undecided(checked: &Checked) -> bool {
+    let is = |text: &String| text.contains(UNDECIDED) || text.starts_with(ON_HEADER);
     let mut flaws = checked.flaws.iter();
-    flaws.any(|flaw| matches!(flaw, Flaw::Corruption(text) if text.contains(UNDECIDED)))
+    flaws.any(|flaw| matches!(flaw, Flaw::Corruption(text) if is(text)))
 }
 
 /// Repairs the image `data`, all that can be and leaks only.
