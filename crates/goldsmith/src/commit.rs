@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use goldsmith_block::{
     BackingReference, Chain, Edit, Error, ErrorKind, Layer, Preallocation, Result, Storage,
@@ -115,7 +116,7 @@ impl<'a> Commit<'a> {
         let opener = self.subject.opener.clone().holding(ours);
         let (chain, paths) = opener.open_with_paths(path, format.as_deref())?;
         must_be_unlocked(&chain)?;
-        let depth = self.depth(&chain)?;
+        let depth = self.depth(&chain, &paths)?;
         let mut edited = Edited {
             warnings: chain.warnings().to_vec(),
             ..Edited::default()
@@ -186,8 +187,8 @@ impl<'a> Commit<'a> {
         self.base.is_none() && !self.keep
     }
 
-    /// How deep in `chain` the image is that takes it all.
-    fn depth(&self, chain: &Chain) -> Result<usize> {
+    /// How deep in `chain`, whose layers have these `paths`, the image is that takes it all.
+    fn depth(&self, chain: &Chain, paths: &[PathBuf]) -> Result<usize> {
         let layers = chain.layers();
         if layers.len() < 2 {
             return Err(self.refuse("Image does not have a backing file"));
@@ -195,16 +196,22 @@ impl<'a> Commit<'a> {
         let Some(name) = &self.base else {
             return Ok(1);
         };
-        let path = &self.subject.path;
-        // [qemu] The directory of the image comes first; two images of one chain may have that name.
-        let places = [beside(path, name), PathBuf::from(name)];
-        let found = places.into_iter().find_map(|place| {
-            let id = FileStorage::open(place).ok()?.id();
-            let mut behind = layers.iter().skip(1);
-            behind.position(|layer| layer.storage().id() == id)
+        let id = |layer: &Arc<dyn Layer>| layer.storage().id();
+        let file = |place: PathBuf| FileStorage::open(place).ok().map(|file| file.id());
+        // [qemu] From each image on the way the name is that of the next one, or means none there: two
+        // images of one chain may have it.
+        let is_next = |depth: &usize| {
+            let spelled = layers[depth - 1].info().backing.as_ref();
+            spelled.is_some_and(|it| it.name == *name)
+                || file(beside(&paths[depth - 1], name)) == Some(id(&layers[*depth]))
+        };
+        let next = (1..layers.len()).find(is_next);
+        let found = next.or_else(|| {
+            let here = file(PathBuf::from(name))?;
+            (1..layers.len()).find(|depth| id(&layers[*depth]) == here)
         });
-        found.map(|at| at + 1).ok_or_else(|| {
-            let path = path.display();
+        found.ok_or_else(|| {
+            let path = self.subject.path.display();
             self.refuse(format!(
                 "Did not find '{name}' in the backing chain of '{path}'"
             ))
@@ -234,7 +241,7 @@ impl<'a> Commit<'a> {
         // Not to be gone by: somebody may be writing to them.
         let opener = self.subject.opener.clone().force_share(true);
         let (chain, mut paths) = opener.open_with_paths(path, format.as_deref())?;
-        let depth = self.depth(&chain)?;
+        let depth = self.depth(&chain, &paths)?;
         let subject = Subject {
             path: paths.swap_remove(depth),
             format: Some(chain.layers()[depth].info().format.into()),

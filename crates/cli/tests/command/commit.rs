@@ -145,32 +145,63 @@ fn progress_ends_with_all_of_it() {
     );
 }
 
-/// [qemu] The directory of the image counts first.
+/// [qemu] It is looked for beside each image of the chain, from the first on, and must be the next one there.
 #[test]
-fn name_of_two_images_of_the_chain_means_the_one_beside_the_image() {
-    let made = || {
-        let folder = Folder::new();
-        std::fs::create_dir(folder.path("sub")).unwrap();
-        for line in [
-            "create -q -f qcow2 sub/b.qcow2 1M",
-            "create -q -f qcow2 -b b.qcow2 -F qcow2 sub/m.qcow2",
-            "create -q -f qcow2 -b sub/m.qcow2 -F qcow2 b.qcow2",
-            "create -q -f qcow2 -b ../b.qcow2 -F qcow2 sub/t.qcow2",
-        ] {
-            folder.qemu_img_ok(line);
-        }
-        folder.qemu_io("sub/t.qcow2", &["write -P 7 0 64k"]);
-        folder
-    };
-    let (ours, theirs) = (made(), made());
-    ours.goldsmith_ok("commit -q --references allow -b b.qcow2 sub/t.qcow2");
-    theirs.qemu_img_ok("commit -q -b b.qcow2 sub/t.qcow2");
-    for folder in [ours, theirs] {
-        for (name, has) in [("sub/b.qcow2", true), ("b.qcow2", false)] {
-            let map = folder.qemu_img_ok(&format!("map --output=json -f qcow2 {name}"));
-            let depth = if has { 0 } else { 2 };
-            let told = format!("\"length\": 65536, \"depth\": {depth}, \"present\": true");
-            assert!(map.contains(&told), "{name}: {map}");
+fn name_of_two_images_of_the_chain_means_the_first_that_is_called_so_by_the_one_before() {
+    let cases: [(&[&str], _, _, _); 3] = [
+        (
+            &[
+                "sub/b.qcow2 1M",
+                "-b b.qcow2 -F qcow2 sub/m.qcow2",
+                "-b sub/m.qcow2 -F qcow2 b.qcow2",
+                "-b ../b.qcow2 -F qcow2 sub/t.qcow2",
+            ],
+            ("b.qcow2", "sub/t.qcow2"),
+            "sub/b.qcow2",
+            "b.qcow2",
+        ),
+        // The working directory, which is that of the image, has one of the name as well.
+        (
+            &[
+                "b.qcow2 1M",
+                "-b ../b.qcow2 -F qcow2 sub/b.qcow2",
+                "-b b.qcow2 -F qcow2 sub/m.qcow2",
+                "-b sub/m.qcow2 -F qcow2 t.qcow2",
+            ],
+            ("b.qcow2", "t.qcow2"),
+            "sub/b.qcow2",
+            "b.qcow2",
+        ),
+        (
+            &[
+                "sub/b.qcow2 1M",
+                "-b file:sub/b.qcow2 -F qcow2 m.qcow2",
+                "-b m.qcow2 -F qcow2 t.qcow2",
+            ],
+            ("file:sub/b.qcow2", "t.qcow2"),
+            "sub/b.qcow2",
+            "m.qcow2",
+        ),
+    ];
+    for (images, (name, image), filled, spared) in cases {
+        let made = || {
+            let folder = Folder::new();
+            std::fs::create_dir(folder.path("sub")).unwrap();
+            for image in images {
+                folder.qemu_img_ok(&format!("create -q -f qcow2 {image}"));
+            }
+            folder.qemu_io(image, &["write -P 7 0 64k"]);
+            folder
+        };
+        let (ours, theirs) = (made(), made());
+        ours.goldsmith_ok(&format!("commit -q --references allow -b {name} {image}"));
+        theirs.qemu_img_ok(&format!("commit -q -b {name} {image}"));
+        for folder in [ours, theirs] {
+            for (name, has) in [(filled, true), (spared, false)] {
+                let map = folder.qemu_img_ok(&format!("map --output=json -f qcow2 {name}"));
+                let own = "\"length\": 65536, \"depth\": 0, \"present\": true";
+                assert_eq!(map.contains(own), has, "{name}: {map}");
+            }
         }
     }
 }
