@@ -201,13 +201,20 @@ impl Draft {
         self.counts.is_changed() || self.header.raw.as_bytes() != self.old_header.raw.as_bytes()
     }
 
-    /// Turns from the old state to the new one. On return it is durable, and what only the old one
-    /// used is wiped where that was asked for, and given back.
+    /// Stores the new state and turns to it.
     ///
     /// # Errors
-    /// `Io` if the new state cannot be stored; the old one stands then, unless it was the very last
-    /// flush that failed, or what comes after it.
+    /// Those of [`store`](Self::store) and [`turn`](Self::turn).
     pub(super) fn publish(mut self) -> Result<()> {
+        self.store()?;
+        self.turn()
+    }
+
+    /// Makes the new state durable, but for the header that leads to it. The old one stands.
+    ///
+    /// # Errors
+    /// `Io` if it cannot be stored; `Limit` if its refcounts are over the budget.
+    pub(super) fn store(&mut self) -> Result<()> {
         let bits = self.geometry.cluster_bits;
         if self.counts.is_changed() {
             let placed = self.counts.place(&self.budget)?;
@@ -220,6 +227,16 @@ impl Draft {
             self.header
                 .set_refcount_table(HostRange::new(placed.table_offset, len), bits);
         }
+        self.scribe.barrier()
+    }
+
+    /// Turns from the old state to the new one, which is [stored](Self::store). On return that is durable, and
+    /// what only the old one used is wiped where that was asked for, and given back.
+    ///
+    /// # Errors
+    /// `Io` if the header cannot be stored; the old state stands then, unless it was the very last
+    /// flush that failed, or what comes after it.
+    pub(super) fn turn(mut self) -> Result<()> {
         self.header.clone().write(&self.old_header, &self.scribe)?;
         self.overwrite_wiped()?;
         self.give_back()

@@ -219,14 +219,13 @@ impl Header {
         self.extensions.retain(|(found, _)| *found != kind);
     }
 
-    /// Puts this header in the place of `old`, which stands there. All that it names must have been
-    /// written before; on return it is durable.
+    /// Puts this header in the place of `old`, which stands there. All that it names must be
+    /// durable before; on return it is, too.
     ///
     /// # Errors
     /// `Usage` if it does not fit in a cluster; `Io` if it cannot be written.
     pub(super) fn write(mut self, old: &Self, scribe: &Scribe) -> Result<()> {
         let mut new = self.lay_out(old)?;
-        scribe.barrier()?;
         let mut old = old.clone();
         if old.bare(&new).is_none()
             && let Some((moved, laid_out)) = self.without_old_name(&old)

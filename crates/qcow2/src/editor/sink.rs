@@ -389,19 +389,20 @@ impl Sink for OverSink {
             mut suspended,
             ..
         } = state;
-        // From here on what stands may be the old image or the new one.
-        let places = std::mem::take(&mut suspended.places);
         // A file does not end inside a cluster that is used.
         clear_rest(&*self.data, packed_at, draft.geometry.cluster_bits)?;
         draft.settle_unshared(&mut l1)?;
         draft.put_l1(l1)?;
-        draft.mark_bitmaps(&places, &suspended.touched)?;
+        draft.mark_bitmaps(&suspended.places, &suspended.touched)?;
         if draft.data.is_some() {
             self.data.flush()?;
         }
         let storage = Arc::clone(draft.scribe().storage());
+        draft.store()?;
+        // From here on what stands may be the old image or the new one.
+        suspended.places.clear();
         self.layer.supersede();
-        draft.publish()?;
+        draft.turn()?;
         Ok(Committed {
             file_len: storage.len(),
         })

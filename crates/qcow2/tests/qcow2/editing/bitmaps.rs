@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use goldsmith_block::{BitmapChange, Demand, Edit, ErrorKind, GuestRange, NewBitmap};
 use goldsmith_storage::FileStorage;
+use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::qemu;
 use serde_json::{Value, json};
 
@@ -147,6 +148,45 @@ fn bitmaps_outlast_a_sink_that_never_commits() {
     assert_eq!(dirty(&path, "off"), []);
     qemu::check(&path);
     qemu::io_ok(&path, "qcow2", &["read -P 1 0 8k", "read -P 7 8k 8k"]);
+}
+
+/// As long as nothing was done to the header the old image stands, and its bitmaps can be told.
+#[test]
+fn bitmaps_outlast_a_commit_that_fails() {
+    let bench = Bench::new();
+    let mut failed = 0;
+    for op in [Op::Write, Op::Flush] {
+        let mut doubtful = 0;
+        for nth in 0.. {
+            let path = bench.image("image", "cluster_size=4k", "1M", &["write -P 1 0 512k"]);
+            edit(&path, &change("auto", add(None, true))).unwrap();
+            let storage = Arc::new(FileStorage::edit(&path).unwrap());
+            let storage = Arc::new(FaultStorage::new(storage, op, nth));
+            let Ok(sink) = editor(Arc::clone(&storage) as _).into_sink(1 << 20) else {
+                continue;
+            };
+            let (range, packed) = (GuestRange::new(768 << 10, 776 << 10), None);
+            let mut slots = Vec::new();
+            let demands = [Demand { range, packed }];
+            sink.reserve(&demands, &mut slots).unwrap();
+            let data = [7; 8192];
+            if slots.into_iter().any(|slot| sink.write(slot, &data).is_err()) {
+                continue;
+            }
+            match sink.commit() {
+                Ok(_) if !storage.fired() => break,
+                Ok(_) => panic!("{op:?} {nth} failed, and nobody says so"),
+                Err(_) => failed += 1,
+            }
+            qemu::check(&path);
+            match listed(&path)[0]["flags"] == json!(["auto"]) {
+                true => assert_eq!(dirty(&path, "auto"), [(768 << 10, 8192)], "{op:?} {nth}"),
+                false => doubtful += 1,
+            }
+        }
+        assert!(doubtful <= u32::from(op == Op::Write), "{op:?}: {doubtful}");
+    }
+    assert!(failed >= 6, "only {failed} commits failed");
 }
 
 /// [spec autoclear_features] Before the first byte of the guest's: who set them may have to hear of writes.
