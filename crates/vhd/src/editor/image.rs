@@ -192,8 +192,13 @@ impl Image {
             return Ok(());
         }
         // The file is one with a footer at its end before anything stands in front of that.
-        self.scribe.write("footer", end, self.footer.as_bytes())?;
-        self.scribe.barrier()?;
+        let before = self.scribe.storage().len();
+        let written = self.scribe.write("footer", end, self.footer.as_bytes());
+        if let Err(error) = written.and_then(|()| self.scribe.barrier()) {
+            // Else the next block that anybody adds would stand behind room that nobody uses.
+            let _ = self.scribe.set_len(before);
+            return Err(error);
+        }
         let old = HostRange::new(self.end, FOOTER_LEN);
         self.end = end;
         self.scribe.zero("old footer", old, Zeroing::Punch)

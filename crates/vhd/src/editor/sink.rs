@@ -233,11 +233,11 @@ impl Sink for BlockSink {
     fn commit(self: Box<Self>) -> Result<Committed> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.finish_block(&mut state)?;
-        state.told = true;
         let State {
             image,
             before,
             next,
+            told,
             blocks,
             bitmaps,
             ..
@@ -246,6 +246,7 @@ impl Sink for BlockSink {
         for (start, bits) in bitmaps.drain(..) {
             image.scribe.write("sector bitmap", start, &bits)?;
         }
+        *told = true;
         image.write_entries(blocks)?;
         image.scribe.barrier()?;
         image.cut_to((*next).max(*before))?;

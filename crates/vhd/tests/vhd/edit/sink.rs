@@ -8,6 +8,7 @@ use goldsmith_block::{
 };
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::crash::CrashStorage;
+use goldsmith_testkit::fault::{FaultStorage, Op};
 use goldsmith_testkit::sparse::SparseStorage;
 use goldsmith_testkit::{ModelDisk, image, pattern, qemu};
 use goldsmith_vhd::VHD;
@@ -149,6 +150,38 @@ fn sink_that_never_commits_leaves_nothing_behind_the_blocks() {
         assert_eq!(check(&after).flaws, check(&before).flaws, "{name}");
         assert!(content(&after, &parent) == old, "{name}");
     }
+}
+
+/// So does one that could not make sure of something before the table told of a new block.
+#[test]
+fn sink_that_a_flush_stops_leaves_nothing_behind_the_blocks() {
+    let (mut whole, mut part) = (0, 0);
+    for (name, image, parent) in images() {
+        let old = content(&image, &parent);
+        let new = changed(&old);
+        for nth in 0.. {
+            let memory = Arc::new(MemoryStorage::holding("image", image.clone()));
+            let storage = Arc::new(FaultStorage::new(memory.clone(), Op::Flush, nth));
+            let sink = edit(storage.clone()).and_then(|it| it.into_sink(new.len() as u64));
+            let done = sink.and_then(|sink| cover(sink, &old, &new));
+            if !storage.fired() {
+                done.unwrap();
+                break;
+            }
+            assert_eq!(done.unwrap_err().kind(), ErrorKind::Io);
+            let after = memory.to_vec();
+            let [before, found] = [&image, &after].map(|image| check(image));
+            if found.allocated > before.allocated {
+                part += 1;
+                continue;
+            }
+            whole += 1;
+            let [before_len, len] = [&image, &after].map(|it| it.len().next_multiple_of(512));
+            assert_eq!(len, before_len, "{name}: flush {nth}");
+            assert_eq!(found.leaks, before.leaks, "{name}: flush {nth}");
+        }
+    }
+    assert!(whole >= 15 && part >= 5, "{whole}, {part}");
 }
 
 #[test]
