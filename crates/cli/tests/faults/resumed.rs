@@ -1,11 +1,15 @@
 //! `--resume`: killed again and again, the command ends with what one uninterrupted run makes.
 
+use std::collections::BTreeSet;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
 use goldsmith_testkit::figure;
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 
 use crate::killed::{Moments, changing_calls, killed_at};
-use crate::{Place, output};
+use crate::{Place, output, said};
 
 const PARTIAL: &str = ".target.goldsmith-partial";
 
@@ -90,6 +94,142 @@ fn killed_at_random_moments_it_ends_with_the_same_bytes() {
         "{} kills at random moments of conversions that were gone on with",
         3 * KILLS
     ));
+}
+
+/// The first is stopped at each call that names the target, its unfinished file or the journal, or goes to one
+/// of them, until the second has ended; then it goes on.
+#[test]
+fn a_second_one_that_comes_meanwhile_spoils_nothing() {
+    let place = Place::new();
+    place.write("source", &disk("1M:A 512k:- 512k:b"));
+    place.ok("convert -q -f raw -O qcow2 source whole");
+    let whole = place.bytes("whole");
+    std::fs::remove_file(place.path("whole")).unwrap();
+    // By their whole names strace knows the files.
+    let [journal, target] = ["journal", "target"].map(|name| place.text(name));
+    let line = format!(
+        "convert -q -m 1 -f raw -O qcow2 --resume {journal} --milestone 1M source {target}"
+    );
+    let (mut meetings, mut refused) = (0, 0);
+    for is_begun in [false, true] {
+        let prepare = || {
+            _ = std::fs::remove_file(place.path("target"));
+            if is_begun {
+                assert!(killed_at(&place, &line, "fdatasync", 3), "{line}: no kill");
+                assert_eq!(place.names(), [PARTIAL, "journal", "source"]);
+            }
+        };
+        prepare();
+        let calls = calls_on(&place, &line);
+        for call in calls {
+            for nth in 1.. {
+                prepare();
+                let Some((first, second)) = meeting(&place, &line, &call, nth) else {
+                    assert!(nth > 1, "{line}: no stop at {call}");
+                    break;
+                };
+                let what = format!("{line}, stopped at {call} {nth}: {first:?}, {second:?}");
+                let failed = [&first, &second]
+                    .into_iter()
+                    .filter(|it| !it.status.success());
+                for output in failed {
+                    refused += 1;
+                    let said = said(output);
+                    assert!(WHY.iter().any(|why| said.ends_with(why)), "{what}");
+                }
+                assert!(first.status.success() || second.status.success(), "{what}");
+                assert!(place.bytes("target") == whole, "{what}");
+                if place.path("journal").exists() {
+                    // What was done in vain can be gone on with as well.
+                    place.ok(&line);
+                    assert!(place.bytes("target") == whole, "{what}");
+                }
+                assert_eq!(place.names(), ["source", "target"], "{what}");
+                meetings += 1;
+            }
+        }
+    }
+    figure(format_args!(
+        "{meetings} conversions met another one of their journal, {refused} of which were refused"
+    ));
+    assert!(meetings >= 50, "only {meetings} meetings");
+}
+
+/// What is said to one of two that meet.
+const WHY: [&str; 3] = [
+    "another file has taken its name since this one was begun",
+    "is another process using the image?",
+    "another process was at work on it, and has just ended; look what it left",
+];
+
+/// The words of `strace` that have it see the calls on the target, its unfinished file and the journal alone.
+fn on_files(place: &Place) -> Vec<String> {
+    let names = ["target", PARTIAL, "journal"].into_iter();
+    names
+        .flat_map(|name| ["-P".to_owned(), place.text(name)])
+        .collect()
+}
+
+/// The kinds of call that `line`, run to its end, makes on these.
+fn calls_on(place: &Place, line: &str) -> BTreeSet<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let log_text = log.path().to_str().unwrap();
+    let files = on_files(place);
+    let mut strace = vec!["strace", "-f", "-qq", "-o", log_text];
+    strace.extend(files.iter().map(String::as_str));
+    let output = output(&mut place.command(&strace, line));
+    assert!(output.status.success(), "{line}: {output:?}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let calls = log.lines().filter_map(|line| line.split_once('('));
+    let calls = calls.filter_map(|(before, _)| before.split_whitespace().nth(1));
+    calls.map(str::to_owned).collect()
+}
+
+/// Stops `line` at the `nth` `call`, from 1, on one of these, runs it a second time until that one has
+/// ended, and has the first go on. What became of both; `None` if there is no such call.
+fn meeting(place: &Place, line: &str, call: &str, nth: usize) -> Option<(Output, Output)> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let trace = format!("trace={call}");
+    let inject = format!("inject={call}:signal=STOP:when={nth}");
+    let files = on_files(place);
+    // Apart from it, so that the child is the command itself.
+    let mut strace = vec![
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        log.path().to_str().unwrap(),
+    ];
+    strace.extend(files.iter().map(String::as_str));
+    strace.extend(["-e", &trace, "-e", &inject]);
+    let mut first = place.command(&strace, line);
+    let first = first
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let stopped = || {
+        std::fs::read_to_string(log.path())
+            .unwrap()
+            .contains("stopped by SIGSTOP")
+    };
+    while !stopped() {
+        if first.try_wait().unwrap().is_some() {
+            assert!(first.wait_with_output().unwrap().status.success(), "{line}");
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let second = place.run(line);
+    let pid = first.id().to_string();
+    // Each thread is stopped at such a call of its own.
+    while first.try_wait().unwrap().is_none() {
+        let status = Command::new("kill").args(["-CONT", &pid]).status();
+        assert!(status.unwrap().success());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Some((first.wait_with_output().unwrap(), second))
 }
 
 /// What fitted on a full disk is not done again when there is more space.
