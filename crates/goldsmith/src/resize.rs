@@ -180,9 +180,11 @@ pub(crate) fn resize(
     if virtual_size > now && behind_len > now {
         let chain = Chain::new(layer, behind.iter().cloned());
         edited.add(&open.path, &*editor);
+        open.tap.hold(true);
         let sink = editor.into_sink(now)?;
         edited.copied += keep_unit(&chain, &*sink, now)?;
         sink.commit()?;
+        open.tap.hold(false);
         editor = open.editor()?;
     }
     editor.edit(&Edit::Resize {

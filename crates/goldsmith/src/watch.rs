@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub(crate) struct Tap {
     read: AtomicU64,
     written: AtomicU64,
     cancel: Option<Cancel>,
+    is_held: AtomicBool,
 }
 
 impl Watch<'_> {
@@ -82,7 +83,14 @@ impl Tap {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             cancel: cancel.cloned(),
+            is_held: AtomicBool::new(false),
         })
+    }
+
+    /// Sets whether nothing is kept from going through, for now: a sink must be able to take back what it
+    /// began.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
     }
 
     /// `storage`, which is only read, with this tap on it.
@@ -112,7 +120,7 @@ impl Tap {
 
     fn check(&self) -> Result<()> {
         match &self.cancel {
-            Some(cancel) if cancel.is_cancelled() => {
+            Some(cancel) if cancel.is_cancelled() && !self.is_held.load(Ordering::Relaxed) => {
                 Err(Error::new(ErrorKind::Cancelled, "stopped on request"))
             }
             _ => Ok(()),
@@ -244,5 +252,9 @@ mod tests {
         assert!(stopped(file.write_at(0, &[0])));
         file.set_len(5).unwrap();
         file.flush().unwrap();
+        tap.hold(true);
+        file.write_at(0, &[0]).unwrap();
+        tap.hold(false);
+        assert!(stopped(file.write_at(0, &[0])));
     }
 }

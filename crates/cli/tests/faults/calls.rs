@@ -5,6 +5,8 @@ use std::process::Output;
 
 use goldsmith_testkit::figure;
 use goldsmith_testkit::pattern::disk;
+use goldsmith_testkit::qemu;
+use serde_json::{Value, json};
 
 use crate::{Place, output, said};
 
@@ -426,4 +428,45 @@ fn directory_that_cannot_be_flushed_is_no_failure() {
         assert!(place.guest("target", "qcow2") == disk);
         std::fs::remove_file(place.path("target")).unwrap();
     }
+}
+
+/// What an edit over a backing file keeps by itself is written over a disk: bitmaps hear of it, or are told that
+/// nothing was done.
+#[test]
+fn stopped_resize_keeps_the_bitmaps() {
+    let picture = disk("2M:A");
+    let line = "resize -q -f qcow2 --references same-directory top 4M";
+    let mut stopped = 0;
+    for nth in 1..10 {
+        let place = Place::new();
+        place.write("base", &picture);
+        place.ok("create -q -f qcow2 -b base -F raw top 1015808");
+        place.ok("bitmap -f qcow2 --add top day");
+        // Long enough for the thread that hears of it.
+        let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
+        let words = [
+            "env",
+            "--default-signal",
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+        ];
+        let words = [&words[..], &["-e", "trace=fdatasync", "-e", &inject]].concat();
+        let output = output(&mut place.command(&words, line));
+        let info = qemu::img_ok(&["info", "--output=json", &place.text("top")]);
+        let info: Value = serde_json::from_str(&info).unwrap();
+        let bitmap = &info["format-specific"]["data"]["bitmaps"][0];
+        assert_eq!(bitmap["flags"], json!(["auto"]), "{nth}: {output:?}");
+        qemu::check(place.path("top"));
+        if output.status.success() {
+            assert_eq!(info["virtual-size"], 4 << 20);
+            continue;
+        }
+        assert!(said(&output).contains("stopped on request"), "{output:?}");
+        assert_eq!(info["virtual-size"], 1_015_808);
+        stopped += 1;
+    }
+    assert!(stopped >= 3, "only {stopped} were stopped");
 }
