@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use goldsmith_block::{
-    BitmapChange, BitmapInfo, Budget, Chain, Detail, Edit, Editor, Error, GuestRange, Layer,
-    NewBitmap, Result,
+    BitmapChange, BitmapInfo, Budget, Chain, Detail, Edit, Editor, Error, ErrorKind, GuestRange,
+    Layer, NewBitmap, Result,
 };
 
 use crate::edit::{Edited, Open, Subject, subject_methods};
@@ -253,6 +253,11 @@ impl Bitmaps {
         })
     }
 
+    /// Whether `source` has any that is meant.
+    pub(crate) fn are_in(self, source: &dyn Layer) -> bool {
+        self.of(source).next().is_some()
+    }
+
     /// Fails if [`copy`](Self::copy) would for what is known of `source` and of the image `target` before
     /// anything is written.
     pub(crate) fn must_fit(
@@ -286,30 +291,46 @@ impl Bitmaps {
         Ok(())
     }
 
+    /// Fails if the image that `target` only seems to edit cannot have those of `source`, whatever they say.
+    pub(crate) fn rehearse(self, source: &dyn Layer, target: &mut dyn Editor) -> Result<()> {
+        let copies = self.of(source).map(|(_, info)| like(info, Vec::new()));
+        target.edit(&Edit::AddBitmaps(copies.collect()))
+    }
+
     /// Gives the image that `target` edits those of the top of `disk` that are meant.
     pub(crate) fn copy(self, disk: &Chain, target: &mut dyn Editor, budget: &Budget) -> Result<()> {
         // A snapshot's disk may be shorter than the one that the bitmaps are about.
         let end = disk.virtual_size().min(target.layer().info().virtual_size);
         let source = disk.top();
-        let mut copies = Vec::new();
+        let (mut copies, mut memory) = (Vec::new(), budget.afresh());
         for (index, info) in self.of(source) {
-            let mut dirty = to_copy(source, index, budget)?;
+            let mut dirty = to_copy(source, index, &memory);
+            let is_full = |error: &Error| error.kind() == ErrorKind::Limit;
+            // As many at once as fit: each change writes the whole directory, and a stranger says how many
+            // there are.
+            if dirty.as_ref().is_err_and(is_full) && !copies.is_empty() {
+                target.edit(&Edit::AddBitmaps(std::mem::take(&mut copies)))?;
+                memory = budget.afresh();
+                dirty = to_copy(source, index, &memory);
+            }
+            let mut dirty = dirty?;
             dirty.retain_mut(|range| {
                 range.end = range.end.min(end);
                 range.start < range.end
             });
-            copies.push(NewBitmap {
-                name: info.name.clone(),
-                granularity: Some(info.granularity),
-                enabled: info.enabled,
-                dirty,
-            });
+            copies.push(like(info, dirty));
         }
-        // Each change writes the whole directory, and a stranger says how many there are.
-        match copies.is_empty() {
-            true => Ok(()),
-            false => target.edit(&Edit::AddBitmaps(copies)),
-        }
+        target.edit(&Edit::AddBitmaps(copies))
+    }
+}
+
+/// A bitmap like the one of `info`, which says that `dirty` is.
+fn like(info: &BitmapInfo, dirty: Vec<GuestRange>) -> NewBitmap {
+    NewBitmap {
+        name: info.name.clone(),
+        granularity: Some(info.granularity),
+        enabled: info.enabled,
+        dirty,
     }
 }
 

@@ -220,12 +220,7 @@ impl<'a> Commit<'a> {
 
     /// Fails if the image could not be [emptied](Self::empty), before anything is written for that.
     fn must_be_emptiable(&self) -> Result<()> {
-        let rehearsed = Subject {
-            dry_run: true,
-            opener: self.subject.opener.clone().force_share(true),
-            ..self.subject.clone()
-        };
-        let mut editor = rehearsed.open()?.editor()?;
+        let mut editor = self.subject.rehearsed().open()?.editor()?;
         editor.edit(&Edit::Empty)?;
         // As it is told of the backing file again, which has changed.
         let known = editor.layer().info().backing.clone();

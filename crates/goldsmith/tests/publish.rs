@@ -4,8 +4,12 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use goldsmith::{Cancel, ErrorKind, Progress};
+use goldsmith::{Cancel, ErrorKind, Opener, Progress};
+use goldsmith_block::{Budget, Edit, Format, GuestRange, NewBitmap, Options};
+use goldsmith_qcow2::QCOW2;
+use goldsmith_storage::FileStorage;
 use goldsmith_testkit::pattern::disk;
 use goldsmith_testkit::qemu;
 use support::{Folder, convert, guest};
@@ -157,6 +161,58 @@ fn conversion_is_stopped_while_it_copies_bitmaps() {
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{error:?}");
         assert_eq!(folder.names(), ["disk", "target"]);
         assert!(std::fs::read(&target).unwrap() == before);
+    }
+}
+
+/// Each fits into the memory that may be taken, all together do not.
+#[test]
+fn bitmaps_are_copied_in_as_much_memory_as_one_takes() {
+    let folder = Folder::new();
+    let path = folder.path("disk");
+    qemu::img_ok(&["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "64M"]);
+    let every_other = (0..64 << 10).map(|nth| GuestRange::new(nth << 10, (nth << 10) + 512));
+    let every_other: Vec<_> = every_other.collect();
+    let bitmap = |name: &str| NewBitmap {
+        name: name.into(),
+        granularity: Some(512),
+        enabled: true,
+        dirty: every_other.clone(),
+    };
+    let bitmaps = ["mon", "tue", "wed"].map(bitmap).to_vec();
+    let storage = Arc::new(FileStorage::edit(&path).unwrap());
+    let budget = Budget::new(&goldsmith::Limits::default());
+    let options = Options::defaults(QCOW2.open_options());
+    let mut editor = QCOW2.edit(storage, &budget, &options).unwrap();
+    editor.edit(&Edit::AddBitmaps(bitmaps)).unwrap();
+    drop(editor);
+    let mut limits = goldsmith::Limits::default();
+    limits.metadata_bytes = 2 << 20;
+    let opener = || Opener::new().limits(limits.clone());
+    let there = folder.path("there");
+    qemu::img_ok(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        there.to_str().unwrap(),
+        "64M",
+    ]);
+    for (name, existing) in [("new", None), ("there", Some(opener()))] {
+        let target = folder.path(name);
+        let mut convert = convert((&path, "qcow2"), (&target, "qcow2"))
+            .opener(opener())
+            .bitmaps(goldsmith::Bitmaps::All);
+        if let Some(opener) = existing {
+            convert = convert.into_existing(opener);
+        }
+        convert.run().unwrap();
+        qemu::check(&target);
+        let copied = Opener::new().open(&target, Some("qcow2")).unwrap();
+        assert_eq!(copied.top().info().bitmaps.len(), 3);
+        for index in 0..3 {
+            let dirty = copied.top().dirty_ranges(index, &budget).unwrap();
+            assert!(dirty == every_other, "{name}: {index}");
+        }
     }
 }
 

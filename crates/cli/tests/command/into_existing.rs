@@ -176,8 +176,11 @@ fn image_that_cannot_have_the_bitmaps_is_left_alone() {
         folder.qemu_img_ok("convert -f raw -O qcow2 -o compat=0.10 full.raw old.qcow2");
         folder.qemu_img_ok("convert -f raw -O qcow2 full.raw has.qcow2");
         folder.qemu_img_ok("bitmap --add has.qcow2 monday");
+        folder.qemu_img_ok("create -q -f qcow2 fine.qcow2 1M");
+        folder.qemu_img_ok("bitmap --add -g 512 fine.qcow2 monday");
+        folder.qemu_img_ok("create -q -f qcow2 big.qcow2 8T");
     });
-    let names = ["full.raw", "old.qcow2", "has.qcow2"];
+    let names = ["full.raw", "old.qcow2", "has.qcow2", "big.qcow2"];
     let read = |name: &str| std::fs::read(twins.ours.path(name)).unwrap();
     let before = names.map(read);
     for (line, hint) in [
@@ -187,6 +190,7 @@ fn image_that_cannot_have_the_bitmaps_is_left_alone() {
             "this qcow2 image keeps none",
         ),
         ("-O qcow2 disk.qcow2 has.qcow2", "there is one of that name"),
+        ("-O qcow2 fine.qcow2 big.qcow2", "would take 32768 clusters"),
     ] {
         twins.neither(&format!("convert -n --bitmaps -f qcow2 {line}"), hint);
         assert!(names.map(read) == before, "{line}");

@@ -7,6 +7,7 @@ use goldsmith_block::{Chain, Editor, Error, GuestRange, Result, SECTOR, Sink, St
 use goldsmith_engine::{Behind, Digest, Outcome};
 use goldsmith_storage::FileStorage;
 
+use crate::Opener;
 use crate::carry::tally;
 use crate::convert::refused::cannot_resume;
 use crate::convert::{Convert, Converted};
@@ -16,7 +17,6 @@ use crate::resize::keep_unit;
 use crate::splice::Splice;
 use crate::target::{files, refuse_source};
 use crate::told::told;
-use crate::{Bitmaps, Opener};
 
 impl Convert<'_> {
     /// Does it; `opener` is for the target.
@@ -29,7 +29,7 @@ impl Convert<'_> {
         let (source, losses) = self.whole(&disks)?;
         // Before it is locked, which does not keep those out who have it open in this process.
         refuse_source(path, Some(FileStorage::open(path)?.id()), &disks)?;
-        let mut open = Subject {
+        let subject = Subject {
             path: path.clone(),
             // Of what is read, which the data of the target may be, it is said below that it is.
             opener: opener.clone().holding(files(&disks)),
@@ -38,8 +38,8 @@ impl Convert<'_> {
             dry_run: self.dry_run,
             // The engine is stopped, and its sink must be able to take back what it began.
             cancel: None,
-        }
-        .open()?;
+        };
+        let mut open = subject.open()?;
         let mut editor = open.editor()?;
         for id in open.ids() {
             refuse_source(path, Some(id), &disks)?;
@@ -59,6 +59,10 @@ impl Convert<'_> {
         bitmaps
             .must_fit(disks[0].top(), &*layer, &open.budget)
             .map_err(in_file)?;
+        if bitmaps.are_in(disks[0].top()) {
+            let mut editor = subject.rehearsed().open()?.editor()?;
+            bitmaps.rehearse(disks[0].top(), &mut *editor)?;
+        }
         let misread = layer.misread();
         drop(layer);
         let mut shown = match self.target_is_zero {
@@ -192,8 +196,7 @@ impl Convert<'_> {
     }
 
     fn give_bitmaps(&self, open: &mut Open, disks: &[Chain]) -> Result<()> {
-        let top = disks[0].top();
-        if self.bitmaps == Bitmaps::None || top.info().bitmaps.is_empty() {
+        if !self.bitmaps.are_in(disks[0].top()) {
             return Ok(());
         }
         let budget = open.budget.afresh();

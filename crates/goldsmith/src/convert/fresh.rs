@@ -7,7 +7,6 @@ use goldsmith_block::{Budget, Chain, CreateSpec, Format, Result};
 use goldsmith_engine::{Behind, Job, Outcome};
 use goldsmith_storage::{FileStorage, Target};
 
-use crate::bitmap::Bitmaps;
 use crate::convert::plan::Way;
 use crate::convert::{Convert, Converted};
 use crate::proof::{Made, opening};
@@ -133,8 +132,7 @@ impl Convert<'_> {
         let storage = target.storage();
         let outcome = self.fill(way, &source, &spec, &job, &mut ovf::into(&*storage))?;
         let mut file_len = outcome.committed.file_len;
-        let top = disks[0].top();
-        if self.bitmaps != Bitmaps::None && !top.info().bitmaps.is_empty() {
+        if self.bitmaps.are_in(disks[0].top()) {
             let budget = Budget::new(&self.sources[0].opener.limits);
             let options = opening(format, &spec.options)?;
             format

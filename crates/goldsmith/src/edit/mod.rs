@@ -94,6 +94,15 @@ impl Subject {
         }
     }
 
+    /// The same, to find out what becomes of it, whoever has it open.
+    pub(crate) fn rehearsed(&self) -> Self {
+        Self {
+            dry_run: true,
+            opener: self.opener.clone().force_share(true),
+            ..self.clone()
+        }
+    }
+
     /// Opens the file.
     pub(crate) fn open(&self) -> Result<Open> {
         self.open_at(0)

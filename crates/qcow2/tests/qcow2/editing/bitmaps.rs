@@ -170,7 +170,10 @@ fn bitmaps_outlast_a_commit_that_fails() {
             let demands = [Demand { range, packed }];
             sink.reserve(&demands, &mut slots).unwrap();
             let data = [7; 8192];
-            if slots.into_iter().any(|slot| sink.write(slot, &data).is_err()) {
+            if slots
+                .into_iter()
+                .any(|slot| sink.write(slot, &data).is_err())
+            {
                 continue;
             }
             match sink.commit() {
