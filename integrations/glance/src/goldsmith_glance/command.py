@@ -31,6 +31,8 @@ GRACE = 10
 
 # Advice for whoever types the command.
 _ADVICE = re.compile(r"; [^;]*\(-[^)]*\)")
+# How a sentence begins that tells what the command complained about.
+REFUSED = "The image was refused: "
 # How a line of progress begins.
 _PROGRESS = b'{"phase":'
 
@@ -227,4 +229,4 @@ def _sentence(complaint: str, words: list, path: str | None, status: int) -> str
     text = formats.told_in_words_of_glance(text)
     if not text:
         text = f"goldsmith {words[0]} ended with status {status} and said nothing"
-    return f"The image was refused: {text}"
+    return f"{REFUSED}{text}"

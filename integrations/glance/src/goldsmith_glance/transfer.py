@@ -1,14 +1,15 @@
 """Images out of one cloud's Glance and into another's, over its v2 API."""
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 
 from goldsmith_glance import conversion, formats
-from goldsmith_glance.command import LOOK, Goldsmith, Refused
+from goldsmith_glance.command import LOOK, REFUSED, Goldsmith, Refused
+from goldsmith_glance.inherit import inherit
 
 # How often to ask how far an import has come, in seconds.
 POLL = 1
@@ -47,7 +48,7 @@ def export(
     """
     # The file that a link leads to, and not the link, becomes the image.
     target = os.path.realpath(target)
-    _must_be_replaceable(target)
+    _must_be_replaceable(goldsmith, target)
     image = connection.image.get_image(image_id)
     if image.status != "active":
         raise Refused(f"The image {image_id} is {image.status}, so there is nothing to fetch.")
@@ -89,34 +90,41 @@ def _must_be_whole(answer, image, fetched: str) -> None:
         )
 
 
-def _must_be_replaceable(target: str) -> None:
-    """Refuses what no file can take the place of."""
-    if os.path.lexists(target) and not os.path.isfile(target):
+def _must_be_replaceable(goldsmith: Goldsmith, target: str) -> None:
+    """Refuses what no file can take the place of, and what another process writes to."""
+    if not os.path.lexists(target):
+        return
+    if not os.path.isfile(target):
         raise Refused(
             f"{target} is no regular file; export to a file, and write that to a device with "
             "goldsmith convert."
         )
+    try:
+        # It refuses a file that somebody writes to, such as the disk of a running machine.
+        goldsmith.run(["info", "-f", "raw", target], LOOK, target)
+    except Refused as error:
+        why = str(error).removeprefix(REFUSED)
+        raise Refused(f"{target} is not replaced: {why}") from error
 
 
 def _replace(goldsmith: Goldsmith, made: str, target: str) -> None:
     """Puts `made` in the place of what is at `target`, whose readers are going to be its."""
-    _must_be_replaceable(target)
+    # Again: the download took its time.
+    _must_be_replaceable(goldsmith, target)
     if os.path.exists(target):
-        # It refuses a file that somebody writes to, such as the disk of a running machine.
-        goldsmith.run(["info", "-f", "raw", target], LOOK)
-        old = os.stat(target)
-        with contextlib.suppress(PermissionError):
-            os.chown(made, old.st_uid, old.st_gid)
-        # Last: ownership that changes takes some of it away.
-        shutil.copymode(target, made)
+        inherit(made, target)
     os.replace(made, target)
 
 
 def _sync(folder: str) -> None:
-    """Makes sure that the names in `folder` outlast a power cut."""
+    """Makes sure that the names in `folder` outlast a power cut, where the file system lets one."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
+    except OSError as error:
+        # [fsync(2)] To those of shared folders, directories are nothing to flush.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(directory)
 
@@ -155,7 +163,8 @@ def bring(
     try:
         image = connection.image.get_image(image_id)
         with open(path, "rb") as file:
-            connection.image.stage_image(image, data=file, size=os.path.getsize(path))
+            # Not stage_image: that one fetches the image again, and fails if only that does.
+            image.stage(connection.image, data=file, size=os.path.getsize(path))
         more = {"stores": stores} if stores else {}
         answer = connection.image.import_image(image, method="glance-direct", **more)
         _sdk().exceptions.raise_from_response(answer)
@@ -197,12 +206,16 @@ def _is_active(connection, image_id: str) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may fare better: nobody answered, or a server that has a trouble of its own."""
+    """Whether another try may fare better: no whole answer came, or that of a server in trouble."""
+    # openstacksdk stands on it, and raises its errors as they are.
+    from keystoneauth1 import exceptions
+
     status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
     if status is not None:
-        return status >= 500
-    # Those of keystoneauth, which openstacksdk stands on and raises as they are.
-    return any(it.__name__ == "ConnectFailure" for it in type(error).__mro__)
+        return status >= 500 or status in (408, 429)
+    # All of its ConnectionError but a certificate that nobody trusts.
+    broken = (exceptions.RetriableConnectionFailure, exceptions.UnknownConnectionError)
+    return isinstance(error, broken)
 
 
 def _tasks(connection, image_id: str) -> list:
