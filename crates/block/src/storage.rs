@@ -109,6 +109,10 @@ pub trait StorageMut: Storage {
     /// `Io` if any earlier write was lost; the content is then unknown.
     fn flush(&self) -> Result<()>;
 
+    /// Says that a change has come to where it must be done to its end: what somebody else asked for in the
+    /// meantime stops it no more. Nothing by default.
+    fn must_finish(&self) {}
+
     /// The length that cannot be changed, for a device; `None` for what grows.
     fn fixed_len(&self) -> Option<u64>;
 

@@ -173,6 +173,7 @@ pub(crate) fn resize(
     behind: &[Arc<dyn Layer>],
     edited: &mut Edited,
 ) -> Result<Box<dyn Editor>> {
+    let was_held = open.tap.is_held();
     editor.prepare()?;
     let layer = editor.layer();
     let now = layer.info().virtual_size;
@@ -180,13 +181,15 @@ pub(crate) fn resize(
     if virtual_size > now && behind_len > now {
         let chain = Chain::new(layer, behind.iter().cloned());
         edited.add(&open.path, &*editor);
+        // It must be able to take back what it began.
         open.tap.hold(true);
         let sink = editor.into_sink(now)?;
         edited.copied += keep_unit(&chain, &*sink, now)?;
         sink.commit()?;
-        open.tap.hold(false);
         editor = open.editor()?;
     }
+    // So far the disk is what it was, and what else there is to do may take long.
+    open.tap.hold(was_held);
     editor.edit(&Edit::Resize {
         virtual_size,
         preallocation,

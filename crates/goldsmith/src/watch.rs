@@ -87,8 +87,12 @@ impl Tap {
         })
     }
 
-    /// Sets whether nothing is kept from going through, for now: a sink must be able to take back what it
-    /// began.
+    /// Whether nothing is kept from going through.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Sets that.
     pub(crate) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
     }
@@ -120,7 +124,7 @@ impl Tap {
 
     fn check(&self) -> Result<()> {
         match &self.cancel {
-            Some(cancel) if cancel.is_cancelled() && !self.is_held.load(Ordering::Relaxed) => {
+            Some(cancel) if cancel.is_cancelled() && !self.is_held() => {
                 Err(Error::new(ErrorKind::Cancelled, "stopped on request"))
             }
             _ => Ok(()),
@@ -133,7 +137,8 @@ const ZEROS: u64 = 256 << 20;
 
 /// A file that counts what goes through it.
 ///
-/// Only reading and writing can be stopped. What ends a change (the length, a flush) is left alone.
+/// Only reading and writing can be stopped, and not once a change [must be finished](StorageMut::must_finish). What
+/// ends a change (the length, a flush) is left alone.
 #[derive(Debug)]
 struct Tapped<S: ?Sized> {
     storage: Arc<S>,
@@ -155,6 +160,11 @@ impl<S: Storage + ?Sized> Storage for Tapped<S> {
 
 impl StorageMut for Tapped<dyn StorageMut> {
     pass_on!(storage: set_len, best_transfer, transfer, flush, fixed_len, is_blank);
+
+    fn must_finish(&self) {
+        self.tap.hold(true);
+        self.storage.must_finish();
+    }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.tap.check()?;
@@ -252,8 +262,9 @@ mod tests {
         assert!(stopped(file.write_at(0, &[0])));
         file.set_len(5).unwrap();
         file.flush().unwrap();
-        tap.hold(true);
+        file.must_finish();
         file.write_at(0, &[0]).unwrap();
+        assert!(tap.is_held());
         tap.hold(false);
         assert!(stopped(file.write_at(0, &[0])));
     }

@@ -430,43 +430,86 @@ fn directory_that_cannot_be_flushed_is_no_failure() {
     }
 }
 
-/// What an edit over a backing file keeps by itself is written over a disk: bitmaps hear of it, or are told that
-/// nothing was done.
+/// What is stopped before the image is another one leaves the old one, and all that comes later is done to its end.
+/// Bitmaps hear of what a resize over a backing file keeps by itself, or are told that nothing was done.
 #[test]
-fn stopped_resize_keeps_the_bitmaps() {
+fn stopped_edit_is_done_or_not() {
     let picture = disk("2M:A");
-    let line = "resize -q -f qcow2 --references same-directory top 4M";
+    let over = "-b base -F raw top 1015808";
+    let bytes = ["1015808 4194304", "20971520 31457280", "20971520 10485760"];
+    let [longer, vhd, shorter] = bytes.map(|it| it.split_once(' ').unwrap());
     let mut stopped = 0;
-    for nth in 1..10 {
-        let place = Place::new();
-        place.write("base", &picture);
-        place.ok("create -q -f qcow2 -b base -F raw top 1015808");
-        place.ok("bitmap -f qcow2 --add top day");
-        // Long enough for the thread that hears of it.
-        let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
-        let words = [
-            "env",
-            "--default-signal",
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-        ];
-        let words = [&words[..], &["-e", "trace=fdatasync", "-e", &inject]].concat();
-        let output = output(&mut place.command(&words, line));
-        let info = qemu::img_ok(&["info", "--output=json", &place.text("top")]);
-        let info: Value = serde_json::from_str(&info).unwrap();
-        let bitmap = &info["format-specific"]["data"]["bitmaps"][0];
-        assert_eq!(bitmap["flags"], json!(["auto"]), "{nth}: {output:?}");
-        qemu::check(place.path("top"));
-        if output.status.success() {
-            assert_eq!(info["virtual-size"], 4 << 20);
-            continue;
+    for (format, create, edit, sizes) in [
+        (
+            "qcow2",
+            over,
+            "resize --references same-directory top 4M",
+            longer,
+        ),
+        (
+            "qcow2",
+            over,
+            "amend --references same-directory -o refcount_bits=8,size=4M top",
+            longer,
+        ),
+        ("vpc", "top 20M", "resize top 30M", vhd),
+        ("vpc", "top 20M", "resize --shrink top 10M", shorter),
+        ("vpc", "-o subformat=fixed top 20M", "resize top 30M", vhd),
+        (
+            "vpc",
+            "-o subformat=fixed top 20M",
+            "resize --shrink top 10M",
+            shorter,
+        ),
+    ] {
+        let (verb, rest) = edit.split_once(' ').unwrap();
+        let line = format!("{verb} -q -f {format} {rest}");
+        for nth in 1..10 {
+            let place = Place::new();
+            place.write("base", &picture);
+            place.ok(&format!("create -q -f {format} {create}"));
+            if format == "qcow2" {
+                place.ok("bitmap -f qcow2 --add top day");
+            }
+            // Long enough for the thread that hears of it.
+            let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
+            let output = output(&mut place.command(
+                &[
+                    "env",
+                    "--default-signal",
+                    "strace",
+                    "-f",
+                    "-qq",
+                    "-o",
+                    "/dev/null",
+                    "-e",
+                    "trace=fdatasync",
+                    "-e",
+                    &inject,
+                ],
+                &line,
+            ));
+            let what = format!("{line}, stopped at {nth}: {output:?}");
+            let info = place.run(&format!("info -f {format} --output=json top"));
+            let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+            let (old, new) = sizes;
+            let size = if output.status.success() { new } else { old };
+            assert_eq!(info["virtual-size"].to_string(), size, "{what}");
+            if !output.status.success() {
+                assert!(said(&output).ends_with("stopped on request"), "{what}");
+                stopped += 1;
+            }
+            if format == "qcow2" {
+                let data = &info["format-specific"]["data"];
+                assert_eq!(data["bitmaps"][0]["flags"], json!(["auto"]), "{what}");
+                qemu::check(place.path("top"));
+            }
+            let checked = place.run(&format!("check -q -f {format} top"));
+            assert!(
+                checked.status.success() || !output.status.success(),
+                "{what}"
+            );
         }
-        assert!(said(&output).contains("stopped on request"), "{output:?}");
-        assert_eq!(info["virtual-size"], 1_015_808);
-        stopped += 1;
     }
-    assert!(stopped >= 3, "only {stopped} were stopped");
+    assert!(stopped >= 6, "only {stopped} were stopped");
 }

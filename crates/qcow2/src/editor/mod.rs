@@ -19,8 +19,8 @@ mod tables;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Edit, Editor, Error, ErrorKind, Flaw, Layer, Packing, Repair, Result, Scribe, Sink,
-    Step, StorageMut,
+    Budget, Edit, Editor, Error, Flaw, Layer, Packing, Repair, Result, Scribe, Sink, Step,
+    StorageMut,
 };
 
 use crate::check;
@@ -211,11 +211,7 @@ impl Editor for Qcow2Editor {
         {
             data.set_len(*virtual_size)?;
         }
-        match self.reopen() {
-            // It is done, and whoever stops it now comes too late; nothing more is done here.
-            Err(error) if error.kind() == ErrorKind::Cancelled => Ok(()),
-            done => done,
-        }
+        self.reopen()
     }
 
     fn into_sink(mut self: Box<Self>, len: u64) -> Result<Box<dyn Sink>> {

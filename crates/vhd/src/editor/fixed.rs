@@ -58,6 +58,7 @@ impl FixedEditor {
         self.check_one_size()?;
         let footer = resized(&self.footer, size);
         if size < old {
+            self.scribe.storage().must_finish();
             self.write_footer(self.end, &footer)?;
         } else if size > old {
             // What stands behind the disk is not a part of it, so it goes first.
@@ -65,6 +66,7 @@ impl FixedEditor {
             self.footer_behind(size)?;
             self.fill(HostRange::new(old, size - old), preallocation)?;
             self.scribe.barrier()?;
+            self.scribe.storage().must_finish();
             self.write_footer(self.end, &footer)?;
         }
         self.footer = footer;

@@ -247,6 +247,7 @@ impl Sink for BlockSink {
             image.scribe.write("sector bitmap", start, &bits)?;
         }
         *told = true;
+        image.scribe.storage().must_finish();
         image.write_entries(blocks)?;
         image.scribe.barrier()?;
         image.cut_to((*next).max(*before))?;
