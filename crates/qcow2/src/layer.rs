@@ -311,10 +311,10 @@ impl Qcow2Layer {
         // Clusters past the disk's end do not exist, so ends stay below 2^63 and a cluster.
         let mut end = start + (u64::from(parts) << status_bits);
         let is_edge = |end: u64| end.is_multiple_of(geometry.cluster_size());
-        if let Mapping::Unallocated { .. } = mapping
+        if let Mapping::Unallocated { .. } | Mapping::Zero { .. } = mapping
             && is_edge(end)
         {
-            // Whoever walks a chain asks again for each piece of what is behind.
+            // Whoever walks a chain, or two disks at once, asks again for each piece of the other.
             let all = 1_u32 << (bits - status_bits);
             let is_next = |cluster: u64| {
                 let before = of(cluster - 1, all - 1)?.ok()?.0;
@@ -323,7 +323,7 @@ impl Qcow2Layer {
             };
             let is_in = |it| it == cluster || is_next(it).unwrap_or(false);
             let limit = slice.end().min(last + 1);
-            end = slice.unallocated.end(cluster, limit, is_in) << bits;
+            end = slice.holes.end(cluster, limit, is_in) << bits;
         }
         // A faulty entry ends the run: its error belongs to whoever asks for its own bytes.
         while end < limit

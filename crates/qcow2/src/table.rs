@@ -45,8 +45,8 @@ pub(crate) struct Slice {
     entries: Vec<u64>,
     /// Numbers of an entry.
     numbers: usize,
-    /// Clusters that are not in this image, each where the one before it would have its neighbour.
-    pub(crate) unallocated: LastRun,
+    /// Clusters without data, each where the one before it would have its neighbour.
+    pub(crate) holes: LastRun,
 }
 
 impl Slice {
@@ -218,7 +218,7 @@ impl Tables {
             first,
             entries,
             numbers: (1 << self.entry_bits) / 8,
-            unallocated: LastRun::default(),
+            holes: LastRun::default(),
         })
     }
 

@@ -153,6 +153,26 @@ fn time_does_not_grow_with_the_table_for_each_piece_of_what_is_behind() {
     assert_eq!(done.stdout.lines().count(), 2, "{done:?}");
 }
 
+/// Two disks side by side, the one all of zeros, the other in the smallest clusters, each unlike the one
+/// before it.
+#[test]
+fn time_does_not_grow_with_the_table_for_each_piece_of_another_disk() {
+    let folder = Folder::new();
+    let zeros = (0..4 << 10).map(|_| Cluster::Zero).collect();
+    let pieces = (0..512 << 10).map(|index| match index % 2 {
+        0 => Cluster::Zero,
+        _ => Cluster::Hole,
+    });
+    for (name, bits, clusters) in [("zeros", 16, zeros), ("pieces", 9, pieces.collect())] {
+        let image = build::qcow2::Qcow2::new(3, bits, 256 << 20, clusters);
+        std::fs::write(folder.path(name), image.bytes()).unwrap();
+    }
+    let limits = ["--as=1073741824", "--cpu=5"];
+    let words = ["-f", "qcow2", "-F", "qcow2", "zeros", "pieces"];
+    let done = within(&folder, limits, "compare", &words);
+    assert_eq!((done.status, &*done.stderr), (0, ""), "{done:?}");
+}
+
 /// Threads take address space, for their stacks and for what they allocate, before they take memory.
 /// There are fewer where there is no room for more, which never changes what is made.
 #[test]
