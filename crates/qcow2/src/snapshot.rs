@@ -35,6 +35,11 @@ impl Entry {
         (self.raw.l1_offset.get(), self.raw.l1_len.get())
     }
 
+    /// Whether it says how large the disk was.
+    pub(crate) fn says_size(&self) -> bool {
+        self.extra.len() >= 16
+    }
+
     /// The bytes of the table that it stands for, without the padding to a multiple of 8.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         [self.raw.as_bytes(), &self.extra, &self.id, &self.name].concat()

@@ -8,7 +8,7 @@ use goldsmith_codec::Unpacker;
 use super::Check;
 use super::count::{DATA, TABLE};
 use crate::error::Qcow2Error;
-use crate::geometry::{DataPlace, mapped_bits};
+use crate::geometry::{DataPlace, l1_entries_for, mapped_bits};
 use crate::layer::Head;
 use crate::mapping::packed_place;
 use crate::ondisk::{self, COMPRESSED, COPIED, OFFSET, ZERO};
@@ -72,6 +72,7 @@ impl Check<'_> {
                 self.checked.corruption(text);
                 self.counts.note_table(what);
             } else {
+                self.check_length(&what, l1.1, (info.virtual_size, entry.says_size()));
                 let sizes = (info.virtual_size, info.vm_state_len);
                 self.check_l1(l1, sizes, false, &what, &mut named, budget)?;
             }
@@ -95,6 +96,18 @@ impl Check<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether `what`, of so many `entries`, maps all of a disk; of one whose size nobody says it may map less.
+    fn check_length(&mut self, what: &str, entries: u32, (size, is_said): (u64, bool)) {
+        let (bits, extended) = (self.geometry.cluster_bits, self.geometry.extended_l2);
+        let need = l1_entries_for(size, bits, extended);
+        if is_said && u64::from(entries) < need {
+            let text = format_args!("{what} has {entries} entries; the disk size needs {need}");
+            self.checked.corruption(text);
+            // What it maps no more has no other owner.
+            self.counts.note_table(what);
+        }
     }
 
     fn check_l1(

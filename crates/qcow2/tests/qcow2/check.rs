@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use goldsmith_block::{Checked, ErrorKind, Flaw, Format, Result};
+use goldsmith_block::{Checked, Edit, ErrorKind, Flaw, Format, Repair, Result};
 use goldsmith_qcow2::QCOW2;
 use goldsmith_storage::MemoryStorage;
 use goldsmith_testkit::build::qcow2::{Cluster, Qcow2};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::bench::{Bench, budget};
 use crate::damage::Places;
+use crate::editing::edit;
 
 pub(crate) fn check(image: &[u8]) -> Result<Checked> {
     let storage = MemoryStorage::holding("image", image.to_vec());
@@ -188,6 +189,33 @@ pub(crate) fn with_bitmaps(bench: &Bench) -> std::path::PathBuf {
     qemu::img_ok(&["bitmap", "--add", text, "coarse"]);
     qemu::io_ok(&path, "qcow2", &WRITES);
     path
+}
+
+/// What it maps no more has no other owner: it is no waste, which a repair could give away.
+#[test]
+fn snapshot_whose_table_ends_before_its_disk_is_damaged() {
+    let bench = Bench::new();
+    let path = bench.image("image", "cluster_size=4k", "5M", &["write -P 7 3M 64k"]);
+    qemu::img_ok(&["snapshot", "-c", "one", path.to_str().unwrap()]);
+    let sound = std::fs::read(&path).unwrap();
+    assert!(check(&sound).unwrap().is_flawless());
+    let entry = u64::from_be_bytes(sound[64..72].try_into().unwrap()) as usize;
+    for (at, value) in [
+        (entry + 8, &1_u32.to_be_bytes()[..]),
+        (entry + 48, &(1_u64 << 40).to_be_bytes()),
+    ] {
+        let mut image = sound.clone();
+        image[at..at + value.len()].copy_from_slice(value);
+        let found = check(&image).unwrap();
+        let told = "the L1 table of snapshot '1' has ";
+        let is_told =
+            |flaw: &Flaw| matches!(flaw, Flaw::Corruption(text) if text.starts_with(told));
+        assert!(found.flaws.iter().any(is_told), "{:?}", found.flaws);
+        std::fs::write(&path, &image).unwrap();
+        let mended = edit(&path, &Edit::Repair(Repair::Leaks));
+        assert_eq!(mended.is_err(), found.leaks > 0, "{mended:?}");
+        assert!(std::fs::read(&path).unwrap() == image);
+    }
 }
 
 #[test]
