@@ -359,9 +359,9 @@ const STANDALONE: &[Rule] = &[
         "the image keeps its data in another file",
     ),
     rule(
-        "warnings",
+        "damage",
         Must::Count(&[0]),
-        "the image is damaged, though it can be read; goldsmith info says how",
+        "the image is damaged; goldsmith info says how",
     ),
 ];
 

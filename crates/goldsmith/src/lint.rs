@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldsmith_block::{Detail, LayerInfo, Result};
+use goldsmith_block::{Ailment, Detail, LayerInfo, Result, Symptom};
 
 use crate::cloud::{Cloud, Must, Rule};
 use crate::convert::now;
@@ -70,7 +70,9 @@ pub fn lint_info(info: &ImageInfo, cloud: &Cloud, now: u64) -> Vec<Finding> {
         disk: &info.content_looks_like,
         partition_table: info.partition_table,
     };
-    lint_layer(&info.layer, &looks, cloud, now)
+    let of_tables = |it: &&Symptom| matches!(it.ailment, Ailment::Corrupt | Ailment::Truncated);
+    let told = info.layer.warnings.len() + info.symptoms.iter().filter(of_tables).count();
+    lint_layer(&info.layer, &looks, told, cloud, now)
 }
 
 /// What an image seems to be to those who only look at its bytes, as in [`ImageInfo`].
@@ -80,14 +82,15 @@ pub(crate) struct Looks<'a> {
     pub(crate) partition_table: &'static str,
 }
 
-/// The same of an image of which `layer` says what its format says.
+/// The same of an image of which `layer` says what its format says, and of whose damage so much is `told`.
 pub(crate) fn lint_layer(
     layer: &LayerInfo,
     looks: &Looks<'_>,
+    told: usize,
     cloud: &Cloud,
     now: u64,
 ) -> Vec<Finding> {
-    let facts = facts(layer, looks);
+    let facts = facts(layer, looks, told);
     let of_all = |rule| {
         let own = finding(rule, &facts, now);
         let members = members(&facts).filter_map(move |(name, facts)| {
@@ -117,13 +120,13 @@ fn members(facts: &[Fact]) -> impl Iterator<Item = (&str, &[Fact])> {
 }
 
 /// Everything that a rule may be about.
-fn facts(layer: &LayerInfo, looks: &Looks<'_>) -> Vec<Fact> {
+fn facts(layer: &LayerInfo, looks: &Looks<'_>, told: usize) -> Vec<Fact> {
     let mut facts = vec![
         ("format", Detail::Text(layer.format.into())),
         ("virtual-size", Detail::Number(layer.virtual_size)),
         ("backing", Detail::Flag(layer.backing.is_some())),
         ("data-file", Detail::Flag(layer.data_file.is_some())),
-        ("warnings", Detail::Number(layer.warnings.len() as u64)),
+        ("damage", Detail::Number(told as u64)),
     ];
     // What an image of another format looks like is its own doing and nobody's in the guest.
     if layer.format == "raw" {

@@ -91,7 +91,8 @@ impl Made<'_> {
             disk: &content.marks,
             partition_table: content.partition_table,
         };
-        let findings = lint_layer(layer.info(), &looks, cloud, now());
+        let told = layer.info().warnings.len();
+        let findings = lint_layer(layer.info(), &looks, told, cloud, now());
         let Some(finding) = findings.first() else {
             return Ok(());
         };

@@ -55,6 +55,39 @@ fn finding_is_told_with_its_reason_and_its_mend() {
     assert_eq!((quiet.status, &*quiet.stdout, &*quiet.stderr), (0, "", ""));
 }
 
+/// What `info` finds out of the tables counts as well: nobody starts from an image that is marked as damaged,
+/// or reads one that was cut.
+#[test]
+fn damaged_image_is_a_finding() {
+    let folder = Folder::new();
+    folder.write("disk.raw", &disk("1M:A 1M:b"));
+    for line in ["-O qcow2 disk.raw marked.qcow2", "-O vpc disk.raw cut.vhd"] {
+        folder.goldsmith_ok(&format!("convert -f raw {line}"));
+    }
+    let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = std::fs::read(folder.path(name)).unwrap();
+        change(&mut bytes);
+        std::fs::write(folder.path(name), bytes).unwrap();
+    };
+    let sound = folder.goldsmith_ok("lint --for kvm -f qcow2 marked.qcow2");
+    assert!(sound.contains("nothing that kvm would refuse"));
+    change("marked.qcow2", &|bytes| bytes[79] |= 2);
+    folder.qemu_img_ok("convert -f raw -O qcow2 disk.raw cut.qcow2");
+    change("cut.qcow2", &|bytes| bytes.truncate(bytes.len() - 200_000));
+    // [spec BAT] The first entry, of what stands behind the end of the file.
+    change("cut.vhd", &|bytes| bytes[1536] = 0x10);
+    for (cloud, format, name) in [
+        ("kvm", "qcow2", "marked.qcow2"),
+        ("kvm", "qcow2", "cut.qcow2"),
+        ("hyperv", "vpc", "cut.vhd"),
+    ] {
+        let done = folder.goldsmith(&format!("lint --for {cloud} -f {format} {name}"));
+        assert_eq!((done.status, &*done.stderr), (1, ""), "{name}: {done:?}");
+        let told = "the image is damaged; goldsmith info says how";
+        assert!(done.stdout.contains(told), "{name}: {done:?}");
+    }
+}
+
 #[test]
 fn image_that_cannot_be_opened_is_no_finding() {
     let folder = Folder::new();
