@@ -204,7 +204,7 @@ def test_folder_s_access_control_list_is_not_the_new_file_s(goldsmith, tmp_path)
     assert (acl_of(old), mode_of(old)) == (None, 0o640)
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EINVAL])
 @pytest.mark.parametrize(
     ("mode", "left"), [(0o660, 0o600), (0o664, 0o644), (0o646, 0o644), (0o606, 0o600)]
 )
