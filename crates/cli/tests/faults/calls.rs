@@ -473,22 +473,9 @@ fn stopped_edit_is_done_or_not() {
             }
             // Long enough for the thread that hears of it.
             let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
-            let output = output(&mut place.command(
-                &[
-                    "env",
-                    "--default-signal",
-                    "strace",
-                    "-f",
-                    "-qq",
-                    "-o",
-                    "/dev/null",
-                    "-e",
-                    "trace=fdatasync",
-                    "-e",
-                    &inject,
-                ],
-                &line,
-            ));
+            let strace = "env --default-signal strace -f -qq -o /dev/null -e trace=fdatasync -e";
+            let words: Vec<_> = strace.split(' ').chain([&*inject]).collect();
+            let output = output(&mut place.command(&words, &line));
             let what = format!("{line}, stopped at {nth}: {output:?}");
             let info = place.run(&format!("info -f {format} --output=json top"));
             let info: Value = serde_json::from_slice(&info.stdout).unwrap();
