@@ -109,9 +109,11 @@ pub trait StorageMut: Storage {
     /// `Io` if any earlier write was lost; the content is then unknown.
     fn flush(&self) -> Result<()>;
 
-    /// Says that a change has come to where it must be done to its end: what somebody else asked for in the
-    /// meantime stops it no more. Nothing by default.
-    fn must_finish(&self) {}
+    /// Says whether what is done here from now on `may` be stopped by what somebody else asks for: at first it
+    /// may, and from where a change must be done to its end it may not. Nothing by default.
+    fn may_stop(&self, may: bool) {
+        let _ = may;
+    }
 
     /// The length that cannot be changed, for a device; `None` for what grows.
     fn fixed_len(&self) -> Option<u64>;

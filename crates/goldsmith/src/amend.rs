@@ -81,6 +81,7 @@ impl Amend {
         };
         self.subject.opener.all_open(&[])?;
         if !options.given().is_empty() {
+            open.prepare(&mut *editor)?;
             editor.edit(&Edit::Amend(options))?;
         }
         if let Some(size) = size {

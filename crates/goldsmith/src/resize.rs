@@ -173,8 +173,8 @@ pub(crate) fn resize(
     behind: &[Arc<dyn Layer>],
     edited: &mut Edited,
 ) -> Result<Box<dyn Editor>> {
+    open.prepare(&mut *editor)?;
     let was_held = open.tap.is_held();
-    editor.prepare()?;
     let layer = editor.layer();
     let now = layer.info().virtual_size;
     let behind_len = behind.first().map_or(0, |it| it.info().virtual_size);

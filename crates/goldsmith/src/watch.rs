@@ -137,7 +137,7 @@ const ZEROS: u64 = 256 << 20;
 
 /// A file that counts what goes through it.
 ///
-/// Only reading and writing can be stopped, and not once a change [must be finished](StorageMut::must_finish). What
+/// Only reading and writing can be stopped, and not where a change [may not be](StorageMut::may_stop). What
 /// ends a change (the length, a flush) is left alone.
 #[derive(Debug)]
 struct Tapped<S: ?Sized> {
@@ -161,9 +161,9 @@ impl<S: Storage + ?Sized> Storage for Tapped<S> {
 impl StorageMut for Tapped<dyn StorageMut> {
     pass_on!(storage: set_len, best_transfer, transfer, flush, fixed_len, is_blank);
 
-    fn must_finish(&self) {
-        self.tap.hold(true);
-        self.storage.must_finish();
+    fn may_stop(&self, may: bool) {
+        self.tap.hold(!may);
+        self.storage.may_stop(may);
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -262,7 +262,7 @@ mod tests {
         assert!(stopped(file.write_at(0, &[0])));
         file.set_len(5).unwrap();
         file.flush().unwrap();
-        file.must_finish();
+        file.may_stop(false);
         file.write_at(0, &[0]).unwrap();
         assert!(tap.is_held());
         tap.hold(false);

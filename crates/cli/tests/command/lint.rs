@@ -86,6 +86,14 @@ fn damaged_image_is_a_finding() {
         let told = "the image is damaged; goldsmith info says how";
         assert!(done.stdout.contains(told), "{name}: {done:?}");
     }
+    std::fs::rename(folder.path("cut.vhd"), folder.path("0.vhd")).unwrap();
+    let tar = ["-czf", "cut.tgz", "0.vhd"];
+    assert_eq!(folder.run(Command::new("tar").args(tar)).status, 0);
+    let done = folder.goldsmith("lint --for xenserver-ovf -f xenserver-ovf cut.tgz");
+    assert!(
+        done.stdout.contains("damage is 1; it must be 0"),
+        "{done:?}"
+    );
 }
 
 #[test]

@@ -471,15 +471,8 @@ fn stopped_edit_is_done_or_not() {
             if format == "qcow2" {
                 place.ok("bitmap -f qcow2 --add top day");
             }
-            // Long enough for the thread that hears of it.
-            let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
-            let log = tempfile::NamedTempFile::new().unwrap();
-            let strace = "env --default-signal strace -f -qq -e trace=fdatasync -e";
-            let to_log = ["-o", log.path().to_str().unwrap()];
-            let words: Vec<_> = strace.split(' ').chain([&*inject]).chain(to_log).collect();
-            let output = output(&mut place.command(&words, &line));
-            let log = std::fs::read_to_string(log.path()).unwrap();
-            signals += u32::from(log.contains("SIGINT"));
+            let (output, was_signalled) = told_to_stop(&place, &line, nth);
+            signals += u32::from(was_signalled);
             let what = format!("{line}, stopped at {nth}: {output:?}");
             let info = place.run(&format!("info -f {format} --output=json top"));
             let info: Value = serde_json::from_slice(&info.stdout).unwrap();
@@ -506,4 +499,46 @@ fn stopped_edit_is_done_or_not() {
         "{signals} signals to edits at flushes, {stopped} of which stopped one"
     ));
     assert!(stopped >= 1, "none was stopped");
+}
+
+/// The same of what a check gives back.
+#[test]
+fn stopped_repair_is_done_or_not() {
+    let place = Place::new();
+    place.write("raw", &disk("8M:A"));
+    place.ok("convert -f raw -O vpc raw dynamic");
+    let mut dynamic = place.bytes("dynamic");
+    // [spec BAT] The first block has no place any more.
+    dynamic[1536..1540].fill(0xff);
+    place.ok("convert -f raw -O vpc -o subformat=fixed raw fixed");
+    let fixed = [place.bytes("fixed"), vec![0; 4096]].concat();
+    let mut signals = 0;
+    for (image, repair) in [(dynamic, "leaks"), (fixed, "all")] {
+        for nth in 1..8 {
+            std::fs::write(place.path("disk"), &image).unwrap();
+            let line = format!("check -q -r {repair} -f vpc disk");
+            let (output, was_signalled) = told_to_stop(&place, &line, nth);
+            signals += u32::from(was_signalled);
+            let left = place.run("check -q -f vpc disk");
+            let what = format!("{line}, stopped at {nth}: {output:?}, {left:?}");
+            assert_eq!(output.status.success(), left.status.success(), "{what}");
+            if !output.status.success() {
+                assert!(said(&output).ends_with("stopped on request"), "{what}");
+            }
+        }
+    }
+    assert!(signals >= 5, "only {signals} signals");
+}
+
+/// Runs `line`, which is told to stop at the `nth` flush of a thread, from 1. Whether there was one.
+fn told_to_stop(place: &Place, line: &str, nth: usize) -> (Output, bool) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    // Long enough for the thread that hears of it.
+    let inject = format!("inject=fdatasync:signal=INT:delay_exit=200ms:when={nth}");
+    let strace = "env --default-signal strace -f -qq -e trace=fdatasync -e";
+    let to_log = ["-o", log.path().to_str().unwrap()];
+    let words: Vec<_> = strace.split(' ').chain([&*inject]).chain(to_log).collect();
+    let output = output(&mut place.command(&words, line));
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    (output, log.contains("SIGINT"))
 }

@@ -164,6 +164,7 @@ impl Subject {
         let mut editor = open.editor()?;
         self.opener.all_open(&[])?;
         let edit = edit(&open, &*editor)?;
+        open.prepare(&mut *editor)?;
         editor.edit(&edit)?;
         Ok(open.done(&*editor))
     }
@@ -206,6 +207,14 @@ impl Open {
             path: self.path.to_string_lossy().into(),
             editor,
         }))
+    }
+
+    /// Gets `editor` ready for a change. What that mends is done to its end, and the change may be stopped.
+    pub(crate) fn prepare(&self, editor: &mut dyn Editor) -> Result<()> {
+        let is_held = self.tap.is_held();
+        editor.prepare()?;
+        self.tap.hold(is_held);
+        Ok(())
     }
 
     /// The disk that the image shows together with everything behind it, and the path of each

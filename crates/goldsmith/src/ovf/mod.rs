@@ -32,9 +32,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 use goldsmith_block::{
-    Budget, Chain, Content, CreateSpec, Detail, Error, ErrorKind, Extent, ExtentKind, Format,
-    Layer, LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink, Storage,
-    StorageMut,
+    Ailment, Budget, Chain, Content, CreateSpec, Detail, Error, ErrorKind, Extent, ExtentKind,
+    Format, Layer, LayerInfo, Match, Measured, OptionSpec, Options, Probe, Result, SECTOR, Sink,
+    Storage, StorageMut, Symptom,
 };
 use goldsmith_storage::FileStorage;
 use goldsmith_vhd::VHD;
@@ -321,6 +321,17 @@ impl Layer for OvfLayer {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.chain.read_at(offset, buf)
+    }
+
+    fn symptoms(&self) -> Result<Vec<Symptom>> {
+        let mut symptoms = Vec::new();
+        for layer in self.chain.layers() {
+            let name = layer.storage().name();
+            let own = layer.symptoms()?.into_iter();
+            let own = own.filter(|symptom| symptom.ailment != Ailment::Tail);
+            symptoms.extend(own.map(|it| it.ailment.sign(format_args!("{name}: {}", it.text))));
+        }
+        Ok(symptoms)
     }
 }
 

@@ -237,7 +237,7 @@ impl Draft {
     /// `Io` if the header cannot be stored; the old state stands then, unless it was the very last
     /// flush that failed, or what comes after it.
     pub(super) fn turn(mut self) -> Result<()> {
-        self.scribe.storage().must_finish();
+        self.scribe.storage().may_stop(false);
         self.header.clone().write(&self.old_header, &self.scribe)?;
         self.overwrite_wiped()?;
         self.give_back()

@@ -62,7 +62,7 @@ impl Image {
             self.scribe.barrier()?;
         }
         match moved || shrinks {
-            true => self.reclaim(),
+            true => self.reclaim_rest(),
             false => Ok(()),
         }
     }
@@ -75,6 +75,6 @@ impl Image {
         head.set_blocks(0, blocks);
         let footer = self.footer.clone();
         self.switch(head, footer)?;
-        self.reclaim()
+        self.reclaim_rest()
     }
 }

@@ -1,7 +1,8 @@
 //! Blocks: moved out of the way and into gaps, and their sector bitmaps.
 
 use goldsmith_block::{
-    HostRange, Preallocation, Result, SECTOR, Scribe, Storage, Zeroing, align_up, is_zero,
+    ErrorKind, HostRange, Preallocation, Result, SECTOR, Scribe, Storage, Zeroing, align_up,
+    is_zero,
 };
 
 use super::image::Image;
@@ -86,6 +87,7 @@ impl Image {
             }
         }
         self.scribe.barrier()?;
+        self.scribe.storage().may_stop(false);
         for (index, to) in moves {
             // Places are handed out by `place_behind` or were those of other blocks.
             self.bat[*index] = (to / SECTOR) as u32;
@@ -119,7 +121,21 @@ impl Image {
         Ok(())
     }
 
+    /// [Reclaims](Self::reclaim) what a change has left, which is done: whoever stops this leaves wasted space.
+    pub(super) fn reclaim_rest(&mut self) -> Result<()> {
+        match self.reclaim() {
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                self.scribe.storage().may_stop(false);
+                self.refresh()
+            }
+            done => done,
+        }
+    }
+
     /// Moves blocks from the end of the file into its gaps, and cuts off the rest.
+    ///
+    /// # Errors
+    /// `Cancelled` as long as blocks are copied, of which nobody knows then.
     pub(super) fn reclaim(&mut self) -> Result<()> {
         let len = self.layer.geometry.block_len();
         let places = self.places();
@@ -147,7 +163,9 @@ impl Image {
         let pairs = pairs.take_while(|(to, (_, start))| to < start);
         let mut moves: Vec<_> = pairs.map(|(to, (index, _))| (index, to)).collect();
         moves.sort_unstable();
+        self.scribe.storage().may_stop(true);
         self.move_blocks(&moves)?;
+        self.scribe.storage().may_stop(false);
         self.cut_to(self.used_end())?;
         self.refresh()
     }

@@ -58,7 +58,7 @@ impl FixedEditor {
         self.check_one_size()?;
         let footer = resized(&self.footer, size);
         if size < old {
-            self.scribe.storage().must_finish();
+            self.scribe.storage().may_stop(false);
             self.write_footer(self.end, &footer)?;
         } else if size > old {
             // What stands behind the disk is not a part of it, so it goes first.
@@ -66,7 +66,7 @@ impl FixedEditor {
             self.footer_behind(size)?;
             self.fill(HostRange::new(old, size - old), preallocation)?;
             self.scribe.barrier()?;
-            self.scribe.storage().must_finish();
+            self.scribe.storage().may_stop(false);
             self.write_footer(self.end, &footer)?;
         }
         self.footer = footer;
@@ -134,6 +134,7 @@ impl FixedEditor {
     /// Cuts off the zeros behind the footer, if that is what is wrong.
     fn repair(&mut self, repair: Repair) -> Result<()> {
         if self.damage.corruptions > 0 && repair == Repair::All {
+            self.scribe.storage().may_stop(false);
             self.scribe.set_len(self.end + FOOTER_LEN)?;
             self.scribe.barrier()?;
             self.damage = Checked::default();

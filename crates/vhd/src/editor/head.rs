@@ -164,7 +164,7 @@ impl Image {
         self.scribe
             .write("new head", away, &head.bytes(away, virtual_size))?;
         self.scribe.barrier()?;
-        self.scribe.storage().must_finish();
+        self.scribe.storage().may_stop(false);
         self.set_footers(with_head_at(away))?;
 
         let home = FOOTER_LEN;

@@ -45,7 +45,7 @@ impl Image {
         }
         let moved = self.switch(head, footer)?;
         match moved || virtual_size < old {
-            true => self.reclaim(),
+            true => self.reclaim_rest(),
             false => Ok(()),
         }
     }
