@@ -200,7 +200,7 @@ fn cases() -> Vec<Case> {
             "vpc",
             vhd(fixed(20).footer(0, b"v_poison")),
             NOTHING,
-            &["poisoned"],
+            &["poisoned", "damage"],
         ),
         (
             "azure",
@@ -369,7 +369,7 @@ fn cases() -> Vec<Case> {
             "vpc",
             vhd(dynamic(20).footer(0, b"v_poison")),
             NOTHING,
-            &["poisoned"],
+            &["poisoned", "damage"],
         ),
         (
             "xenserver",
@@ -458,7 +458,7 @@ fn cases() -> Vec<Case> {
             "raw",
             blank(20).bytes().to_vec(),
             |info| info.layer.warnings.push("something is wrong".into()),
-            &["warnings"],
+            &["damage"],
         ),
         (
             "openstack-raw",
