@@ -37,7 +37,7 @@ impl Entry {
 
     /// Whether it says how large the disk was.
     pub(crate) fn says_size(&self) -> bool {
-        self.extra.len() >= 16
+        self.extra.len() as u64 >= ondisk::SNAPSHOT_EXTRA_V3
     }
 
     /// The bytes of the table that it stands for, without the padding to a multiple of 8.

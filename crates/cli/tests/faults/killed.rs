@@ -18,20 +18,26 @@ const CHANGES: &str = "pwrite64,ftruncate,fallocate,copy_file_range,fdatasync,fs
 
 /// The kinds of call by which `line`, run to its end, changes something.
 pub(crate) fn changing_calls(place: &Place, line: &str) -> BTreeSet<String> {
-    let log = tempfile::NamedTempFile::new().unwrap();
     let trace = format!("trace={CHANGES}");
-    let log_text = log.path().to_str().unwrap();
-    let strace = ["strace", "-f", "-qq", "-o", log_text, "-e", &trace];
-    let output = output(&mut place.command(&strace, line));
+    let calls = calls_seen(place, line, &["-e", &trace]);
+    assert!(!calls.is_empty(), "{line} changes nothing");
+    calls
+}
+
+/// The kinds of call that `line`, run to its end, makes and `strace` sees with these `words`.
+pub(crate) fn calls_seen(place: &Place, line: &str, words: &[&str]) -> BTreeSet<String> {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let strace = ["strace", "-f", "-qq", "-o", log.path().to_str().unwrap()];
+    let output = output(&mut place.command(&[&strace, words].concat(), line));
     assert!(output.status.success(), "{line}: {output:?}");
     let log = std::fs::read_to_string(log.path()).unwrap();
     let calls = log.lines().filter_map(|line| line.split_once('('));
     let calls = calls.filter_map(|(before, _)| before.split_whitespace().nth(1));
     // Of a thread that the end of the process overtakes, strace may know no name ("???").
-    let calls = calls.filter(|call| CHANGES.split(',').any(|known| known == *call));
-    let calls: BTreeSet<_> = calls.map(str::to_owned).collect();
-    assert!(!calls.is_empty(), "{line} changes nothing: {log}");
     calls
+        .filter(|call| *call != "???")
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Kills `line` at the `nth` `call`, from 1, of a thread. False if there is none.

@@ -1,6 +1,5 @@
 //! `--resume`: killed again and again, the command ends with what one uninterrupted run makes.
 
-use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use goldsmith_testkit::figure;
 use goldsmith_testkit::mount;
 use goldsmith_testkit::pattern::disk;
 
-use crate::killed::{Moments, changing_calls, killed_at};
+use crate::killed::{Moments, calls_seen, changing_calls, killed_at};
 use crate::{Place, output, said};
 
 const PARTIAL: &str = ".target.goldsmith-partial";
@@ -120,7 +119,9 @@ fn a_second_one_that_comes_meanwhile_spoils_nothing() {
             }
         };
         prepare();
-        let calls = calls_on(&place, &line);
+        let files = on_files(&place);
+        let words: Vec<_> = files.iter().map(String::as_str).collect();
+        let calls = calls_seen(&place, &line, &words);
         for call in calls {
             for nth in 1.. {
                 prepare();
@@ -168,21 +169,6 @@ fn on_files(place: &Place) -> Vec<String> {
     names
         .flat_map(|name| ["-P".to_owned(), place.text(name)])
         .collect()
-}
-
-/// The kinds of call that `line`, run to its end, makes on these.
-fn calls_on(place: &Place, line: &str) -> BTreeSet<String> {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let log_text = log.path().to_str().unwrap();
-    let files = on_files(place);
-    let mut strace = vec!["strace", "-f", "-qq", "-o", log_text];
-    strace.extend(files.iter().map(String::as_str));
-    let output = output(&mut place.command(&strace, line));
-    assert!(output.status.success(), "{line}: {output:?}");
-    let log = std::fs::read_to_string(log.path()).unwrap();
-    let calls = log.lines().filter_map(|line| line.split_once('('));
-    let calls = calls.filter_map(|(before, _)| before.split_whitespace().nth(1));
-    calls.map(str::to_owned).collect()
 }
 
 /// Stops `line` at the `nth` `call`, from 1, on one of these, runs it a second time until that one has
