@@ -174,22 +174,21 @@ pub(crate) fn resize(
     edited: &mut Edited,
 ) -> Result<Box<dyn Editor>> {
     open.prepare(&mut *editor)?;
-    let was_held = open.tap.is_held();
     let layer = editor.layer();
     let now = layer.info().virtual_size;
     let behind_len = behind.first().map_or(0, |it| it.info().virtual_size);
     if virtual_size > now && behind_len > now {
         let chain = Chain::new(layer, behind.iter().cloned());
         edited.add(&open.path, &*editor);
-        // It must be able to take back what it began.
+        // It must be able to take back what it began; what else there is to do may take long.
+        let was_held = open.tap.is_held();
         open.tap.hold(true);
         let sink = editor.into_sink(now)?;
         edited.copied += keep_unit(&chain, &*sink, now)?;
         sink.commit()?;
+        open.tap.hold(was_held);
         editor = open.editor()?;
     }
-    // So far the disk is what it was, and what else there is to do may take long.
-    open.tap.hold(was_held);
     editor.edit(&Edit::Resize {
         virtual_size,
         preallocation,

@@ -32,7 +32,7 @@ def _give(path: str, owner: int, group: int) -> bool:
     """Whether the file at `path` is theirs now; -1 leaves it to whom it belongs."""
     # Only root gives files away, and others to groups of theirs; nobody to a user that is not in
     # the namespace. Servers have rules of their own.
-    with _suppressed(errno.EPERM, errno.EACCES, errno.EINVAL):
+    with suppressed(errno.EPERM, errno.EACCES, errno.EINVAL):
         os.chown(path, owner, group)
         return True
     return False
@@ -42,7 +42,7 @@ def _acl(path: str) -> bytes | None:
     """The access control list of the file at `path`, if it has one."""
     # Python knows them on Linux alone.
     if hasattr(os, "getxattr"):
-        with _suppressed(errno.ENODATA, errno.EOPNOTSUPP):
+        with suppressed(errno.ENODATA, errno.EOPNOTSUPP):
             return os.getxattr(path, ACL)
     return None
 
@@ -57,7 +57,7 @@ def _rights(mode: int, in_group: bool) -> int:
 
 
 @contextlib.contextmanager
-def _suppressed(*numbers: int):
+def suppressed(*numbers: int):
     """Passes over what the system answers with one of these error numbers."""
     try:
         yield

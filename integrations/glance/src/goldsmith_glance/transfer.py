@@ -9,7 +9,7 @@ import time
 
 from goldsmith_glance import conversion, formats
 from goldsmith_glance.command import LOOK, REFUSED, Goldsmith, Refused
-from goldsmith_glance.inherit import inherit
+from goldsmith_glance.inherit import inherit, suppressed
 
 # How often to ask how far an import has come, in seconds.
 POLL = 1
@@ -120,11 +120,9 @@ def _sync(folder: str) -> None:
     """Makes sure that the names in `folder` outlast a power cut, where the file system lets one."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(directory)
-    except OSError as error:
         # [fsync(2)] To those of shared folders, directories are nothing to flush.
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
+        with suppressed(errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            os.fsync(directory)
     finally:
         os.close(directory)
 
